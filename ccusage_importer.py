@@ -1,0 +1,2223 @@
+"""Keep what Claude Code and its kin cost you, for ever, in ClickHouse.
+
+    argv, env, .env → Settings → feeds → records → rows per table → upsert → summary → exit code
+
+Asks the real `ccusage` for its five JSON reports in parallel, checks them, hashes what is
+private and writes what changed to ClickHouse, for this machine only. Without CH_HOST the
+ClickHouse engine runs inside this process (chDB).
+
+Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
+imported and some failed, 4 another import holds the lock, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import random
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta, timezone, tzinfo
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+__version__ = "1.0.0"
+
+HERE = Path(__file__).resolve().parent
+UTC = timezone.utc
+UINT64_MAX = 2**64 - 1
+
+log = logging.getLogger("ccusage_import")
+
+# --- errors -----------------------------------------------------------------------------
+
+
+class ImporterError(Exception):
+    """An expected failure: says what, where, and what to do. Bugs keep their traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(ImporterError):
+    """The settings or the command line are wrong."""
+
+    exit_code = 2
+
+
+class FeedError(ImporterError):
+    """A report of ccusage could not be had, or is not what ccusage promises."""
+
+
+class StoreError(ImporterError):
+    """ClickHouse refused, or could not be reached."""
+
+
+class LockError(ImporterError):
+    """Another import holds the lock."""
+
+    exit_code = 4
+
+
+# --- config -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What environment, `.env` and command line say. Times in seconds."""
+
+    host: str | None
+    port: int
+    protocol: str
+    user: str
+    password: str = field(repr=False)
+    database: str
+    ca_cert: str | None
+    verify: bool
+    embedded_path: Path
+    machine_name: str | None
+    ccusage_command: tuple[str, ...]
+    ccusage_args: tuple[str, ...]
+    timezone: str | None
+    jobs: int
+    timeout: float
+    hash_key: str = field(repr=False)
+    state_dir: Path
+    environment: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read the variables of `env`; an empty one counts as unset."""
+        get = {name: value for name, value in env.items() if value.strip()}.get
+        port = _number(env, "CH_PORT", 8123, int)
+        return cls(
+            host=_host(get("CH_HOST")),
+            port=port,
+            protocol=_choice(
+                "CH_PROTOCOL",
+                get("CH_PROTOCOL", "https" if port in (443, 8443, 9440) else "http"),
+                ("http", "https"),
+            ),
+            user=get("CH_USER", "default"),
+            password=env.get("CH_PASSWORD", ""),
+            database=get("CH_DATABASE", "default"),
+            ca_cert=get("CH_CA_CERT"),
+            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS)
+            in _BOOLEANS[:4],
+            embedded_path=_path(
+                get("CH_EMBEDDED_PATH"), _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse"
+            ),
+            machine_name=get("MACHINE_NAME"),
+            ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
+            ccusage_args=_words("CCUSAGE_ARGS", get("CCUSAGE_ARGS", "")),
+            timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
+            jobs=_number(env, "CCUSAGE_JOBS", 3, int),
+            timeout=_number(env, "CCUSAGE_TIMEOUT", 120, float),
+            hash_key=env.get("PROJECT_HASH_KEY", ""),
+            state_dir=_path(get("CCUSAGE_STATE_DIR"), _xdg(env, "XDG_STATE_HOME", ".local/state")),
+            environment=env,
+        )
+
+    @property
+    def where(self) -> str:
+        """The database, as people name it."""
+        if self.host is None:
+            return f"the embedded database {self.embedded_path}"
+        return f"ClickHouse at {self.protocol}://{self.host}:{self.port}"
+
+
+_BOOLEANS = ("true", "1", "yes", "on", "false", "0", "no", "off")
+
+
+def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
+    return _path(env.get(name), Path.home() / default) / "ccusage-import"
+
+
+def _path(text: str | None, default: Path) -> Path:
+    return Path(text).expanduser().absolute() if text else default
+
+
+def _host(text: str | None) -> str | None:
+    if text and not re.fullmatch(r"[\w.:\[\]-]+", text):
+        raise ConfigError(f"CH_HOST: expected a host name, got {text!r}; the port is CH_PORT")
+    return text
+
+
+def _choice(name: str, text: str, known: Sequence[str]) -> str:
+    if text not in known:
+        raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
+    return text
+
+
+def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
+    text = env.get(name, "").strip() or str(default)
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not (0 < value < 65536):
+        raise ConfigError(f"{name}: expected a positive number, got {text!r}")
+    return value
+
+
+def _words(name: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error} in {text!r}") from None
+
+
+def _zone_name(source: str, name: str | None) -> str | None:
+    try:
+        return ZoneInfo(name).key if name else None
+    except (ValueError, OSError):
+        raise ConfigError(
+            f"{source}: {name!r} is no IANA time zone; set CCUSAGE_TIMEZONE to one, "
+            "such as Europe/Berlin"
+        ) from None
+
+
+def dotenv_path(env: Mapping[str, str]) -> Path:
+    """`.env` beside the script; for an installed wheel in the user's configuration."""
+    if HERE.name in ("site-packages", "dist-packages"):
+        return _xdg(env, "XDG_CONFIG_HOME", ".config") / ".env"
+    return HERE / ".env"
+
+
+def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment over what `.env` sets; `$` in a value is only a dollar."""
+    from dotenv import dotenv_values
+
+    path = dotenv_path(environ)
+    try:
+        values = dotenv_values(path, interpolate=False) if path.exists() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return {**{k: v for k, v in values.items() if v is not None}, **environ}
+
+
+def system_zone(env: Mapping[str, str]) -> str:
+    """The IANA name of the machine's zone, from TZ or /etc."""
+    if "TZ" in env:
+        return _zone_name("TZ", env["TZ"].lstrip(":")) or "UTC"
+    link = os.path.realpath("/etc/localtime")
+    if "/zoneinfo/" in link:
+        name = link.partition("/zoneinfo/")[2]
+        return _zone_name("/etc/localtime", name.removeprefix("posix/")) or "UTC"
+    with contextlib.suppress(OSError):
+        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
+    return "UTC"
+
+
+class Identity(NamedTuple):
+    """Who this machine is in the database, fixed by its first import (machine.json)."""
+
+    machine_name: str
+    timezone: str
+    key_fingerprint: str
+    installation_id: str
+
+    @classmethod
+    def load(cls, state_dir: Path) -> Identity | None:
+        path = state_dir / "machine.json"
+        try:
+            content = json.loads(path.read_text())
+            identity = cls(*(content[name] for name in cls._fields))
+            _zone_name(str(path), identity.timezone)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error!r}); remove it, and the next import "
+                "takes name and time zone from the import history"
+            ) from error
+        return identity
+
+    def save(self, state_dir: Path) -> None:
+        _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+    os.replace(file.name, path)
+
+
+def key_fingerprint(hash_key: str) -> str:
+    """Tells two PROJECT_HASH_KEYs apart without giving either away."""
+    if not hash_key:
+        return ""
+    return hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()[:16]
+
+
+def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
+    """This machine's identity: machine.json, else the history (`past`), else new.
+
+    Raises ConfigError when zone or key are not those that the stored rows were made with:
+    every day would move, every project would become another.
+    """
+    known = recorded or past
+    fingerprint = key_fingerprint(settings.hash_key)
+    zone = settings.timezone or (known and known.timezone) or system_zone(settings.environment)
+    if known and zone != known.timezone:
+        raise ConfigError(
+            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
+            f"{known.timezone}; unset it, or import as another MACHINE_NAME with a state "
+            "directory (CCUSAGE_STATE_DIR) of its own"
+        )
+    if known and fingerprint != known.key_fingerprint:
+        raise ConfigError(
+            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+            "set the former one (it is the same on all machines)"
+        )
+    return Identity(
+        settings.machine_name or (recorded and recorded.machine_name) or host_name(),
+        zone,
+        fingerprint,
+        recorded.installation_id if recorded else secrets.token_hex(8),
+    )
+
+
+def host_name() -> str:
+    return socket.gethostname().lower() or "localhost"
+
+
+def claude_directories(env: Mapping[str, str]) -> list[Path]:
+    """Where ccusage looks for Claude Code's data."""
+    if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
+        return [Path(name.strip()).expanduser() for name in listed.split(",") if name.strip()]
+    config = _path(env.get("XDG_CONFIG_HOME"), Path.home() / ".config")
+    return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
+
+
+def cleanup_period(env: Mapping[str, str]) -> int:
+    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
+    periods = []
+    for directory in claude_directories(env):
+        try:
+            days = json.loads((directory / "settings.json").read_text()).get(
+                "cleanupPeriodDays", 30
+            )
+            periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError):
+            periods.append(0)
+    return min(periods, default=30)
+
+
+# --- feeds ------------------------------------------------------------------------------
+
+
+class Feed(NamedTuple):
+    """A report of ccusage: its name here, its arguments, the key its rows are under."""
+
+    name: str
+    argv: tuple[str, ...]
+    key: str
+    agent: str = "claude"
+
+    @property
+    def label(self) -> str:
+        return self.name if self.agent == "claude" else f"{self.agent} {self.name}"
+
+
+FEEDS = (
+    Feed("daily", ("daily",), "daily"),
+    Feed("monthly", ("monthly",), "monthly"),
+    Feed("session", ("session",), "sessions"),
+    Feed("blocks", ("blocks",), "blocks"),
+    Feed("projects", ("daily", "--instances"), "projects"),
+)
+# ccusage 20 tells of all agents in one scan. It runs with Claude's directory hidden: Claude's
+# own reports say more, and an invalid directory of Claude's would make this one fail.
+UNIFIED = Feed(
+    "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "others"
+)
+# ccusage 19 has no report by agent; these two agents have their own.
+AGENTS_OF_19 = ("codex", "opencode")
+
+
+class Ccusage(NamedTuple):
+    """A ccusage that runs: its command line, version, and environment."""
+
+    argv: tuple[str, ...]
+    version: tuple[int, int, int]
+    env: Mapping[str, str]
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+
+class Answer(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+def child_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment for ccusage, without what would change a report, and our secrets."""
+    hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
+    if not env.get("CLAUDE_CONFIG_DIR", "").strip():
+        hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
+    return {name: value for name, value in env.items() if name not in hidden}
+
+
+def find_command(settings: Settings) -> tuple[str, ...]:
+    """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
+    path = settings.environment.get("PATH")
+    if settings.ccusage_command:
+        candidates = [settings.ccusage_command]
+    else:
+        candidates = [
+            ("ccusage",),
+            ("bunx", "ccusage@latest"),
+            ("npx", "-y", "ccusage@latest"),
+        ]
+    for words in candidates:
+        if program := shutil.which(os.path.expanduser(words[0]), path=path):
+            return (program, *words[1:])
+    if settings.ccusage_command:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
+    raise ConfigError(
+        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+        "or set CCUSAGE_COMMAND"
+    )
+
+
+def find_ccusage(settings: Settings) -> Ccusage:
+    """Resolve the command once and ask its version once."""
+    env = child_environment(settings.environment)
+    argv = find_command(settings)
+    if Path(argv[0]).name == "npx" and len(words := [w for w in argv[1:] if w[0] != "-"]) == 1:
+        argv = resolve_npx(argv[0], words[0], env, settings.timeout)
+    answer = run([*argv, "--version"], env, settings.timeout)
+    if not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
+        raise FeedError(_complaint("--version", argv, answer, "it names no version"))
+    return Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
+
+
+def resolve_npx(npx: str, package: str, env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
+    """Let npx install the package once and name its program, so that no call asks npm again."""
+    name = re.sub(r"(?<=.)@.*", "", package).rpartition("/")[2]
+    argv = [npx, "--yes", f"--package={package}", "--", "sh", "-c", f"command -v {name}"]
+    answer = run(argv, env, timeout)
+    lines = answer.stdout.split("\n")
+    if answer.code or not (found := [line for line in lines if line.startswith("/")]):
+        raise FeedError(_complaint("npx", argv, answer, f"npx could not install {package}"))
+    return (found[-1],)
+
+
+_children: set[subprocess.Popen[bytes]] = set()
+_stopping = threading.Event()
+
+
+def run(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> Answer:
+    """Run a command to its end, or end its whole process group at the timeout."""
+    try:
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise FeedError(f"{shlex.join(argv)}: cannot be run: {error.strerror}") from error
+    _children.add(child)
+    try:
+        stdout, stderr = child.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise FeedError(
+            f"{shlex.join(argv)}: no answer within {timeout:g} s; check the network, add "
+            "--offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT"
+        ) from None
+    finally:
+        _end(child)
+        _children.discard(child)
+    return Answer(
+        child.returncode,
+        stdout.decode("utf-8", "surrogateescape"),
+        stderr.decode("utf-8", "replace"),
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """End the calls that still run when the program fails or is interrupted."""
+    _stopping.clear()
+    try:
+        yield
+    finally:
+        _stopping.set()
+        for child in tuple(_children):
+            _end(child)
+
+
+def feeds_for(version: tuple[int, int, int], agents: frozenset[str]) -> list[Feed]:
+    """The reports that this ccusage has of these agents (empty: all)."""
+    feeds: list[Feed] = []
+    if not agents or "claude" in agents:
+        prefix = ("claude",) if version >= (19, 0, 0) else ()
+        feeds += [feed._replace(argv=(*prefix, *feed.argv)) for feed in FEEDS]
+    if version >= (20, 0, 0) and agents != {"claude"}:
+        feeds.append(UNIFIED)
+    elif version >= (19, 0, 0):
+        feeds += [
+            feed._replace(argv=(agent, *feed.argv), agent=agent)
+            for agent in AGENTS_OF_19
+            if not agents or agent in agents
+            for feed in FEEDS[:3]
+        ]
+    return feeds
+
+
+def feed_argv(
+    feed: Feed, ccusage: Ccusage, zone: str, args: Sequence[str], home: Path
+) -> list[str]:
+    """The command line for a report, fenced against the user's ccusage.json (law 13)."""
+    tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
+    if ccusage.version >= (16, 0, 0):
+        tail += ["--config", str(home / "ccusage.json")]
+    return [*ccusage.argv, *feed.argv, *tail]
+
+
+def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
+    """A report as parsed JSON; one retry after a pause. `home` holds what fences ccusage."""
+    argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
+    env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
+    for attempt in (1, 2):
+        try:
+            return read_answer(feed, argv, run(argv, env, settings.timeout))
+        except FeedError as error:
+            pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
+            if attempt == 2 or _stopping.wait(pause):
+                raise
+            log.info("%s: trying again: %s", feed.label, error)
+    raise AssertionError("unreachable")
+
+
+def read_answer(feed: Feed, argv: Sequence[str], answer: Answer) -> Any:
+    """The JSON of an answer whose top level is known; exit code 0 alone is no success."""
+    if answer.code:
+        raise FeedError(_complaint(feed.name, argv, answer, f"exit code {answer.code}"))
+    try:
+        payload = json.loads(answer.stdout)
+    except ValueError as error:
+        shape = "no JSON" if answer.stdout[:1] not in ("{", "[") else f"broken JSON ({error})"
+        raise FeedError(_complaint(feed.name, argv, answer, shape)) from None
+    if payload == [] or (isinstance(payload, dict) and feed.key in payload):
+        return payload
+    if feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
+        return payload
+    raise FeedError(_complaint(feed.name, argv, answer, f"no key {feed.key!r} in the answer"))
+
+
+REMEDIES = (
+    ("native binary is not available", "install the package that it names beside ccusage"),
+    ("No valid Claude data", "start Claude Code once, or set CLAUDE_CONFIG_DIR to its directory"),
+    ("Node.js", "install the Node.js version that it asks for, or use Bun"),
+    ("registry", "check the network, or install ccusage: npm install -g ccusage"),
+    ("ENOTFOUND", "check the network, or install ccusage: npm install -g ccusage"),
+    ("EAI_AGAIN", "check the network, or install ccusage: npm install -g ccusage"),
+    ("", "run the command by hand to see more"),
+)
+
+
+def _complaint(name: str, argv: Sequence[str], answer: Answer, problem: str) -> str:
+    said = answer.stderr.strip() or ("" if answer.stdout[:1] in ("{", "[") else answer.stdout)
+    # Paths below these directories hold project names and session ids, which are private.
+    said = re.sub(r"\b(projects|sessions|storage)[/\\].*", r"\1/…", said.strip())
+    said = " ".join(said.split())
+    remedy = next(text for sign, text in REMEDIES if sign in said)
+    quote = f": {said[:300]}" if said else ""
+    return f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
+
+
+# --- records ----------------------------------------------------------------------------
+
+
+class Tokens(NamedTuple):
+    input: int = 0
+    output: int = 0
+    cache_creation: int = 0
+    cache_read: int = 0
+    total: int = 0
+
+
+class Share(NamedTuple):
+    """What one model holds of a record. `version` is the ccusage that said so, once stored."""
+
+    tokens: Tokens
+    cost: float
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One row of a feed: checked, its private ids hashed, money rounded to 1e-8 dollars.
+
+    `key` and `details` are its table's key and further columns; `version` is the ccusage
+    that wrote it, once stored; `former` are the keys of the rows in which ccusage 15 to 18
+    counted this session: its project's subagents, then the project.
+    """
+
+    agent: str
+    key: tuple[Any, ...]
+    tokens: Tokens
+    cost: float
+    models: frozenset[str]
+    shares: Mapping[str, Share]
+    details: Mapping[str, Any]
+    version: str = ""
+    former: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> tuple[Any, ...]:
+        return (self.agent, *self.key)
+
+
+Records = dict[tuple[Any, ...], Record]
+
+DISPLAY = ("project_path", "session_id", "project_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Names what is private: `key` is its identity in the tables, `shown` what people see."""
+
+    hash_key: str = field(repr=False)
+    hidden: bool = True
+
+    def key(self, *parts: str) -> str:
+        text = "\0".join(parts).encode()
+        if self.hash_key:
+            return hmac.new(self.hash_key.encode(), text, "sha256").hexdigest()[:32]
+        return hashlib.sha256(text).hexdigest()[:32]
+
+    def shown(self, name: str) -> str:
+        return self.key(name)[:8] if self.hidden else name
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A JSON value and its place in the feed, for errors that name the place."""
+
+    value: Any
+    path: str
+
+    def fail(self, expected: str) -> FeedError:
+        kind = {"dict": "an object", "list": "a list"}.get(type(self.value).__name__)
+        got = kind or repr(self.value)[:40]
+        return FeedError(f"{self.path}: expected {expected}, got {got}")
+
+    def __getitem__(self, name: object) -> Node:
+        if not isinstance(self.value, dict):
+            raise self.fail("an object")
+        if name not in self.value:
+            raise FeedError(f"{self.path}.{name}: missing")
+        return Node(self.value[name], f"{self.path}.{name}")
+
+    def has(self, name: str) -> bool:
+        return isinstance(self.value, dict) and self.value.get(name) is not None
+
+    def each(self) -> Iterator[Node]:
+        if not isinstance(self.value, list):
+            raise self.fail("a list")
+        return (Node(item, f"{self.path}[{index}]") for index, item in enumerate(self.value))
+
+    def text(self) -> str:
+        if not isinstance(self.value, str) or not self.value:
+            raise self.fail("a text")
+        if not self.value.isascii() and re.search("[\ud800-\udfff]", self.value):
+            raise FeedError(f"{self.path}: expected valid Unicode")
+        return self.value
+
+    def count(self) -> int:
+        number = self.value
+        if type(number) is float and number.is_integer():
+            number = int(number)
+        if type(number) is not int or not 0 <= number <= UINT64_MAX:
+            raise self.fail(f"a whole number from 0 to {UINT64_MAX}")
+        return number
+
+    def money(self) -> float:
+        if type(self.value) not in (int, float) or not abs(self.value) < 1e300:
+            raise self.fail("a number")
+        return round(float(self.value), 8) + 0.0  # the sum turns -0.0 into 0.0
+
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.fail("true or false")
+        return self.value
+
+    def day(self) -> date:
+        return self._moment(r"\d{4}-\d\d-\d\d", "", "a date such as 2026-11-22").date()
+
+    def month(self) -> str:
+        self._moment(r"\d{4}-\d\d", "-01", "a month such as 2026-11")
+        return str(self.value)
+
+    def instant(self) -> datetime:
+        pattern = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z"
+        return self._moment(pattern, "", "a time such as 2026-11-22T19:00:00.000Z")
+
+    def _moment(self, pattern: str, rest: str, expected: str) -> datetime:
+        """A time in UTC, within what Date32 and DateTime64 hold."""
+        if re.fullmatch(pattern, self.text(), re.ASCII):
+            with contextlib.suppress(ValueError):
+                moment = datetime.fromisoformat(self.value.removesuffix("Z") + rest)
+                if 1900 <= moment.year <= 2299:
+                    return moment.replace(tzinfo=UTC)
+        raise self.fail(expected)
+
+    def instant_or_day(self, zone: tzinfo) -> datetime:
+        """ccusage 15 to 19 give the day alone: its midnight in the reporting zone."""
+        if isinstance(self.value, str) and len(self.value) == len("2026-11-22"):
+            return datetime.combine(self.day(), datetime.min.time(), zone).astimezone(UTC)
+        return self.instant()
+
+
+COUNTERS = ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens")
+BLOCK_COUNTERS = (
+    "inputTokens",
+    "outputTokens",
+    "cacheCreationInputTokens",
+    "cacheReadInputTokens",
+)
+
+
+def _counters(node: Node) -> list[int]:
+    if node.has("cachedInputTokens"):  # codex in ccusage 19 counts the cached within the input
+        total, cached = node["inputTokens"].count(), node["cachedInputTokens"].count()
+        return [max(total - cached, 0), node["outputTokens"].count(), 0, cached]
+    return [node[name].count() for name in COUNTERS]
+
+
+def _usage(node: Node) -> Tokens:
+    return Tokens._make([*_counters(node), node["totalTokens"].count()])
+
+
+def _share(node: Node, cost: float) -> Share:
+    counters = _counters(node)
+    total = node["totalTokens"].count() if node.has("totalTokens") else sum(counters)
+    return Share(Tokens._make([*counters, min(total, UINT64_MAX)]), cost)
+
+
+def _cost(node: Node) -> float:
+    return node["costUSD" if "costUSD" in node.value else "totalCost"].money()
+
+
+def _models(row: Node) -> tuple[frozenset[str], dict[str, Share]]:
+    """The models used and what each holds.
+
+    Codex alone has neither list, but `models` by name, without costs; in ccusage 19 OpenCode
+    has no `modelBreakdowns`.
+    """
+    if not row.has("modelsUsed") and row.has("models"):
+        names = [Node(name, row.path).text() for name in row["models"].value]
+        alone = _cost(row) if len(names) == 1 else 0.0
+        return frozenset(names), {name: _share(row["models"][name], alone) for name in names}
+    shares: dict[str, Share] = {}
+    for node in row["modelBreakdowns"].each() if "modelBreakdowns" in row.value else ():
+        name = node["modelName"].text()
+        if name in shares:
+            raise FeedError(f"{node.path}.modelName: {name!r} is repeated")
+        shares[name] = _share(node, node["cost"].money())
+    return frozenset(node.text() for node in row["modelsUsed"].each()), shares
+
+
+def _record(row: Node, agent: str, key: tuple[Any, ...], **details: Any) -> Record:
+    tokens, cost = _usage(row), _cost(row)
+    if agent == "claude":
+        row["modelBreakdowns"]
+    models, shares = _models(row)
+    return Record(
+        agent=agent,
+        key=key,
+        tokens=tokens,
+        cost=cost,
+        models=models,
+        shares=shares,
+        details=details,
+    )
+
+
+def _block(row: Node) -> Record:
+    counts = [row["tokenCounts"][name].count() for name in BLOCK_COUNTERS]
+    reset = row["usageLimitResetTime"].instant() if row.has("usageLimitResetTime") else None
+    end = row["actualEndTime"]
+    return Record(
+        agent="claude",
+        key=(row["id"].text(),),
+        tokens=Tokens._make([*counts, row["totalTokens"].count()]),
+        cost=row["costUSD"].money(),
+        models=frozenset(node.text() for node in row["models"].each()),
+        shares={},
+        details={
+            "start_time": row["startTime"].instant(),
+            "end_time": row["endTime"].instant(),
+            "actual_end_time": end.instant() if end.value is not None else None,
+            "is_active": row["isActive"].flag(),
+            "is_gap": row["isGap"].flag(),
+            "entries": row["entries"].count(),
+            "usage_limit_reset_time": reset,
+            "burn_rate": row["burnRate"]["costPerHour"].money() if row.has("burnRate") else None,
+            "projection": (
+                row["projection"]["totalCost"].money() if row.has("projection") else None
+            ),
+        },
+    )
+
+
+def _session(row: Node, agent: str, ids: Ids, zone: tzinfo) -> Record:
+    """A row of `session`: Claude's, another agent's, or one of the unified report."""
+    session_id = row["period" if row.has("period") else "sessionId"].text()
+    project = row["projectPath"].text() if agent == "claude" else ""
+    times = row["metadata"] if row.has("metadata") else row
+    record = _record(
+        row,
+        agent,
+        (ids.key(project, session_id),),
+        project_path=ids.shown(project) if project else "",
+        session_id=ids.shown(session_id),
+        first_activity=_time(times, "firstActivity", zone),
+        last_activity=_time(times, "lastActivity", zone, required=agent == "claude"),
+    )
+    if agent != "claude":
+        return record
+    former = ids.key(f"{project}/{session_id}", "subagents"), ids.key("Unknown Project", project)
+    return replace(record, former=former)
+
+
+def _time(node: Node, name: str, zone: tzinfo, required: bool = False) -> datetime | None:
+    return node[name].instant_or_day(zone) if required or node.has(name) else None
+
+
+def _day(row: Node, agent: str, period: Node) -> Record:
+    return _record(row, agent, (period.day(),))
+
+
+def _month(row: Node, agent: str, period: Node) -> Record:
+    return _record(row, agent, (period.month(),))
+
+
+def _projects(projects: Node, ids: Ids) -> Iterator[Record]:
+    if not isinstance(projects.value, dict):
+        raise projects.fail("an object")
+    for name in projects.value:
+        shown = ids.shown(Node(name, projects.path).text())
+        for row in Node(projects.value[name], f"{projects.path}[{shown}]").each():
+            yield _record(row, "claude", (row["date"].day(), ids.key(name)), project_id=shown)
+
+
+def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Records:
+    """The records of one agent's feed, by identity.
+
+    Raises FeedError with the place of the first value that is not what ccusage promises.
+    """
+    if payload == [] or feed.key not in payload:
+        return {}
+    rows = Node(payload[feed.key], feed.key)
+    parse: dict[str, Callable[[], Iterable[Record]]] = {
+        "daily": lambda: (_day(row, feed.agent, row["date"]) for row in rows.each()),
+        "monthly": lambda: (_month(row, feed.agent, row["month"]) for row in rows.each()),
+        "session": lambda: (_session(row, feed.agent, ids, zone) for row in rows.each()),
+        "blocks": lambda: (_block(row) for row in rows.each()),
+        "projects": lambda: _projects(rows, ids),
+    }
+    records = list(parse[feed.name]())
+    if feed.name != "blocks":
+        check_totals(feed.name, records, Node(payload, feed.name)["totals"])
+    return _by_identity(records, feed.key)
+
+
+def parse_unified(payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
+    """The records of the unified report by feed and agent. Its totals are those of its days."""
+    if payload == []:
+        return {}
+    top = Node(payload, "agents")
+    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for name, parse in (("daily", _day), ("monthly", _month)):
+        for row in top[name].each():
+            for part in row["agents"].each():
+                agent = part["agent"].text()
+                found[name, agent].append(parse(part, agent, row["period"]))
+    for row in top["session"].each():
+        agent = row["agent"].text()
+        found["session", agent].append(_session(row, agent, ids, zone))
+    days = [record for (name, _), records in found.items() if name == "daily" for record in records]
+    check_totals("agents", days, top["totals"])
+    return {place: _by_identity(records, place[0]) for place, records in found.items()}
+
+
+def _by_identity(records: Iterable[Record], place: str) -> Records:
+    found: Records = {}
+    for index, record in enumerate(records):
+        if record.id in found:
+            if record.agent == "claude":
+                shown = [*record.key, *(record.details.get(name, "") for name in DISPLAY)]
+                raise FeedError(f"{place}[{index}]: {' '.join(map(str, shown))} is repeated")
+            record = add(record, found[record.id])
+        found[record.id] = record
+    return found
+
+
+def check_totals(name: str, records: Sequence[Record], totals: Node) -> None:
+    """A feed must add up to its own totals: tokens exactly, cost but for float noise."""
+    expected, said = _usage(totals), _cost(totals)
+    sums = [sum(record.tokens[i] for record in records) for i in range(len(Tokens._fields))]
+    for counter, got, total in zip((*COUNTERS, "totalTokens"), sums, expected, strict=True):
+        # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
+        noise = total * 1e-9 if total > 2**53 else 0
+        if abs(min(got, UINT64_MAX) - total) > noise:
+            raise FeedError(f"{name}.totals.{counter}: {total}, but the rows add up to {got}")
+    cost = math.fsum(record.cost for record in records)
+    if abs(cost - said) > 1e-6 + 1e-8 * len(records) + 1e-9 * abs(said):
+        raise FeedError(f"{name}.totals.totalCost: {said}, but the rows add up to {cost}")
+
+
+# --- rows -------------------------------------------------------------------------------
+
+COUNTER_COLUMNS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_tokens",
+    "cache_read_tokens",
+    "total_tokens",
+)
+SYSTEM_COLUMNS = ("ccusage_version", "created_at", "updated_at", "is_deleted")
+VOLATILE_COLUMNS = {"burn_rate", "projection"}  # differ at every call
+
+
+class Table(NamedTuple):
+    """A table: its key (besides machine_name and agent) and what it says of the key."""
+
+    name: str
+    record_type: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        return self.columns[: self.columns.index("input_tokens")]
+
+
+def _table(name: str, record_type: str, key: str, details: str = "", cost: str = "") -> Table:
+    measures = (*COUNTER_COLUMNS, cost or "total_cost", "models_count")
+    return Table(name, record_type, tuple(key.split()), (*details.split(), *measures))
+
+
+# By the feed that fills it.
+TABLES = {
+    "daily": _table("ccusage_usage_daily", "daily", "date"),
+    "monthly": _table("ccusage_usage_monthly", "monthly", "month"),
+    "session": _table(
+        "ccusage_usage_sessions",
+        "session",
+        "session_key",
+        "project_path session_id first_activity last_activity",
+    ),
+    "blocks": _table(
+        "ccusage_usage_blocks",
+        "block",
+        "block_id",
+        "start_time end_time actual_end_time is_active is_gap entries usage_limit_reset_time "
+        "burn_rate projection",
+        cost="cost_usd",
+    ),
+    "projects": _table(
+        "ccusage_usage_projects_daily", "project_daily", "date project_key", "project_id"
+    ),
+}
+_CHILD_KEY = ("record_type", "record_key", "model_name")
+BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"))
+MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
+# Children go first: where a run is killed between two tables, the parents still show the old
+# state, and the next run does again all that follows from it.
+ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
+
+Key = tuple[Any, ...]  # agent, then the key of the table
+
+
+class Row(NamedTuple):
+    """The columns of a table for a key, and the ccusage that said so."""
+
+    values: tuple[Any, ...]
+    version: str
+
+
+class StoredRow(NamedTuple):
+    """What is stored under a key. Not `clean`: a killed run left older versions, or a tombstone."""
+
+    row: Row
+    created_at: datetime
+    live: bool
+    clean: bool
+
+
+Stored = dict[Table, dict[Key, StoredRow]]
+Changes = dict[Table, dict[Key, "Row | None"]]  # None: the key disappears
+
+
+def record_key(key: Iterable[Any]) -> str:
+    return "_".join(str(part) for part in key)
+
+
+def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Table, Key, Row]]:
+    """The row of a record in its table, and its models' rows in the two child tables."""
+    version = record.version or version
+    details = (record.details[name] for name in table.details)
+    values = (*details, *record.tokens, record.cost, len(record.models))
+    yield table, record.id, Row(values, version)
+    child = (record.agent, table.record_type, record_key(record.key))
+    for name, share in record.shares.items():
+        yield BREAKDOWNS, (*child, name), Row((*share.tokens, share.cost), share.version or version)
+    for name in record.models:
+        yield MODELS_USED, (*child, name), Row((), version)
+
+
+def children_of(stored: Stored) -> dict[Key, list[tuple[Table, Key]]]:
+    """The live rows of the child tables by (agent, record_type, record_key)."""
+    children: dict[Key, list[tuple[Table, Key]]] = defaultdict(list)
+    for table in (BREAKDOWNS, MODELS_USED):
+        for key, found in stored[table].items():
+            if found.live:
+                children[key[:3]].append((table, key))
+    return children
+
+
+def stored_records(stored: Stored) -> dict[str, Records]:
+    """What is stored, as the records that it came from, by feed."""
+    children = children_of(stored)
+    return {
+        feed: {
+            key: _stored_record(table, key, found.row, children, stored[BREAKDOWNS])
+            for key, found in stored[table].items()
+            if found.live
+        }
+        for feed, table in TABLES.items()
+    }
+
+
+def _stored_record(
+    table: Table,
+    key: Key,
+    row: Row,
+    children: Mapping[Key, list[tuple[Table, Key]]],
+    breakdowns: Mapping[Key, StoredRow],
+) -> Record:
+    below = children.get((key[0], table.record_type, record_key(key[1:])), [])
+    shares = {child[-1]: breakdowns[child].row for place, child in below if place is BREAKDOWNS}
+    *details, in_, out, creation, read, total, cost, _count = row.values
+    return Record(
+        agent=key[0],
+        key=key[1:],
+        tokens=Tokens(in_, out, creation, read, total),
+        cost=cost,
+        models=frozenset(child[-1] for place, child in below if place is MODELS_USED),
+        shares={
+            name: Share(Tokens(*share.values[:-1]), share.values[-1], share.version)
+            for name, share in shares.items()
+        },
+        details=dict(zip(table.details, details, strict=True)),
+        version=row.version,
+    )
+
+
+def find_changes(decisions: Mapping[str, Decision], stored: Stored, version: str) -> Changes:
+    """The rows to write so that the tables say what was decided, and nothing is half done."""
+    changes: Changes = {table: {} for table in ALL_TABLES}
+    children = children_of(stored)
+    parents: set[Key] = set()
+    for feed, table in TABLES.items():
+        decision = decisions[feed]
+        for record in decision.put.values():
+            below = (record.agent, table.record_type, record_key(record.key))
+            gone = set(children.get(below, ()))
+            for place, key, row in build_rows(table, record, version):
+                gone.discard((place, key))
+                if not _same(place, stored[place].get(key), row):
+                    changes[place][key] = row
+            changes_gone(changes, gone)
+        live = {key for key, found in stored[table].items() if found.live}
+        changes_gone(changes, ((table, key) for key in decision.drop))
+        kept = (live | decision.put.keys()) - decision.drop
+        parents |= {(key[0], table.record_type, record_key(key[1:])) for key in kept}
+    for below, found in children.items():
+        if below not in parents:
+            changes_gone(changes, found)
+    for table, rows in stored.items():
+        for key, found_row in rows.items():
+            if not found_row.clean:
+                changes[table].setdefault(key, found_row.row if found_row.live else None)
+    return changes
+
+
+def changes_gone(changes: Changes, keys: Iterable[tuple[Table, Key]]) -> None:
+    for table, key in keys:
+        changes[table][key] = None
+
+
+def _same(table: Table, found: StoredRow | None, row: Row) -> bool:
+    if found is None or not found.live or not found.clean:
+        return False
+    if found.row.values == row.values:
+        return True
+    return all(
+        old == new or name in VOLATILE_COLUMNS
+        for name, old, new in zip(table.columns, found.row.values, row.values, strict=True)
+    )
+
+
+# --- history: what may replace what is stored -------------------------------------------
+
+
+class Policy(NamedTuple):
+    """What a run may believe (DESIGN: when may a row get smaller?).
+
+    `window_start`: transcripts of days from then on still exist; None: of no day.
+    `seen_until`: when the sessions of this machine were last imported.
+    `upgraded`: its sessions have been imported by ccusage 19 or newer.
+    """
+
+    version: tuple[int, int, int]
+    window_start: datetime | None
+    zone: tzinfo
+    allow_shrink: bool = False
+    seen_until: datetime | None = None
+    upgraded: bool = True
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    def corrects(self, feed: str, old: Record) -> bool:
+        """Whether this ccusage may lower what another one wrote: its transcripts exist."""
+        if old.version == self.version_text:
+            return False
+        if old.agent != "claude":  # the other agents purge nothing
+            return True
+        start = earliest(feed, old, self.zone)
+        return start is not None and self.window_start is not None and start >= self.window_start
+
+
+GONE = "their transcripts are gone"
+RECREDITED = "messages copied from purged sessions were credited to them"
+RECUT = "their transcripts are gone and the rest is cut into other blocks"
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a feed makes of its table. `held`: rows kept, by reason; `lowered`: old and new."""
+
+    put: Records = field(default_factory=dict)
+    drop: set[Key] = field(default_factory=set)
+    held: dict[Key, str] = field(default_factory=dict)
+    lowered: list[tuple[Record, Record]] = field(default_factory=list)
+
+    def hold(self, old: Record, new: Record, reason: str) -> None:
+        shown = {name: new.details[name] for name in DISPLAY if name in new.details}
+        self.held[old.id] = reason
+        self.put[old.id] = replace(old, details={**old.details, **shown})
+
+    def accept(self, old: Record | None, new: Record) -> None:
+        if old and shrinks(old, new):
+            self.lowered.append((old, new))
+        self.put[new.id] = new
+
+
+def earliest(feed: str, record: Record, zone: tzinfo) -> datetime | None:
+    """When the oldest usage in a record happened, as far as it tells."""
+    if feed in ("session", "blocks"):
+        start = record.details["first_activity" if feed == "session" else "start_time"]
+        return start if isinstance(start, datetime) else None
+    day = date.fromisoformat(f"{record.key[0]}-01"[:10])
+    return datetime.combine(day, datetime.min.time(), zone)
+
+
+def shrinks(old: Record, new: Record) -> bool:
+    """Fewer tokens, or the same while the cost of a model (of a block) falls to 0."""
+    if new.tokens.total != old.tokens.total:
+        return new.tokens.total < old.tokens.total
+    if old.cost > 0 and new.cost == 0:
+        return True
+    nothing = Share(Tokens(), 0.0)
+    return any(
+        share.cost > 0 and new.shares.get(name, nothing).cost == 0
+        for name, share in old.shares.items()
+    )
+
+
+def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
+    """`record` and `others` summed, `less` taken away, per counter, cost and model; never < 0."""
+    parts = [(1, record), *((1, other) for other in others), *((-1, other) for other in less)]
+    shares: dict[str, list[tuple[int, Share]]] = defaultdict(list)
+    for sign, part in parts:
+        for name, share in part.shares.items():
+            shares[name].append((sign, share))
+    summed = {name: _sum_shares(found) for name, found in shares.items()}
+    whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
+    taken = any(sign < 0 for sign, _ in parts)
+    return replace(
+        record,
+        tokens=whole.tokens,
+        cost=whole.cost,
+        models=record.models.union(*(other.models for other in others)),
+        shares={n: s for n, s in summed.items() if not taken or any(s.tokens) or s.cost},
+        version="",
+    )
+
+
+def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
+    sums = [sum(sign * share.tokens[i] for sign, share in parts) for i in range(5)]
+    apart = sums[4] - sum(sums[:4])  # such as reasoning, in the total alone
+    counters = [min(max(number, 0), UINT64_MAX) for number in sums[:4]]
+    cost = round(math.fsum(sign * share.cost for sign, share in parts), 8) + 0.0
+    if any(sign < 0 for sign, _ in parts):
+        cost = max(cost, 0.0)
+    total = min(max(sum(counters) + apart, 0), UINT64_MAX)
+    return Share(Tokens._make([*counters, total]), cost)
+
+
+def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Decision:
+    """What a valid feed makes of what is stored. Rows that it does not mention stay."""
+    if feed == "blocks":
+        return decide_blocks(stored, reported, policy)
+    decision = Decision()
+    for new in reported.values():
+        old = stored.get(new.id)
+        if reason := old and why_hold(feed, old, new, policy):
+            decision.hold(old, new, reason)
+        else:
+            decision.accept(old, new)
+    if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
+        reduce_projects(decision, stored, reported)
+    return decision
+
+
+def why_hold(feed: str, old: Record, new: Record, policy: Policy) -> str | None:
+    """Why the stored record must stay; None when the new one may replace it."""
+    if policy.allow_shrink:
+        return None
+    if shrinks(old, new):
+        return None if policy.corrects(feed, old) else GONE
+    grows = new.tokens.total > old.tokens.total
+    if feed == "session" and old.agent == "claude" and grows and not _moved(old, new, policy):
+        return RECREDITED
+    return None
+
+
+def _moved(old: Record, new: Record, policy: Policy) -> bool:
+    """Whether a session may have grown by use: something in it is newer than what is stored."""
+    before, after = old.details["last_activity"], new.details["last_activity"]
+    if old.version != policy.version_text or after > before:
+        return True
+    if after < before or policy.version >= (20, 0, 0) or policy.seen_until is None:
+        return False
+    # Up to 19 it is a day, which may have gone on after the last import.
+    return bool(policy.seen_until < before + timedelta(days=1))
+
+
+def reduce_projects(decision: Decision, stored: Records, reported: Records) -> None:
+    """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
+
+    Models' shares of a newer version were already reduced, by a run that was then killed.
+    """
+    left: Records = {}
+    for session in reported.values():
+        for key in ((session.agent, former) for former in session.former):
+            old = left.get(key) or stored.get(key)
+            if old is None or major(old.version) >= 19:
+                continue
+            done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
+            rest = add(old, less=[session])
+            shares = {**rest.shares, **done}
+            models = old.models - (old.shares.keys() - shares.keys())
+            left[key] = replace(rest, shares=shares, models=models, version=old.version)
+            session = add(session, less=[old])
+    for key, record in left.items():
+        if any(record.tokens):
+            decision.put[key] = replace(record, version="")
+        else:
+            decision.drop.add(key)
+
+
+def major(version: str) -> int:
+    return int(version.partition(".")[0] or 0)
+
+
+def whole_months(
+    months: Records, days: Decision, stored_days: Records, reported_days: Records
+) -> Records:
+    """Each reported month plus, for its days held or no longer mentioned, stored less reported."""
+    whole = dict(months)
+    for day in stored_days.values():
+        key = (day.agent, str(day.key[0])[:7])
+        said = reported_days.get(day.id)
+        if key in whole and (said is None or day.id in days.held):
+            whole[key] = add(whole[key], day, less=[said] if said else ())
+    return whole
+
+
+def decide_blocks(stored: Records, reported: Records, policy: Policy) -> Decision:
+    """Keep, of blocks cut in two ways, the cut that holds more, so that nothing counts twice.
+
+    When a purge takes the first messages of a chain, ccusage starts it anew on other hours.
+    """
+    decision = Decision()
+    new = [block for block in reported.values() if not block.details["is_gap"]]
+    if not new:
+        return decision
+    old = [block for block in stored.values() if not block.details["is_gap"]]
+    first = min(block.details["start_time"] for block in new)
+    early = [block for block in old if block.details["start_time"] < first]
+    late = [block for block in old if block.details["start_time"] >= first]
+    fresh = [block for block in new if not any(_overlap(block, other) for other in early)]
+    for stretch in _stretches([*late, *fresh]):
+        before = [block for block in stretch if stored.get(block.id) is block]
+        after = [block for block in stretch if stored.get(block.id) is not block]
+        _decide_stretch(decision, before, after, policy)
+    _decide_gaps(decision, stored, reported, new)
+    return decision
+
+
+def _decide_stretch(
+    decision: Decision, before: list[Record], after: list[Record], policy: Policy
+) -> None:
+    if [block.id for block in before] == [block.id for block in after]:
+        reason = why_hold("blocks", before[0], after[0], policy)
+        if reason:
+            decision.hold(before[0], after[0], reason)
+        else:
+            decision.accept(before[0], after[0])
+        return
+    if not after:
+        return
+    grown = _total(after) > _total(before)
+    if grown or policy.allow_shrink or all(policy.corrects("blocks", b) for b in before):
+        decision.put.update((block.id, block) for block in after)
+        decision.drop.update(block.id for block in before if block.id not in decision.put)
+        if not grown:
+            decision.lowered += zip(before, after, strict=False)
+    else:
+        decision.held.update((block.id, RECUT) for block in before)
+
+
+def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
+    unreported = [
+        block
+        for block in stored.values()
+        if block.id not in reported and block.id not in decision.drop
+    ]
+    kept = [block for block in unreported if not block.details["is_gap"]]
+    for gap in reported.values():
+        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+            decision.put[gap.id] = gap
+    first = min(block.details["start_time"] for block in new)
+    last = max(block.details["end_time"] for block in new)
+    for gap in stored.values():
+        if gap.details["is_gap"] and gap.id not in decision.put:
+            if first <= gap.details["start_time"] <= last:
+                decision.drop.add(gap.id)
+
+
+def _overlap(one: Record, other: Record) -> bool:
+    return bool(
+        one.details["start_time"] < other.details["end_time"]
+        and other.details["start_time"] < one.details["end_time"]
+    )
+
+
+def _total(blocks: Iterable[Record]) -> int:
+    return sum(block.tokens.total for block in blocks)
+
+
+def _stretches(blocks: Iterable[Record]) -> Iterator[list[Record]]:
+    """Blocks in groups that overlap, in the order of time."""
+    stretch: list[Record] = []
+    end = None
+    for block in sorted(blocks, key=lambda block: block.details["start_time"]):
+        if end is not None and block.details["start_time"] >= end:
+            yield stretch
+            stretch, end = [], None
+        stretch.append(block)
+        end = max(end or block.details["end_time"], block.details["end_time"])
+    if stretch:
+        yield stretch
+
+
+def hide_names(stored: Records, ids: Ids) -> Records:
+    """Stored records that show names while names are to be hidden, as they must be shown."""
+    hidden = {}
+    for record in stored.values() if ids.hidden else ():
+        names = {n: v for n in DISPLAY if (v := record.details.get(n))}
+        raw = names and ids.key(*(record.details[n] for n in DISPLAY if n in record.details))
+        if raw == record.key[-1]:
+            shown = {name: ids.shown(value) for name, value in names.items()}
+            hidden[record.id] = replace(record, details={**record.details, **shown})
+    return hidden
+
+
+def decide_all(
+    stored: Mapping[str, Records],
+    reported: Mapping[tuple[str, str], Records],
+    ids: Ids,
+    policy: Policy,
+) -> dict[str, Decision]:
+    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
+    said: dict[str, Records] = {feed: {} for feed in TABLES}
+    for (feed, _), records in reported.items():
+        said[feed].update(records)
+    decisions: dict[str, Decision] = {}
+    for feed in TABLES:
+        if feed == "monthly":  # after the days
+            agents = {agent for name, agent in reported if name == "daily"}
+            days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
+            said[feed] = whole_months(said[feed], decisions["daily"], days, said["daily"])
+        decision = decide(feed, stored[feed], said[feed], policy)
+        hidden = hide_names(stored[feed], ids)
+        decision.put = {
+            key: record
+            for key, record in {**hidden, **decision.put}.items()
+            if key not in decision.drop
+        }
+        decisions[feed] = decision
+    return decisions
+
+
+# --- store ------------------------------------------------------------------------------
+
+SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
+# The engine's two background threads would make a DELETE over many parts wait for seconds.
+CHDB_OPTIONS = {"background_pool_size": 16}
+
+CLICKHOUSE_REMEDIES = {
+    60: "run an import once: it creates the tables",
+    81: "create the database, or set CH_DATABASE",
+    164: "the user may only read: give CH_USER the right to write",
+    193: "check CH_USER and CH_PASSWORD",
+    194: "set CH_PASSWORD",
+    243: "free some disk space",
+    497: "grant CH_USER the rights that the message names",
+    516: "check CH_USER and CH_PASSWORD",
+}
+
+
+@contextlib.contextmanager
+def store_errors(settings: Settings) -> Iterator[None]:
+    """Turn what ClickHouse or the network says into a StoreError with a remedy."""
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    try:
+        yield
+    except (ClickHouseError, OSError) as error:
+        code = getattr(error, "code", None)
+        where = "the disk and its permissions" if settings.host is None else "CH_HOST and CH_PORT"
+        remedy = CLICKHOUSE_REMEDIES.get(code or 0, f"check {where}, then run it again")
+        text = " ".join(str(error).split())[:500]
+        raise StoreError(f"{settings.where}: {text}\n  remedy: {remedy}") from error
+
+
+def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
+    """A client of the server, or of the embedded engine at `path`; creates the database."""
+    import clickhouse_connect
+    from clickhouse_connect import common
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    common.set_setting("autogenerate_session_id", False)  # a session would lock out a retry
+    if settings.host is None:
+        where = path or settings.embedded_path
+        make = partial(_connect_embedded, where)
+    else:
+        make = partial(
+            clickhouse_connect.get_client,
+            host=settings.host,
+            port=settings.port,
+            interface=settings.protocol,
+            username=settings.user,
+            password=settings.password,
+            verify=settings.verify,
+            ca_cert=settings.ca_cert,
+            connect_timeout=10,
+            send_receive_timeout=60,
+            form_encode_query_params=True,
+            client_name=f"ccusage-import/{__version__}",
+            tz_mode="aware",
+        )
+    with store_errors(settings):
+        try:
+            return make(database=settings.database)
+        except ClickHouseError as error:
+            if getattr(error, "code", None) != 81 or not create:
+                raise
+        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+        try:
+            with contextlib.closing(make(database="default")) as client:
+                client.command(statement)
+        except ClickHouseError as error:
+            raise StoreError(
+                f"{settings.where}: no database {settings.database!r}, and it could not be "
+                f"created ({' '.join(str(error).split())[:200]})\n  remedy: run {statement}"
+            ) from error
+        return make(database=settings.database)
+
+
+def _connect_embedded(path: Path, database: str) -> Client:
+    try:
+        import clickhouse_connect
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return clickhouse_connect.get_client(
+            interface="chdb",
+            path=str(path),
+            database=database,
+            chdb_options=CHDB_OPTIONS,
+            tz_mode="aware",
+        )
+    except ImportError as error:
+        raise ConfigError(
+            "the embedded database needs the extra 'embedded': "
+            "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
+        ) from error
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def schema_statements() -> list[str]:
+    """The statements of the schema file, comments left out."""
+    text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [statement.strip() for statement in text.split(";\n") if statement.strip()]
+
+
+def schema_columns() -> dict[str, list[str]]:
+    """The tables and views of the schema; of tables with their columns."""
+    return {
+        match[1]: re.findall(r"^    `?(\w+)`? [A-Z]", statement, re.MULTILINE)
+        if " TABLE " in match[0]
+        else []
+        for statement in schema_statements()
+        if (match := re.match(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS (\w+)", statement))
+    }
+
+
+EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Past(NamedTuple):
+    """What the import history says of this machine.
+
+    `newest` is the newest `updated_at`; `others` are installations under its name, and when
+    they last imported; `upgraded`: its sessions were imported by ccusage 19 or newer.
+    """
+
+    identity: Identity | None = None
+    newest: datetime = EPOCH
+    seen_until: datetime | None = None
+    cleanup_period_days: int = 2**32
+    upgraded: bool = False
+    installations: Mapping[str, datetime] = {}
+    previous: Mapping[str, Any] | None = None
+
+
+class ClickHouseImporter:
+    """One machine's rows in ClickHouse: reads what is stored, writes what changed."""
+
+    def __init__(self, client: Client, settings: Settings, machine_name: str) -> None:
+        self.client = client
+        self.settings = settings
+        self.machine_name = machine_name
+        self.empty = False
+
+    def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        """Rows of a statement with bound parameters."""
+        with store_errors(self.settings):
+            return self.client.query(sql, parameters=parameters).result_rows
+
+    def missing_schema(self) -> dict[str, list[str]]:
+        """Tables and views that are not there (empty list), or the columns that they lack."""
+        found = {
+            name: set(columns)
+            for name, columns in self.query(
+                "SELECT table, groupArray(name) FROM system.columns "
+                "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') "
+                "GROUP BY table"
+            )
+        }
+        missing = {}
+        for name, columns in schema_columns().items():
+            lacks = [column for column in columns if column not in found.get(name, ())]
+            if name not in found or lacks:
+                missing[name] = lacks if name in found else []
+        return missing
+
+    def prepare(self, *, create: bool) -> None:
+        """Create what is missing of the schema, or note that there is nothing to read."""
+        missing = self.missing_schema()
+        if outdated := {name: columns for name, columns in missing.items() if columns}:
+            raise StoreError(
+                f"{self.settings.where}: columns are missing: {outdated}\n  remedy: add them "
+                "as ccusage_clickhouse_schema.sql has them (ALTER TABLE … ADD COLUMN)"
+            )
+        self.empty = bool(missing) and not create
+        if missing and create:
+            log.info("creating tables and views in %s", self.settings.where)
+            with store_errors(self.settings):
+                for statement in schema_statements():
+                    self.client.command(statement)
+
+    def read_past(self) -> Past:
+        """The import history of this machine's name, by installation, the newest first."""
+        rows = (
+            []
+            if self.empty
+            else self.query(
+                """
+            SELECT installation_id, argMax(timezone, updated_at),
+                argMax(key_fingerprint, updated_at), max(updated_at),
+                maxIf(started_at, has(feeds_imported, 'session')), min(cleanup_period_days),
+                countIf(has(feeds_imported, 'session')
+                    AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19),
+                argMax((started_at, total_tokens, total_cost), updated_at)
+            FROM ccusage_import_history
+            WHERE machine_name = {machine:String}
+            GROUP BY installation_id
+            ORDER BY max(updated_at) DESC
+            """,
+                machine=self.machine_name,
+            )
+        )
+        if not rows:
+            return Past()
+        ids, zones, keys, newest, seen, periods, upgrades, last = zip(*rows, strict=True)
+        started_at, tokens, cost = last[0]
+        return Past(
+            identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
+            newest=newest[0],
+            seen_until=max(seen),
+            cleanup_period_days=min(periods),
+            upgraded=any(upgrades),
+            installations=dict(zip(ids, newest, strict=True)),
+            previous={"started_at": started_at, "total_tokens": tokens, "total_cost": cost},
+        )
+
+    def read_stored(self) -> Stored:
+        """Every row of this machine, without FINAL, so that half-done work is seen."""
+        stored: Stored = {table: {} for table in ALL_TABLES}
+        for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
+            names = list(dict.fromkeys(c for t in tables for c in (*t.key, *t.columns)))
+            place = {name: index for index, name in enumerate(("", "agent", *names))}
+            read = {t.name: (t, [place[n] for n in ("agent", *t.key)]) for t in tables}
+            values_at = {t.name: [place[n] for n in t.columns] for t in tables}
+            rows = self.query(_select(tables, names), machine=self.machine_name)
+            for row in rows:
+                table, key_at = read[row[0]]
+                version, created_at, _, is_deleted = row[-4:]
+                key = tuple([row[i] for i in key_at])
+                older = stored[table].get(key)
+                stored[table][key] = StoredRow(
+                    Row(tuple([row[i] for i in values_at[table.name]]), version),
+                    min(older.created_at, created_at) if older else created_at,
+                    live=not is_deleted,
+                    clean=not (older or is_deleted),
+                )
+        return stored
+
+    def upsert(
+        self, table: Table, rows: Mapping[Key, Row | None], stored: Stored, at: datetime
+    ) -> None:
+        """Write the changed rows and, for None, tombstones in one INSERT; then DELETE the old.
+
+        At no moment is a row missing or counted twice, and where this is cut off, the next run
+        finds the rest.
+        """
+        before = stored[table]
+        columns = ["machine_name", "agent", *table.key, *table.columns, *SYSTEM_COLUMNS]
+        lines = []
+        for key, row in rows.items():
+            found = before.get(key)
+            created_at = found.created_at if found else at
+            values, version = row or _tombstone(table, before[key].row)
+            system = (version, created_at, at, int(row is None))
+            line = (self.machine_name, *key, *values, *system)
+            lines.append(json.dumps(line, default=_as_text, ensure_ascii=False))
+        agents = "+".join(sorted({key[0] for key in rows}))
+        token = f"{at.isoformat()}/{self.machine_name}/{agents}/{table.name}/0"
+        settings = {
+            "insert_deduplication_token": token,
+            "async_insert": 0,
+            "precise_float_parsing": 1,
+        }
+        with store_errors(self.settings):
+            self.client.raw_insert(
+                table.name,
+                columns,
+                "\n".join(lines).encode(),
+                settings=settings,
+                fmt="JSONCompactEachRow",
+            )
+        self._delete(table, [key for key in rows if key in before], at)
+
+    def _delete(self, table: Table, keys: Sequence[Key], at: datetime) -> None:
+        """Remove of these keys what is older than `at`, and the tombstones."""
+        columns = ("agent", *table.key)
+        arrays = (
+            f"{{{name}:Array({'Date32' if name == 'date' else 'String'})}}" for name in columns
+        )
+        sql = (
+            f"DELETE FROM {table.name} WHERE machine_name = {{machine:String}} "  # noqa: S608
+            f"AND ({', '.join(columns)}) IN arrayZip({', '.join(arrays)}) "
+            "AND (updated_at < {at:DateTime64(3, 'UTC')} OR is_deleted)"
+        )
+        for batch in _batches(keys):
+            lists = zip(*batch, strict=True)
+            parameters = {name: list(parts) for name, parts in zip(columns, lists, strict=True)}
+            with store_errors(self.settings):
+                self.client.command(
+                    sql, parameters={**parameters, "machine": self.machine_name, "at": _as_text(at)}
+                )
+
+    def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
+        """One row in the history. It is the last write of a run: with it the import counts."""
+        with store_errors(self.settings):
+            self.client.raw_insert(
+                "ccusage_import_history",
+                list(row),
+                json.dumps(list(row.values()), default=_as_text).encode(),
+                settings={
+                    "insert_deduplication_token": f"{at.isoformat()}/{self.machine_name}/history",
+                    "async_insert": 0,
+                    "precise_float_parsing": 1,
+                },
+                fmt="JSONCompactEachRow",
+            )
+
+
+def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
+    """One SELECT over tables that differ in their columns."""
+    selects = []
+    for table in tables:
+        own = {*table.key, *table.columns}
+        columns = ", ".join(f"`{n}`" if n in own else f"NULL AS `{n}`" for n in names)
+        selects.append(
+            f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
+            f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} WHERE machine_name = {{machine:String}}"
+        )
+    return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
+
+
+def _tombstone(table: Table, row: Row) -> Row:
+    counters = {*COUNTER_COLUMNS, "total_cost", "cost_usd", "cost", "models_count", "entries"}
+    pairs = zip(table.columns, row.values, strict=True)
+    return Row(tuple(0 if name in counters else value for name, value in pairs), row.version)
+
+
+def _as_text(value: date | datetime) -> str:
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
+    return value.isoformat()
+
+
+def _batches(keys: Sequence[Key], limit: int = 60_000) -> Iterator[list[Key]]:
+    """Keys in lists that a form field of ClickHouse's HTTP interface holds (128 KiB)."""
+    batch: list[Key] = []
+    size = 0
+    for key in keys:
+        length = sum(2 * len(str(part).encode()) + 4 for part in key)
+        if batch and size + length > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append(key)
+        size += length
+    if batch:
+        yield batch
+
+
+# --- report -----------------------------------------------------------------------------
+
+
+class TableCount(NamedTuple):
+    """Keys of a table by what a run does with them."""
+
+    new: int
+    changed: int
+    removed: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """What an import did, or with `dry_run` would do."""
+
+    identity: Identity
+    ccusage_version: str
+    feeds_imported: list[str]
+    feeds_failed: dict[str, str]
+    tables: dict[str, TableCount]
+    held: dict[str, int]
+    lowered: list[str]
+    total_tokens: int
+    total_cost: float
+    previous: Mapping[str, Any] | None
+    hashed: bool
+    dry_run: bool
+
+
+def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
+    live = {key for key, found in stored[table].items() if found.live}
+    new = sum(row is not None and key not in live for key, row in rows.items())
+    changed = sum(row is not None and key in live for key, row in rows.items())
+    removed = sum(row is None and key in live for key, row in rows.items())
+    return TableCount(new, changed, removed, len(live) - changed - removed)
+
+
+# --- cli --------------------------------------------------------------------------------
+
+
+class Fetched(NamedTuple):
+    """What ccusage answered: per report its JSON, or the FeedError why there is none."""
+
+    ccusage: Ccusage
+    answers: dict[Feed, Any]
+
+
+def fetch_all(settings: Settings, zone: str, agents: frozenset[str]) -> Fetched:
+    """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
+    ccusage = find_ccusage(settings)
+    log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
+    feeds = feeds_for(ccusage.version, agents)
+    shown = [feed for feed in feeds if feed is not UNIFIED]
+    answers: dict[Feed, Any] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
+        ThreadPoolExecutor(settings.jobs) as pool,
+    ):
+        home = Path(name)
+        (home / "ccusage.json").write_text("{}")
+        (home / "projects").mkdir()
+        began = time.monotonic()
+        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
+        for call in as_completed(calls):
+            feed, error = calls[call], call.exception()
+            if error and not isinstance(error, FeedError):
+                raise error
+            answers[feed] = error or call.result()
+            if feed in shown and not error:
+                done = sum(other in answers for other in shown)
+                seconds = time.monotonic() - began
+                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds)
+    return Fetched(ccusage, answers)
+
+
+def parse_all(
+    fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str], upgraded: bool
+) -> tuple[dict[tuple[str, str], Records], dict[str, str]]:
+    """Records by feed and agent, and by report why there are none."""
+    reported: dict[tuple[str, str], Records] = {}
+    failed: dict[str, str] = {}
+    for feed, answer in sorted(fetched.answers.items(), key=lambda item: item[0].label):
+        try:
+            if isinstance(answer, FeedError):
+                raise answer
+            if feed is UNIFIED:
+                found = parse_unified(answer, ids, zone)
+                wanted = {p: r for p, r in found.items() if not agents or p[1] in agents}
+                reported |= {p: r for p, r in wanted.items() if p[1] != "claude"}
+                continue
+            if upgraded and feed.name == "session" and fetched.ccusage.version < (19, 0, 0):
+                raise FeedError(
+                    "session: the sessions of this machine were imported by ccusage 19 or newer, "
+                    f"and {fetched.ccusage.version_text} counts them otherwise; update ccusage"
+                )
+            reported[feed.name, feed.agent] = parse_feed(feed, answer, ids, zone)
+        except FeedError as error:
+            failed[feed.label] = str(error)
+            log.error("%s", error)
+    return reported, failed
+
+
+@contextlib.contextmanager
+def locked(path: Path, deadline: float) -> Iterator[None]:
+    """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the lock cannot be written: {error.strerror}; "
+            "set CCUSAGE_STATE_DIR to a directory of yours"
+        ) from error
+    with file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = f"another import (PID {file.read().strip() or 'unknown'})"
+                if time.monotonic() >= deadline:
+                    raise LockError(f"{holder} holds {path}; try again when it has ended") from None
+                if not waiting:
+                    log.warning("waiting for %s, which holds %s", holder, path)
+                waiting = True
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def import_lock(settings: Settings, timeout: float, *, importing: bool) -> Iterator[None]:
+    """One import at a time per user; one process at a time in the embedded database."""
+    deadline = time.monotonic() + timeout
+    with contextlib.ExitStack() as stack:
+        if importing or settings.host is None:
+            stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
+        if settings.host is None:
+            beside = settings.embedded_path.with_name(settings.embedded_path.name + ".lock")
+            stack.enter_context(locked(beside, deadline))
+        yield
+
+
+@contextlib.contextmanager
+def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
+    """A client; where nothing may be written and nothing is there, of an empty engine."""
+    with contextlib.ExitStack() as stack:
+        path = None
+        if settings.host is None and not writing and not settings.embedded_path.exists():
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
+        client = connect(settings, create=writing or path is not None, path=path)
+        stack.enter_context(contextlib.closing(client))
+        yield client
+
+
+@contextlib.contextmanager
+def fetching(
+    settings: Settings, agents: frozenset[str]
+) -> Iterator[Callable[[str], Future[Fetched]]]:
+    """Fetch in the background, for a time zone, while ClickHouse starts and is read."""
+    with ThreadPoolExecutor(1) as background, ending_children():
+        yield lambda zone: background.submit(fetch_all, settings, zone, agents)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run is going to write, and why."""
+
+    at: datetime
+    version: str
+    cleanup_period_days: int
+    reported: Mapping[tuple[str, str], Records]
+    failed: Mapping[str, str]
+    decisions: Mapping[str, Decision]
+    changes: Changes
+    days: Records
+
+    @property
+    def held(self) -> Counter[str]:
+        return Counter(reason for d in self.decisions.values() for reason in d.held.values())
+
+    @property
+    def totals(self) -> tuple[int, float]:
+        """Tokens and cost of all days of the machine, after the run."""
+        days = self.days.values()
+        return sum(day.tokens.total for day in days), math.fsum(day.cost for day in days)
+
+
+def make_plan(
+    settings: Settings,
+    args: argparse.Namespace,
+    identity: Identity,
+    past: Past,
+    stored: Stored,
+    fetched: Fetched,
+) -> Plan:
+    """Check what was fetched and decide what of it to write."""
+    ids = Ids(settings.hash_key, hidden=not args.no_hash_projects)
+    zone = ZoneInfo(identity.timezone)
+    records = stored_records(stored)
+    upgraded = past.upgraded or any(
+        major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
+    )
+    reported, failed = parse_all(fetched, ids, zone, args.agents, upgraded)
+    if failed and not reported:
+        raise FeedError("no feed could be imported; nothing was changed")
+    now = datetime.now(UTC)
+    period = min(cleanup_period(settings.environment), past.cleanup_period_days)
+    policy = Policy(
+        version=fetched.ccusage.version,
+        window_start=now - timedelta(days=period - 1) if period else None,
+        zone=zone,
+        allow_shrink=args.allow_shrink,
+        seen_until=past.seen_until,
+        upgraded=upgraded,
+    )
+    decisions = decide_all(records, reported, ids, policy)
+    dropped = decisions["daily"].drop
+    days = {**records["daily"], **decisions["daily"].put}
+    return Plan(
+        at=max(now, past.newest + timedelta(milliseconds=1)),
+        version=policy.version_text,
+        cleanup_period_days=period,
+        reported=reported,
+        failed=failed,
+        decisions=decisions,
+        changes=find_changes(decisions, stored, policy.version_text),
+        days={key: day for key, day in days.items() if key not in dropped},
+    )
+
+
+def write_plan(importer: ClickHouseImporter, plan: Plan, stored: Stored) -> None:
+    """Upsert the changed tables, children first."""
+    written = 0
+    for table, rows in plan.changes.items():
+        try:
+            if rows:
+                importer.upsert(table, rows, stored, plan.at)
+                log.debug("%s: %d rows written", table.name, len(rows))
+                written += 1
+        except StoreError as error:
+            error.exit_code = 3 if written else 1
+            raise
+
+
+def history_row(
+    identity: Identity, plan: Plan, stored: Stored, started: datetime, hashed: bool
+) -> dict[str, Any]:
+    """The row of ccusage_import_history for a run that wrote its plan."""
+    inserted = sum(len(rows) for rows in plan.changes.values())
+    replaced = sum(key in stored[table] for table, rows in plan.changes.items() for key in rows)
+    tokens, cost = plan.totals
+    return {
+        **identity._asdict(),
+        "ccusage_version": plan.version,
+        "importer_version": __version__,
+        "cleanup_period_days": plan.cleanup_period_days,
+        "hashed_projects": int(hashed),
+        "feeds_imported": sorted({feed for feed, _ in plan.reported}),
+        "feeds_failed": sorted(plan.failed),
+        "rows_inserted": inserted,
+        "rows_deleted": replaced,
+        "rows_held": plan.held.total(),
+        "rows_corrected": sum(len(d.lowered) for d in plan.decisions.values()),
+        "held_reasons": dict(plan.held),
+        "total_tokens": tokens,
+        "total_cost": cost,
+        "started_at": started,
+        "finished_at": datetime.now(UTC),
+        "updated_at": plan.at,
+    }
+
+
+def warn_of_others(past: Past, identity: Identity) -> None:
+    """Two machines under one name would overwrite each other's rows."""
+    recent = datetime.now(UTC) - timedelta(days=30)
+    for installation, time_ in past.installations.items():
+        if installation != identity.installation_id and time_ > recent:
+            log.warning(
+                "WARNING: another installation (%s) imported as %s on %s. Two machines must not "
+                "share a name: set MACHINE_NAME on one. If it was this machine before its "
+                "machine.json was lost, this ends after 30 days",
+                installation,
+                identity.machine_name,
+                f"{time_:%Y-%m-%d %H:%M}",
+            )
+
+
+def import_usage(settings: Settings, args: argparse.Namespace) -> ImportResult:
+    """One import: lock, fetch, read what is stored, compare, write, record."""
+    started = datetime.now(UTC)
+    with (
+        import_lock(settings, args.lock_timeout, importing=True),
+        fetching(settings, args.agents) as fetch,
+    ):
+        recorded = Identity.load(settings.state_dir)
+        # With its zone known, ccusage starts while ClickHouse does.
+        fetched = recorded and fetch(identify(settings, recorded, None).timezone)
+        with open_client(settings, writing=not args.dry_run) as client:
+            name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
+            importer = ClickHouseImporter(client, settings, name)
+            importer.prepare(create=not args.dry_run)
+            past = importer.read_past()
+            identity = identify(settings, recorded, past.identity)
+            fetched = fetched or fetch(identity.timezone)
+            warn_of_others(past, identity)
+            stored = importer.read_stored()
+            plan = make_plan(settings, args, identity, past, stored, fetched.result())
+            if not args.dry_run:
+                if not recorded:
+                    identity.save(settings.state_dir)
+                write_plan(importer, plan, stored)
+                importer.record_run(
+                    history_row(identity, plan, stored, started, not args.no_hash_projects), plan.at
+                )
+            return ImportResult(
+                identity=identity,
+                ccusage_version=plan.version,
+                feeds_imported=sorted({feed for feed, _ in plan.reported}),
+                feeds_failed=dict(plan.failed),
+                tables={t.name: count_changes(t, r, stored) for t, r in plan.changes.items()},
+                held=dict(plan.held),
+                lowered=[],
+                total_tokens=plan.totals[0],
+                total_cost=plan.totals[1],
+                previous=past.previous,
+                hashed=not args.no_hash_projects,
+                dry_run=args.dry_run,
+            )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ccusage-import",
+        description="Import what ccusage reports into ClickHouse, then print statistics.",
+    )
+    add = parser.add_argument
+    add("--check", action="store_true", help="system check; imports nothing")
+    add("--stats", action="store_true", help="statistics of what is stored; imports nothing")
+    add("--query", metavar="NAME", help="run a query of queries.sql by its name")
+    add("--list-queries", action="store_true", help="list the queries of queries.sql")
+    add(
+        "--no-hash-projects",
+        action="store_true",
+        help="store project names and session ids as they are",
+    )
+    add("--dry-run", action="store_true", help="say what would change; write nothing")
+    add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
+    add(
+        "--agents",
+        type=_agents,
+        default=frozenset(),
+        metavar="all|claude,codex,…",
+        help="which agents' usage to import (all that this ccusage reports)",
+    )
+    add(
+        "--lock-timeout",
+        type=_seconds,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for another import (300)",
+    )
+    add("--format", choices=("table", "json", "csv", "markdown"), default="table")
+    add("--output", type=Path, metavar="FILE", help="write the result there")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="print only failures")
+    loudness.add_argument("--verbose", action="store_true", help="print every step")
+    add("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _agents(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("expected all, or agents such as claude,codex")
+    return frozenset() if "all" in names else names
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
+    return seconds
+
+
+def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
+    """Lines for people on stderr, and of an import all of them in ccusage_import.log."""
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+    for handler in log.handlers[:]:
+        handler.close()
+        log.removeHandler(handler)
+    terminal = logging.StreamHandler(sys.stderr)
+    loudness = (args.quiet and logging.ERROR) or (args.verbose and logging.DEBUG) or logging.INFO
+    terminal.setLevel(loudness)
+    log.addHandler(terminal)
+    if state_dir:
+        log.addHandler(_log_file(state_dir))
+
+
+def _log_file(state_dir: Path) -> logging.Handler:
+    from logging.handlers import RotatingFileHandler
+
+    path = state_dir / "ccusage_import.log"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}; "
+            "set CCUSAGE_STATE_DIR to a directory of yours"
+        ) from error
+    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    return file
+
+
+def run_command(settings: Settings, args: argparse.Namespace) -> int:
+    """What the arguments ask for; the exit code."""
+    result = import_usage(settings, args)
+    print(result)
+    return 3 if result.feeds_failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; the exit code is as the module says."""
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    configure_logging(args, None)
+    try:
+        settings = Settings.from_env(load_environment(os.environ))
+        importing = not (args.check or args.stats or args.query or args.list_queries)
+        configure_logging(args, settings.state_dir if importing else None)
+        return run_command(settings, args)
+    except ImporterError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        log.error("interrupted")
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
