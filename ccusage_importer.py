@@ -108,10 +108,15 @@ class Settings:
     hash_key: str = field(repr=False)
     state_dir: Path
     environment: Mapping[str, str] = field(repr=False)
+    agents: frozenset[str] = frozenset()  # empty: all
+    hash_projects: bool = True
+    allow_shrink: bool = False
+    dry_run: bool = False
+    lock_timeout: float = 300
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Read the variables of `env`; an empty one counts as unset."""
+    def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
+        """Read the variables of `env`, an empty one as unset; `options` of the command line."""
         get = {name: value for name, value in env.items() if value.strip()}.get
         port = _number(env, "CH_PORT", 8123, int)
         return cls(
@@ -140,6 +145,7 @@ class Settings:
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=_path(get("CCUSAGE_STATE_DIR"), _xdg(env, "XDG_STATE_HOME", ".local/state")),
             environment=env,
+            **options,
         )
 
     @property
@@ -889,12 +895,13 @@ def parse_unified(payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str],
 def _by_identity(records: Iterable[Record], place: str) -> Records:
     found: Records = {}
     for index, record in enumerate(records):
-        if record.id in found:
-            if record.agent == "claude":
-                shown = [*record.key, *(record.details.get(name, "") for name in DISPLAY)]
-                raise FeedError(f"{place}[{index}]: {' '.join(map(str, shown))} is repeated")
-            record = add(record, found[record.id])
-        found[record.id] = record
+        if record.id not in found:
+            found[record.id] = record
+        elif record.agent != "claude":
+            found[record.id] = add(record, found[record.id])
+        else:
+            shown = [*record.key, *(record.details.get(name, "") for name in DISPLAY)]
+            raise FeedError(f"{place}[{index}]: {' '.join(map(str, shown))} is repeated")
     return found
 
 
@@ -1261,16 +1268,17 @@ def reduce_projects(decision: Decision, stored: Records, reported: Records) -> N
     """
     left: Records = {}
     for session in reported.values():
+        alone = session
         for key in ((session.agent, former) for former in session.former):
             old = left.get(key) or stored.get(key)
             if old is None or major(old.version) >= 19:
                 continue
             done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
-            rest = add(old, less=[session])
+            rest = add(old, less=[alone])
             shares = {**rest.shares, **done}
             models = old.models - (old.shares.keys() - shares.keys())
             left[key] = replace(rest, shares=shares, models=models, version=old.version)
-            session = add(session, less=[old])
+            alone = add(alone, less=[old])
     for key, record in left.items():
         if any(record.tokens):
             decision.put[key] = replace(record, version="")
@@ -1352,9 +1360,9 @@ def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: li
     first = min(block.details["start_time"] for block in new)
     last = max(block.details["end_time"] for block in new)
     for gap in stored.values():
-        if gap.details["is_gap"] and gap.id not in decision.put:
-            if first <= gap.details["start_time"] <= last:
-                decision.drop.add(gap.id)
+        within = first <= gap.details["start_time"] <= last
+        if within and gap.details["is_gap"] and gap.id not in decision.put:
+            decision.drop.add(gap.id)
 
 
 def _overlap(one: Record, other: Record) -> bool:
@@ -1427,9 +1435,10 @@ SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
 # The engine's two background threads would make a DELETE over many parts wait for seconds.
 CHDB_OPTIONS = {"background_pool_size": 16}
 
+UNKNOWN_DATABASE = 81
 CLICKHOUSE_REMEDIES = {
     60: "run an import once: it creates the tables",
-    81: "create the database, or set CH_DATABASE",
+    UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
     164: "the user may only read: give CH_USER the right to write",
     193: "check CH_USER and CH_PASSWORD",
     194: "set CH_PASSWORD",
@@ -1456,53 +1465,65 @@ def store_errors(settings: Settings) -> Iterator[None]:
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
     """A client of the server, or of the embedded engine at `path`; creates the database."""
-    import clickhouse_connect
-    from clickhouse_connect import common
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    common.set_setting("autogenerate_session_id", False)  # a session would lock out a retry
-    if settings.host is None:
-        where = path or settings.embedded_path
-        make = partial(_connect_embedded, where)
-    else:
-        make = partial(
-            clickhouse_connect.get_client,
-            host=settings.host,
-            port=settings.port,
-            interface=settings.protocol,
-            username=settings.user,
-            password=settings.password,
-            verify=settings.verify,
-            ca_cert=settings.ca_cert,
-            connect_timeout=10,
-            send_receive_timeout=60,
-            form_encode_query_params=True,
-            client_name=f"ccusage-import/{__version__}",
-            tz_mode="aware",
-        )
+    make = partial(_embedded, path or settings.embedded_path)
+    if settings.host is not None:
+        make = partial(_server, settings)
     with store_errors(settings):
         try:
-            return make(database=settings.database)
+            return make(settings.database)
         except ClickHouseError as error:
-            if getattr(error, "code", None) != 81 or not create:
+            if getattr(error, "code", None) != UNKNOWN_DATABASE or not create:
                 raise
-        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-        try:
-            with contextlib.closing(make(database="default")) as client:
-                client.command(statement)
-        except ClickHouseError as error:
-            raise StoreError(
-                f"{settings.where}: no database {settings.database!r}, and it could not be "
-                f"created ({' '.join(str(error).split())[:200]})\n  remedy: run {statement}"
-            ) from error
-        return make(database=settings.database)
+        _create_database(settings, make)
+        return make(settings.database)
 
 
-def _connect_embedded(path: Path, database: str) -> Client:
+def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    name = settings.database.replace("\\", "\\\\").replace("`", "\\`")
+    statement = f"CREATE DATABASE IF NOT EXISTS `{name}`"
     try:
-        import clickhouse_connect
+        with contextlib.closing(make("default")) as client:
+            client.command(statement)
+    except ClickHouseError as error:
+        raise StoreError(
+            f"{settings.where}: no database {settings.database!r}, and it could not be created: "
+            f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
+        ) from error
 
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+def _server(settings: Settings, database: str) -> Client:
+    import clickhouse_connect
+
+    return clickhouse_connect.get_client(
+        host=settings.host,
+        port=settings.port,
+        interface=settings.protocol,
+        username=settings.user,
+        password=settings.password,
+        database=database,
+        verify=settings.verify,
+        ca_cert=settings.ca_cert,
+        connect_timeout=10,
+        send_receive_timeout=60,
+        autogenerate_session_id=False,  # a session would lock out the retry of a lost request
+        form_encode_query_params=True,
+        client_name=f"ccusage-import/{__version__}",
+        tz_mode="aware",
+    )
+
+
+def _embedded(path: Path, database: str) -> Client:
+    import clickhouse_connect
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    before = Path.cwd()
+    if Path("config.xml").exists():  # the engine would obey it
+        os.chdir(path.parent)
+    try:
         return clickhouse_connect.get_client(
             interface="chdb",
             path=str(path),
@@ -1515,10 +1536,8 @@ def _connect_embedded(path: Path, database: str) -> Client:
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
         ) from error
-
-
-def _quoted(name: str) -> str:
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+    finally:
+        os.chdir(before)
 
 
 def schema_statements() -> list[str]:
@@ -1818,11 +1837,11 @@ class Fetched(NamedTuple):
     answers: dict[Feed, Any]
 
 
-def fetch_all(settings: Settings, zone: str, agents: frozenset[str]) -> Fetched:
+def fetch_all(settings: Settings, zone: str) -> Fetched:
     """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
-    feeds = feeds_for(ccusage.version, agents)
+    feeds = feeds_for(ccusage.version, settings.agents)
     shown = [feed for feed in feeds if feed is not UNIFIED]
     answers: dict[Feed, Any] = {}
     with (
@@ -1906,9 +1925,9 @@ def locked(path: Path, deadline: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def import_lock(settings: Settings, timeout: float, *, importing: bool) -> Iterator[None]:
+def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
     """One import at a time per user; one process at a time in the embedded database."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + settings.lock_timeout
     with contextlib.ExitStack() as stack:
         if importing or settings.host is None:
             stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
@@ -1931,12 +1950,10 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def fetching(
-    settings: Settings, agents: frozenset[str]
-) -> Iterator[Callable[[str], Future[Fetched]]]:
+def fetching(settings: Settings) -> Iterator[Callable[[str], Future[Fetched]]]:
     """Fetch in the background, for a time zone, while ClickHouse starts and is read."""
     with ThreadPoolExecutor(1) as background, ending_children():
-        yield lambda zone: background.submit(fetch_all, settings, zone, agents)
+        yield lambda zone: background.submit(fetch_all, settings, zone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1965,20 +1982,19 @@ class Plan:
 
 def make_plan(
     settings: Settings,
-    args: argparse.Namespace,
     identity: Identity,
     past: Past,
     stored: Stored,
     fetched: Fetched,
 ) -> Plan:
     """Check what was fetched and decide what of it to write."""
-    ids = Ids(settings.hash_key, hidden=not args.no_hash_projects)
+    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
     zone = ZoneInfo(identity.timezone)
     records = stored_records(stored)
     upgraded = past.upgraded or any(
         major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
     )
-    reported, failed = parse_all(fetched, ids, zone, args.agents, upgraded)
+    reported, failed = parse_all(fetched, ids, zone, settings.agents, upgraded)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
     now = datetime.now(UTC)
@@ -1987,7 +2003,7 @@ def make_plan(
         version=fetched.ccusage.version,
         window_start=now - timedelta(days=period - 1) if period else None,
         zone=zone,
-        allow_shrink=args.allow_shrink,
+        allow_shrink=settings.allow_shrink,
         seen_until=past.seen_until,
         upgraded=upgraded,
     )
@@ -2063,32 +2079,32 @@ def warn_of_others(past: Past, identity: Identity) -> None:
             )
 
 
-def import_usage(settings: Settings, args: argparse.Namespace) -> ImportResult:
+def import_usage(settings: Settings) -> ImportResult:
     """One import: lock, fetch, read what is stored, compare, write, record."""
     started = datetime.now(UTC)
     with (
-        import_lock(settings, args.lock_timeout, importing=True),
-        fetching(settings, args.agents) as fetch,
+        import_lock(settings, importing=True),
+        fetching(settings) as fetch,
     ):
         recorded = Identity.load(settings.state_dir)
         # With its zone known, ccusage starts while ClickHouse does.
         fetched = recorded and fetch(identify(settings, recorded, None).timezone)
-        with open_client(settings, writing=not args.dry_run) as client:
+        with open_client(settings, writing=not settings.dry_run) as client:
             name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
             importer = ClickHouseImporter(client, settings, name)
-            importer.prepare(create=not args.dry_run)
+            importer.prepare(create=not settings.dry_run)
             past = importer.read_past()
             identity = identify(settings, recorded, past.identity)
             fetched = fetched or fetch(identity.timezone)
             warn_of_others(past, identity)
             stored = importer.read_stored()
-            plan = make_plan(settings, args, identity, past, stored, fetched.result())
-            if not args.dry_run:
+            plan = make_plan(settings, identity, past, stored, fetched.result())
+            if not settings.dry_run:
                 if not recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan, stored)
                 importer.record_run(
-                    history_row(identity, plan, stored, started, not args.no_hash_projects), plan.at
+                    history_row(identity, plan, stored, started, settings.hash_projects), plan.at
                 )
             return ImportResult(
                 identity=identity,
@@ -2101,8 +2117,8 @@ def import_usage(settings: Settings, args: argparse.Namespace) -> ImportResult:
                 total_tokens=plan.totals[0],
                 total_cost=plan.totals[1],
                 previous=past.previous,
-                hashed=not args.no_hash_projects,
-                dry_run=args.dry_run,
+                hashed=settings.hash_projects,
+                dry_run=settings.dry_run,
             )
 
 
@@ -2196,7 +2212,7 @@ def _log_file(state_dir: Path) -> logging.Handler:
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
-    result = import_usage(settings, args)
+    result = import_usage(settings)
     print(result)
     return 3 if result.feeds_failed else 0
 
@@ -2207,7 +2223,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging(args, None)
     try:
-        settings = Settings.from_env(load_environment(os.environ))
+        settings = Settings.from_env(
+            load_environment(os.environ),
+            agents=args.agents,
+            hash_projects=not args.no_hash_projects,
+            allow_shrink=args.allow_shrink,
+            dry_run=args.dry_run,
+            lock_timeout=args.lock_timeout,
+        )
         importing = not (args.check or args.stats or args.query or args.list_queries)
         configure_logging(args, settings.state_dir if importing else None)
         return run_command(settings, args)

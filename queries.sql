@@ -5,8 +5,8 @@
 -- Each SET line is the default of a parameter. A machine of '' means all machines.
 --
 -- What the numbers mean:
--- * Costs are US dollars as ccusage reckons them from API prices. A model without a price
---   costs 0 there, so that totals are a lower bound: see models-without-price.
+-- * Costs are US dollars as ccusage reckons them from API prices. A model that it knows
+--   no price of costs 0, so that totals are a lower bound: see models-without-price.
 -- * Numbers are totals over machines and agents, except where they are listed by them.
 -- * A date is a day in the time zone recorded for its machine; today() is the server's.
 -- * Percentages go from 0 to 100. A percentage of nothing is NULL.
@@ -1554,14 +1554,16 @@ WITH
         SELECT
             date,
             project_key,
-            max(project_id) AS project,
+            max(projects.project_id) AS project_id,
             sum(projects.total_cost) AS total_cost
         FROM ccusage_usage_projects_daily AS projects FINAL
         WHERE date > toDate32(today()) - {days:UInt32}
         GROUP BY date, project_key
     ),
     leaders AS (
-        SELECT project_key
+        SELECT
+            project_key,
+            max(project_id) AS project
         FROM costs
         GROUP BY project_key
         ORDER BY sum(total_cost) DESC, project_key ASC
@@ -1570,8 +1572,9 @@ WITH
 SELECT
     date AS time,
     sum(total_cost) AS value,
-    if(project_key IN (leaders), project, 'others') AS series
+    if(leaders.project_key = '', 'others', project) AS series
 FROM costs
+LEFT JOIN leaders ON leaders.project_key = costs.project_key
 GROUP BY time, series
 ORDER BY
     series ASC,
