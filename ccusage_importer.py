@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -50,6 +50,7 @@ __version__ = "1.0.0"
 
 HERE = Path(__file__).resolve().parent
 UTC = timezone.utc
+EPOCH = datetime.fromtimestamp(0, UTC)
 UINT64_MAX = 2**64 - 1
 
 log = logging.getLogger("ccusage_import")
@@ -448,6 +449,8 @@ _stopping = threading.Event()
 
 def run(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> Answer:
     """Run a command to its end, or end its whole process group at the timeout."""
+    if _stopping.is_set():
+        raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
     try:
         child = subprocess.Popen(
             argv,
@@ -484,15 +487,18 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def ending_children() -> Iterator[None]:
-    """End the calls that still run when the program fails or is interrupted."""
-    _stopping.clear()
+def in_background() -> Iterator[ThreadPoolExecutor]:
+    """A thread for calls; those that still run when the program fails or is interrupted end."""
     try:
-        yield
+        with ThreadPoolExecutor(1) as background:
+            try:
+                yield background
+            finally:
+                _stopping.set()
+                for child in tuple(_children):
+                    _end(child)
     finally:
-        _stopping.set()
-        for child in tuple(_children):
-            _end(child)
+        _stopping.clear()
 
 
 def feeds_for(version: tuple[int, int, int], agents: frozenset[str]) -> list[Feed]:
@@ -998,7 +1004,22 @@ class StoredRow(NamedTuple):
     clean: bool
 
 
-Stored = dict[Table, dict[Key, StoredRow]]
+class Stored(dict[Table, dict[Key, StoredRow]]):
+    """The rows of one machine by table and key; `newest` is their newest `updated_at`."""
+
+    newest = EPOCH
+
+    @cached_property
+    def children(self) -> dict[Key, list[tuple[Table, Key]]]:
+        """The live rows of the child tables by (agent, record_type, record_key)."""
+        children: dict[Key, list[tuple[Table, Key]]] = defaultdict(list)
+        for table in (BREAKDOWNS, MODELS_USED):
+            for key, found in self[table].items():
+                if found.live:
+                    children[key[:3]].append((table, key))
+        return children
+
+
 Changes = dict[Table, dict[Key, "Row | None"]]  # None: the key disappears
 
 
@@ -1019,22 +1040,11 @@ def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Tab
         yield MODELS_USED, (*child, name), Row((), version)
 
 
-def children_of(stored: Stored) -> dict[Key, list[tuple[Table, Key]]]:
-    """The live rows of the child tables by (agent, record_type, record_key)."""
-    children: dict[Key, list[tuple[Table, Key]]] = defaultdict(list)
-    for table in (BREAKDOWNS, MODELS_USED):
-        for key, found in stored[table].items():
-            if found.live:
-                children[key[:3]].append((table, key))
-    return children
-
-
 def stored_records(stored: Stored) -> dict[str, Records]:
     """What is stored, as the records that it came from, by feed."""
-    children = children_of(stored)
     return {
         feed: {
-            key: _stored_record(table, key, found.row, children, stored[BREAKDOWNS])
+            key: _stored_record(stored, table, key, found.row)
             for key, found in stored[table].items()
             if found.live
         }
@@ -1042,15 +1052,9 @@ def stored_records(stored: Stored) -> dict[str, Records]:
     }
 
 
-def _stored_record(
-    table: Table,
-    key: Key,
-    row: Row,
-    children: Mapping[Key, list[tuple[Table, Key]]],
-    breakdowns: Mapping[Key, StoredRow],
-) -> Record:
-    below = children.get((key[0], table.record_type, record_key(key[1:])), [])
-    shares = {child[-1]: breakdowns[child].row for place, child in below if place is BREAKDOWNS}
+def _stored_record(stored: Stored, table: Table, key: Key, row: Row) -> Record:
+    below = stored.children.get((key[0], table.record_type, record_key(key[1:])), ())
+    shares = {child[-1]: stored[place][child].row for place, child in below if place is BREAKDOWNS}
     *details, in_, out, creation, read, total, cost, _count = row.values
     return Record(
         agent=key[0],
@@ -1070,13 +1074,12 @@ def _stored_record(
 def find_changes(decisions: Mapping[str, Decision], stored: Stored, version: str) -> Changes:
     """The rows to write so that the tables say what was decided, and nothing is half done."""
     changes: Changes = {table: {} for table in ALL_TABLES}
-    children = children_of(stored)
     parents: set[Key] = set()
     for feed, table in TABLES.items():
         decision = decisions[feed]
         for record in decision.put.values():
             below = (record.agent, table.record_type, record_key(record.key))
-            gone = set(children.get(below, ()))
+            gone = set(stored.children.get(below, ()))
             for place, key, row in build_rows(table, record, version):
                 gone.discard((place, key))
                 if not _same(place, stored[place].get(key), row):
@@ -1086,7 +1089,7 @@ def find_changes(decisions: Mapping[str, Decision], stored: Stored, version: str
         changes_gone(changes, ((table, key) for key in decision.drop))
         kept = (live | decision.put.keys()) - decision.drop
         parents |= {(key[0], table.record_type, record_key(key[1:])) for key in kept}
-    for below, found in children.items():
+    for below, found in stored.children.items():
         if below not in parents:
             changes_gone(changes, found)
     for table, rows in stored.items():
@@ -1557,9 +1560,6 @@ def schema_columns() -> dict[str, list[str]]:
     }
 
 
-EPOCH = datetime.fromtimestamp(0, UTC)
-
-
 class Past(NamedTuple):
     """What the import history says of this machine.
 
@@ -1659,16 +1659,16 @@ class ClickHouseImporter:
 
     def read_stored(self) -> Stored:
         """Every row of this machine, without FINAL, so that half-done work is seen."""
-        stored: Stored = {table: {} for table in ALL_TABLES}
+        stored = Stored({table: {} for table in ALL_TABLES})
         for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
             names = list(dict.fromkeys(c for t in tables for c in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("", "agent", *names))}
             read = {t.name: (t, [place[n] for n in ("agent", *t.key)]) for t in tables}
             values_at = {t.name: [place[n] for n in t.columns] for t in tables}
             rows = self.query(_select(tables, names), machine=self.machine_name)
-            for row in rows:
+            for row in rows:  # the oldest first
                 table, key_at = read[row[0]]
-                version, created_at, _, is_deleted = row[-4:]
+                version, created_at, updated_at, is_deleted = row[-4:]
                 key = tuple([row[i] for i in key_at])
                 older = stored[table].get(key)
                 stored[table][key] = StoredRow(
@@ -1677,6 +1677,7 @@ class ClickHouseImporter:
                     live=not is_deleted,
                     clean=not (older or is_deleted),
                 )
+                stored.newest = max(stored.newest, updated_at)
         return stored
 
     def upsert(
@@ -1871,7 +1872,8 @@ def parse_all(
     """Records by feed and agent, and by report why there are none."""
     reported: dict[tuple[str, str], Records] = {}
     failed: dict[str, str] = {}
-    for feed, answer in sorted(fetched.answers.items(), key=lambda item: item[0].label):
+    for feed in sorted(fetched.answers, key=lambda feed: feed.label):
+        answer = fetched.answers.pop(feed)  # large: not kept while rows are built
         try:
             if isinstance(answer, FeedError):
                 raise answer
@@ -1949,13 +1951,6 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
         yield client
 
 
-@contextlib.contextmanager
-def fetching(settings: Settings) -> Iterator[Callable[[str], Future[Fetched]]]:
-    """Fetch in the background, for a time zone, while ClickHouse starts and is read."""
-    with ThreadPoolExecutor(1) as background, ending_children():
-        yield lambda zone: background.submit(fetch_all, settings, zone)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a run is going to write, and why."""
@@ -2011,7 +2006,7 @@ def make_plan(
     dropped = decisions["daily"].drop
     days = {**records["daily"], **decisions["daily"].put}
     return Plan(
-        at=max(now, past.newest + timedelta(milliseconds=1)),
+        at=max(now, *(time + timedelta(milliseconds=1) for time in (past.newest, stored.newest))),
         version=policy.version_text,
         cleanup_period_days=period,
         reported=reported,
@@ -2084,9 +2079,13 @@ def import_usage(settings: Settings) -> ImportResult:
     started = datetime.now(UTC)
     with (
         import_lock(settings, importing=True),
-        fetching(settings) as fetch,
+        in_background() as background,
     ):
         recorded = Identity.load(settings.state_dir)
+
+        def fetch(zone: str) -> Future[Fetched]:
+            return background.submit(fetch_all, settings, zone)
+
         # With its zone known, ccusage starts while ClickHouse does.
         fetched = recorded and fetch(identify(settings, recorded, None).timezone)
         with open_client(settings, writing=not settings.dry_run) as client:

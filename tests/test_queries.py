@@ -35,7 +35,7 @@ QUOTED = "o'brien"
 
 OPUS, SONNET, MYSTERY, GPT = "claude-opus-4-5", "claude-sonnet-4-5", "mystery-1", "gpt-5"
 # Dollars per input token; an output token costs 5, a cache write 1.25, a cache read 0.1 of it.
-PRICES = {OPUS: 5e-6, SONNET: 3e-6, MYSTERY: 0.0, GPT: 1.25e-6}
+PRICES = {OPUS: 5e-6, SONNET: 3e-6, MYSTERY: 0.0, GPT: 1.25e-6, "": 0.0}
 
 
 class Fact(NamedTuple):
@@ -103,6 +103,7 @@ FACTS = [
     Fact(QUOTED, "claude", 33, "beta", "s13", SONNET, 3, 15, 61, 333),
     Fact(QUOTED, "codex", 0, "", "c1", GPT, 70, 20, 0, 300),
     Fact(QUOTED, "codex", 1, "", "c1", GPT, 71, 21, 0, 310),
+    Fact(QUOTED, "codex", 10, "", "c0", "", 0, 0, 0, 0),  # ccusage reports such empty days
     Fact(QUOTED, "codex", 31, "", "c3", GPT, 50, 10, 0, 100),
     Fact(QUOTED, "codex", 62, "", "c4", MYSTERY, 5, 1, 0, 10),
 ]
@@ -248,6 +249,10 @@ def by(rows: Iterable[Any], key: Callable[[Any], Hashable]) -> dict[Any, list[An
     return dict(groups)
 
 
+def models_of(facts: Iterable[Fact]) -> dict[str, list[Fact]]:
+    return by((f for f in facts if f.model), lambda f: f.model)
+
+
 def total(rows: Iterable[Any], field: str = "cost") -> Any:
     return sum((getattr(row, field) for row in rows), 0)
 
@@ -302,7 +307,7 @@ def table_rows(world: World) -> Iterator[tuple[str, dict[str, Any]]]:
     """(table, row) of everything that an import of this world stores."""
     for record_type, row, facts in usage_rows(world):
         table, key = USAGE_TABLES[record_type]
-        shares = by(facts, lambda f: f.model)
+        shares = models_of(facts)
         yield table, row | counters(facts, "total_cost") | {"models_count": len(shares)}
         part = {name: row[name] for name in ("machine_name", "agent")} | {
             "record_type": record_type,
@@ -439,8 +444,9 @@ def ranked(rows: Iterable[tuple[Any, ...]], column: int, *ties: int) -> Rows:
     return sorted(rows, key=lambda row: (-row[column], *(row[tie] for tie in ties)))
 
 
-def days_of(facts: Iterable[Any]) -> int:
-    return len({fact.ago for fact in facts})
+def days_of(facts: Iterable[Fact]) -> int:
+    """On how many days something was used."""
+    return len({fact.ago for fact in facts if fact.tokens})
 
 
 def distinct(facts: Iterable[Any], field: str) -> int:
@@ -485,10 +491,10 @@ def _(w: World) -> Rows:
     ]
 
 
-@answers("today-so-far", days=20)
+@answers("today-so-far", days=45)
 def _(w: World) -> Rows:
     cost = cost_by_day(w.facts)
-    before = [f for f in w.last(21) if f.ago]
+    before = [f for f in w.last(46) if f.ago]
     average = ratio(total(before), days_of(before))
     tokens = total(w.last(1), "tokens")
     return [(tokens, cost[0], cost[1], average, percent(cost[0], average))]
@@ -498,9 +504,9 @@ def _(w: World) -> Rows:
 def _(w: World) -> Rows:
     rows = []
     for ago, facts in by(w.facts, lambda f: f.ago).items():
-        models = {model: total(group) for model, group in by(facts, lambda f: f.model).items()}
-        top = max(models, key=lambda model: models[model])
-        rows.append((w.day(ago), total(facts, "tokens"), total(facts), top, models[top]))
+        models = {model: total(group) for model, group in models_of(facts).items()}
+        top = max(models, key=lambda model: models[model]) if models else ""
+        rows.append((w.day(ago), total(facts, "tokens"), total(facts), top, models.get(top, 0)))
     return ranked(rows, 2)[:6]
 
 
@@ -515,9 +521,9 @@ def _(w: World) -> Rows:
     return [streak(0, 9), streak(45, 46), streak(16, 16), streak(20, 20)]
 
 
-@answers("model-costs", days=35)
+@answers("model-costs", days=46)
 def _(w: World) -> Rows:
-    facts = w.last(35)
+    facts = w.last(46)
     return ranked(
         (
             (
@@ -527,7 +533,7 @@ def _(w: World) -> Rows:
                 total(group),
                 percent(total(group), total(facts)),
             )
-            for model, group in by(facts, lambda f: f.model).items()
+            for model, group in models_of(facts).items()
         ),
         3,
         0,
@@ -546,7 +552,7 @@ def _(w: World) -> Rows:
                 1000000.0 * total(group) / tokens,
                 1000.0 * total(group) / total(group, "output"),
             )
-            for model, group in by(w.facts, lambda f: f.model).items()
+            for model, group in models_of(w.facts).items()
             if model != MYSTERY
         ),
         4,
@@ -559,7 +565,7 @@ def _(w: World) -> Rows:
     rows = []
     for back in (2, 1, 0):
         month, before = w.month_back(back), w.month_back(back + 1)
-        for model in PRICES:
+        for model in models_of(w.months):
             known = sorted(at for name, at in cost if name == model)
             if known[0] <= month <= known[-1]:
                 new, old = cost.get((model, month), 0), cost.get((model, before), 0)
@@ -570,7 +576,7 @@ def _(w: World) -> Rows:
 @answers("model-lifetimes")
 def _(w: World) -> Rows:
     rows = []
-    for model, group in by(w.facts, lambda f: f.model).items():
+    for model, group in models_of(w.facts).items():
         first, last = max(f.ago for f in group), min(f.ago for f in group)
         rows.append((model, w.day(first), w.day(last), last, days_of(group)))
         rows[-1] += (total(group, "tokens"),)
@@ -586,14 +592,15 @@ def _(w: World) -> Rows:
 def _(w: World) -> Rows:
     costs = defaultdict(list)
     for facts in w.sessions().values():
-        costs[" + ".join(sorted({f.model for f in facts}))].append(total(facts))
+        costs[" + ".join(sorted(models_of(facts)))].append(total(facts))
+    costs.pop("", None)
     rows = ((models, len(each), sum(each), mean(each)) for models, each in costs.items())
     return ranked(rows, 1, 0)
 
 
-@answers("project-costs", days=60)
+@answers("project-costs", days=46)
 def _(w: World) -> Rows:
-    projects = projects_of(w.last(60))
+    projects = projects_of(w.last(46))
     every = sum(map(total, projects.values()))
     rows = ranked(
         (
@@ -613,13 +620,13 @@ def _(w: World) -> Rows:
     return [(*row, so_far) for row, so_far in zip(rows, running, strict=True)]
 
 
-@answers("project-momentum", days=15)
+@answers("project-momentum", days=23)
 def _(w: World) -> Rows:
     rows = []
-    for facts in projects_of(w.last(30)).values():
+    for facts in projects_of(w.last(46)).values():
         recent, previous = (
-            total(f for f in facts if f.ago < 15),
-            total(f for f in facts if f.ago >= 15),
+            total(f for f in facts if f.ago < 23),
+            total(f for f in facts if f.ago >= 23),
         )
         rows.append((name_of(facts), recent, previous, recent - previous))
         rows[-1] += (change(recent, previous),)
@@ -636,12 +643,12 @@ def _(w: World) -> Rows:
     return sorted(rows, key=lambda row: (row[0], -row[4]))
 
 
-@answers("project-models", days=17)
+@answers("project-models", days=46)
 def _(w: World) -> Rows:
     rows = []
-    for project, facts in projects_of(w.last(17)).items():
+    for project, facts in projects_of(w.last(46)).items():
         name = name_of(f for f in w.facts if f.project_key == project)
-        for model, group in by(facts, lambda f: f.model).items():
+        for model, group in models_of(facts).items():
             rows.append((name, model, total(group, "tokens"), total(group)))
             rows[-1] += (percent(total(group), total(facts)),)
     return sorted(rows, key=lambda row: (row[0], -row[3], row[1]))
@@ -747,17 +754,17 @@ def _(w: World) -> Rows:
 WEEKDAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
 
-@answers("weekdays", days=50)
+@answers("weekdays", days=46)
 def _(w: World) -> Rows:
-    weekdays = by(w.last(50), lambda f: w.day(f.ago).isoweekday())
+    weekdays = by(w.last(46), lambda f: w.day(f.ago).isoweekday())
     return [
         (
             day,
             WEEKDAYS[day - 1],
             days_of(facts),
             total(facts),
-            total(facts) / days_of(facts),
-            percent(total(facts), total(w.last(50))),
+            ratio(total(facts), days_of(facts)),
+            percent(total(facts), total(w.last(46))),
         )
         for day, facts in sorted(weekdays.items())
     ]
@@ -796,15 +803,15 @@ def cache(facts: list[Fact]) -> tuple[Any, ...]:
     return written, read, ratio(read, written), percent(read, total(facts, "prompt"))
 
 
-@answers("cache-by-model", days=35)
+@answers("cache-by-model", days=46)
 def _(w: World) -> Rows:
-    models = by(w.last(35), lambda f: f.model)
+    models = models_of(w.last(46))
     return ranked(((model, *cache(facts)) for model, facts in models.items()), 4, 0)
 
 
-@answers("cache-by-project", days=80)
+@answers("cache-by-project", days=46)
 def _(w: World) -> Rows:
-    projects = projects_of(w.last(80)).values()
+    projects = projects_of(w.last(46)).values()
     rows = ((name_of(facts), total(facts), *cache(facts)) for facts in projects)
     return sorted(rows, key=lambda row: row[5])
 
@@ -889,9 +896,9 @@ def _(w: World) -> Rows:
     ]
 
 
-@answers("machine-costs", days=10)
+@answers("machine-costs", days=46)
 def _(w: World) -> Rows:
-    facts = w.last(10)
+    facts = w.last(46)
     rows = (
         (
             machine,
@@ -906,11 +913,11 @@ def _(w: World) -> Rows:
     return ranked(rows, 4)
 
 
-@answers("machine-comparison", days=25)
+@answers("machine-comparison", days=20)
 def _(w: World) -> Rows:
     rows = []
-    for machine, facts in by(w.last(50), lambda f: f.machine).items():
-        recent = [f for f in facts if f.ago < 25]
+    for machine, facts in by(w.last(40), lambda f: f.machine).items():
+        recent = [f for f in facts if f.ago < 20]
         tokens = total(recent, "tokens")
         rows.append((machine, total(recent), change(total(recent), total(facts) - total(recent))))
         rows[-1] += (ratio(total(recent), tokens, 1e6),)
@@ -952,9 +959,9 @@ def _(w: World) -> Rows:
     return ranked(rows, 1, 0)
 
 
-@answers("agent-costs", days=32)
+@answers("agent-costs", days=46)
 def _(w: World) -> Rows:
-    facts = w.last(32)
+    facts = w.last(46)
     rows = (
         (
             agent,
@@ -1022,14 +1029,14 @@ def _(w: World) -> Rows:
     return [(spent, left, 5 * spent, days_left, affordable, pace, int(pace * length <= 20))]
 
 
-@answers("days-over-limit", limit=0.8)
+@answers("days-over-limit", limit=1.0)
 def _(w: World) -> Rows:
     rows = []
     for ago, facts in by(w.last(30), lambda f: f.ago).items():
         machines = by(facts, lambda f: (f.machine, f.agent))
         top = max(machines, key=lambda machine: total(machines[machine]))
-        if total(facts) > 0.8:
-            rows.append((w.day(ago), total(facts), total(facts) - 0.8, top[0]))
+        if total(facts) > 1.0:
+            rows.append((w.day(ago), total(facts), total(facts) - 1.0, top[0]))
     return sorted(rows)
 
 
@@ -1044,7 +1051,7 @@ def _(w: World) -> Rows:
 
 @answers("unusual-days")
 def _(w: World) -> Rows:
-    cost = cost_by_day(w.facts)
+    cost = cost_by_day(f for f in w.facts if f.tokens)
     rows = []
     for day in sorted(cost, reverse=True):
         before = [cost[ago] for ago in range(day + 1, day + 31) if ago in cost]
@@ -1161,25 +1168,25 @@ def _(w: World) -> Rows:
     return chart(w, w.last(9), 9, lambda f: f.agent)
 
 
-@answers("chart-cost-by-model", days=12, top=2)
+@answers("chart-cost-by-model", days=9, top=2)
 def _(w: World) -> Rows:
-    return chart(w, w.last(12), 12, lambda f: f.model if f.model in (OPUS, SONNET) else "others")
+    return chart(w, w.last(9), 9, lambda f: f.model if f.model in (OPUS, SONNET) else "others")
 
 
-@answers("chart-cost-by-project", days=50, top=2)
+@answers("chart-cost-by-project", days=46, top=2)
 def _(w: World) -> Rows:
-    facts = [f for f in w.last(50) if f.project]
+    facts = [f for f in w.last(46) if f.project]
     names = {project: name_of(group) for project, group in by(facts, lambda f: f.project).items()}
-    return chart(w, facts, 50, lambda f: "others" if f.project == "gamma" else names[f.project])
+    return chart(w, facts, 46, lambda f: "others" if f.project == "gamma" else names[f.project])
 
 
-@answers("chart-tokens-by-kind", days=12)
+@answers("chart-tokens-by-kind", days=9)
 def _(w: World) -> Rows:
     kinds = {"cache read": "read", "cache write": "written", "input": "input", "output": "output"}
     return [
         (w.day(ago), 1000 * total((f for f in w.facts if f.ago == ago), field), kind)
         for kind, field in kinds.items()
-        for ago in reversed(range(12))
+        for ago in reversed(range(9))
     ]
 
 
@@ -1195,9 +1202,9 @@ def _(w: World) -> Rows:
     return rows
 
 
-@answers("chart-cache-hits", days=25)
+@answers("chart-cache-hits", days=20)
 def _(w: World) -> Rows:
-    points = by(w.last(25), lambda f: (f.agent, -f.ago))
+    points = by((f for f in w.last(20) if f.prompt), lambda f: (f.agent, -f.ago))
     return [(w.day(-ago), cache(facts)[3], agent) for (agent, ago), facts in sorted(points.items())]
 
 
