@@ -1,4 +1,4 @@
--- Tables and views of ccusage-import, for ClickHouse 24.8 and newer.
+-- Tables and views of ccusage-import. Tested with ClickHouse 26.9.
 --
 -- The importer applies this file itself when something is missing. By hand, in any
 -- database, as often as you like:

@@ -874,7 +874,8 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Records:
         "projects": lambda: _projects(rows, ids),
     }
     records = list(parse[feed.name]())
-    if feed.name != "blocks":
+    # Without rows, ccusage 19 has null for the totals of other agents.
+    if feed.name != "blocks" and (records or payload.get("totals") is not None):
         check_totals(feed.name, records, Node(payload, feed.name)["totals"])
     return _by_identity(records, feed.key)
 

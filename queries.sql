@@ -1,4 +1,4 @@
--- Questions about what ccusage-import has stored, for ClickHouse 24.8 and newer.
+-- Questions about what ccusage-import has stored. Tested with ClickHouse 26.9.
 --
 -- By name:  ccusage_importer.py --query daily-cost-trend --param days=7
 -- By hand:  clickhouse client --database usage --multiquery < queries.sql

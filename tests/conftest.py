@@ -1,0 +1,31 @@
+"""What several test files share: one ClickHouse server, and a database on it for each test."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+from clickhouse_server import ClickHouseServer
+from tables import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    with ClickHouseServer(tmp_path_factory.mktemp("clickhouse")) as server:
+        yield server
+
+
+@pytest.fixture
+def database(clickhouse: ClickHouseServer) -> Iterator[Database]:
+    """A database of its own, not yet created; an empty log and no faults."""
+    name = f"test_{next(_numbers)}"
+    clickhouse.control(reset=True, disarm=True)
+    yield Database(clickhouse, name)
+    clickhouse.control(reset=True, disarm=True, latency=0)
+    clickhouse.query(f"DROP DATABASE IF EXISTS {name}")
