@@ -395,7 +395,8 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
-    return {name: value for name, value in env.items() if name not in hidden}
+    shown = {name: value for name, value in env.items() if name not in hidden}
+    return {"HOME": str(Path.home()), **shown}
 
 
 def find_command(settings: Settings) -> tuple[str, ...]:
@@ -575,7 +576,7 @@ def _complaint(name: str, argv: Sequence[str], answer: Answer, problem: str) -> 
     said = answer.stderr.strip() or ("" if answer.stdout[:1] in ("{", "[") else answer.stdout)
     # Paths below these directories hold project names and session ids, which are private.
     said = re.sub(r"\b(projects|sessions|storage)[/\\].*", r"\1/…", said.strip())
-    said = " ".join(said.split())
+    said = " ".join(re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE).split())
     remedy = next(text for sign, text in REMEDIES if sign in said)
     quote = f": {said[:300]}" if said else ""
     return f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
@@ -1463,7 +1464,10 @@ def store_errors(settings: Settings) -> Iterator[None]:
         code = getattr(error, "code", None)
         where = "the disk and its permissions" if settings.host is None else "CH_HOST and CH_PORT"
         remedy = CLICKHOUSE_REMEDIES.get(code or 0, f"check {where}, then run it again")
-        text = " ".join(str(error).split())[:500]
+        cause: object = error
+        while isinstance(cause, BaseException) and cause.__cause__:
+            cause = getattr(cause.__cause__, "reason", cause.__cause__)
+        text = " ".join(str(cause).split())[:500]
         raise StoreError(f"{settings.where}: {text}\n  remedy: {remedy}") from error
 
 
@@ -2181,6 +2185,7 @@ def _seconds(text: str) -> float:
 
 def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
     """Lines for people on stderr, and of an import all of them in ccusage_import.log."""
+    logging.getLogger().addHandler(logging.NullHandler())  # the libraries' own lines
     log.setLevel(logging.DEBUG)
     log.propagate = False
     for handler in log.handlers[:]:
