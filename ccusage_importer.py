@@ -36,9 +36,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -114,6 +115,7 @@ class Settings:
     allow_shrink: bool = False
     dry_run: bool = False
     lock_timeout: float = 300
+    patience: float = math.inf  # a report that failed after so long is not asked for again
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
@@ -144,7 +146,7 @@ class Settings:
             jobs=_number(env, "CCUSAGE_JOBS", 3, int),
             timeout=_number(env, "CCUSAGE_TIMEOUT", 120, float),
             hash_key=env.get("PROJECT_HASH_KEY", ""),
-            state_dir=_path(get("CCUSAGE_STATE_DIR"), _xdg(env, "XDG_STATE_HOME", ".local/state")),
+            state_dir=state_directory(env),
             environment=env,
             **options,
         )
@@ -164,12 +166,20 @@ def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
     return _path(env.get(name), Path.home() / default) / "ccusage-import"
 
 
+def state_directory(env: Mapping[str, str]) -> Path:
+    default = _xdg(env, "XDG_STATE_HOME", ".local/state")
+    return _path(env.get("CCUSAGE_STATE_DIR", "").strip(), default)
+
+
 def _path(text: str | None, default: Path) -> Path:
-    return Path(text).expanduser().absolute() if text else default
+    try:
+        return Path(text).expanduser().absolute() if text else default
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: {error}") from None
 
 
 def _host(text: str | None) -> str | None:
-    if text and not re.fullmatch(r"[\w.:\[\]-]+", text):
+    if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
         raise ConfigError(f"CH_HOST: expected a host name, got {text!r}; the port is CH_PORT")
     return text
 
@@ -187,7 +197,8 @@ def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str
     except ValueError:
         value = 0
     if not (0 < value < 65536):
-        raise ConfigError(f"{name}: expected a positive number, got {text!r}")
+        whole = "whole " if kind is int else ""
+        raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
     return value
 
 
@@ -201,7 +212,7 @@ def _words(name: str, text: str) -> tuple[str, ...]:
 def _zone_name(source: str, name: str | None) -> str | None:
     try:
         return ZoneInfo(name).key if name else None
-    except (ValueError, OSError):
+    except (ValueError, OSError, KeyError):
         raise ConfigError(
             f"{source}: {name!r} is no IANA time zone; set CCUSAGE_TIMEZONE to one, "
             "such as Europe/Berlin"
@@ -221,7 +232,7 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
     path = dotenv_path(environ)
     try:
-        values = dotenv_values(path, interpolate=False) if path.exists() else {}
+        values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     return {**{k: v for k, v in values.items() if v is not None}, **environ}
@@ -254,7 +265,9 @@ class Identity(NamedTuple):
         try:
             content = json.loads(path.read_text())
             identity = cls(*(content[name] for name in cls._fields))
-            _zone_name(str(path), identity.timezone)
+            if not all(isinstance(value, str) for value in identity):
+                raise TypeError(identity)
+            ZoneInfo(identity.timezone)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -319,7 +332,7 @@ def host_name() -> str:
 def claude_directories(env: Mapping[str, str]) -> list[Path]:
     """Where ccusage looks for Claude Code's data."""
     if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
-        return [Path(name.strip()).expanduser() for name in listed.split(",") if name.strip()]
+        return [_path(name.strip(), Path()) for name in listed.split(",") if name.strip()]
     config = _path(env.get("XDG_CONFIG_HOME"), Path.home() / ".config")
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
 
@@ -385,9 +398,12 @@ class Ccusage(NamedTuple):
 
 
 class Answer(NamedTuple):
-    code: int
-    stdout: str
-    stderr: str
+    code: int = 0
+    stdout: str = ""
+    stderr: str = ""
+
+
+NO_ANSWER = Answer()
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -412,7 +428,7 @@ def find_command(settings: Settings) -> tuple[str, ...]:
         ]
     for words in candidates:
         if program := shutil.which(os.path.expanduser(words[0]), path=path):
-            return (program, *words[1:])
+            return (program, *map(os.path.expanduser, words[1:]))
     if settings.ccusage_command:
         raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
     raise ConfigError(
@@ -425,30 +441,36 @@ def find_ccusage(settings: Settings) -> Ccusage:
     """Resolve the command once and ask its version once."""
     env = child_environment(settings.environment)
     argv = find_command(settings)
-    if Path(argv[0]).name == "npx" and len(words := [w for w in argv[1:] if w[0] != "-"]) == 1:
-        argv = resolve_npx(argv[0], words[0], env, settings.timeout)
-    answer = run([*argv, "--version"], env, settings.timeout)
-    if not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
-        raise FeedError(_complaint("--version", argv, answer, "it names no version"))
+    if Path(argv[0]).name == "npx":
+        argv = resolve_npx(argv, env, settings.timeout)
+    ask = [*argv, "--version"]
+    answer = run(ask, env, settings.timeout, "ccusage --version")
+    if answer.code or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
+        raise FeedError(_complaint("ccusage --version", ask, "no version in the answer", answer))
     return Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
 
 
-def resolve_npx(npx: str, package: str, env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
+def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
     """Let npx install the package once and name its program, so that no call asks npm again."""
+    options = tuple(takewhile(lambda word: word.startswith("-"), argv[1:]))
+    package, *arguments = argv[1 + len(options) :] or ("",)
+    if not package or any(word.startswith(("-p", "--package", "-c", "--call")) for word in options):
+        return argv  # the package is not the next word
     name = re.sub(r"(?<=.)@.*", "", package).rpartition("/")[2]
-    argv = [npx, "--yes", f"--package={package}", "--", "sh", "-c", f"command -v {name}"]
-    answer = run(argv, env, timeout)
-    lines = answer.stdout.split("\n")
-    if answer.code or not (found := [line for line in lines if line.startswith("/")]):
-        raise FeedError(_complaint("npx", argv, answer, f"npx could not install {package}"))
-    return (found[-1],)
+    ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c"]
+    ask.append(f"command -v {shlex.quote(name)}")
+    answer = run(ask, env, timeout, "npx")
+    found = [line for line in answer.stdout.split("\n") if line.startswith("/")]
+    if answer.code or not found:
+        raise FeedError(_complaint("npx", ask, f"could not install {package}", answer))
+    return (found[-1], *arguments)
 
 
 _children: set[subprocess.Popen[bytes]] = set()
 _stopping = threading.Event()
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> Answer:
+def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = "") -> Answer:
     """Run a command to its end, or end its whole process group at the timeout."""
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
@@ -462,18 +484,16 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> Answer:
             start_new_session=True,
         )
     except OSError as error:
-        raise FeedError(f"{shlex.join(argv)}: cannot be run: {error.strerror}") from error
+        raise FeedError(_complaint(name, argv, f"cannot be run: {error.strerror}")) from error
     _children.add(child)
-    try:
-        stdout, stderr = child.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise FeedError(
-            f"{shlex.join(argv)}: no answer within {timeout:g} s; check the network, add "
-            "--offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT"
-        ) from None
-    finally:
-        _end(child)
-        _children.discard(child)
+    with child:
+        try:
+            stdout, stderr = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise FeedError(_complaint(name, argv, f"no answer within {timeout:g} s")) from None
+        finally:
+            _end(child)
+            _children.discard(child)
     return Answer(
         child.returncode,
         stdout.decode("utf-8", "surrogateescape"),
@@ -532,14 +552,16 @@ def feed_argv(
 
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
     """A report as parsed JSON; one retry after a pause. `home` holds what fences ccusage."""
+    began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
     for attempt in (1, 2):
         try:
-            return read_answer(feed, argv, run(argv, env, settings.timeout))
+            return read_answer(feed, argv, run(argv, env, settings.timeout, feed.label))
         except FeedError as error:
             pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
-            if attempt == 2 or _stopping.wait(pause):
+            slow = time.monotonic() - began >= settings.patience
+            if attempt == 2 or slow or _stopping.wait(pause):
                 raise
             log.info("%s: trying again: %s", feed.label, error)
     raise AssertionError("unreachable")
@@ -548,38 +570,42 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
 def read_answer(feed: Feed, argv: Sequence[str], answer: Answer) -> Any:
     """The JSON of an answer whose top level is known; exit code 0 alone is no success."""
     if answer.code:
-        raise FeedError(_complaint(feed.name, argv, answer, f"exit code {answer.code}"))
+        raise FeedError(_complaint(feed.label, argv, f"exit code {answer.code}", answer))
     try:
         payload = json.loads(answer.stdout)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         shape = "no JSON" if answer.stdout[:1] not in ("{", "[") else f"broken JSON ({error})"
-        raise FeedError(_complaint(feed.name, argv, answer, shape)) from None
+        raise FeedError(_complaint(feed.label, argv, shape, answer)) from None
     if payload == [] or (isinstance(payload, dict) and feed.key in payload):
         return payload
     if feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
         return payload
-    raise FeedError(_complaint(feed.name, argv, answer, f"no key {feed.key!r} in the answer"))
+    raise FeedError(_complaint(feed.label, argv, f"no key {feed.key!r} in the answer", answer))
 
 
-REMEDIES = (
-    ("native binary is not available", "install the package that it names beside ccusage"),
-    ("No valid Claude data", "start Claude Code once, or set CLAUDE_CONFIG_DIR to its directory"),
-    ("Node.js", "install the Node.js version that it asks for, or use Bun"),
-    ("registry", "check the network, or install ccusage: npm install -g ccusage"),
-    ("ENOTFOUND", "check the network, or install ccusage: npm install -g ccusage"),
-    ("EAI_AGAIN", "check the network, or install ccusage: npm install -g ccusage"),
-    ("", "run the command by hand to see more"),
-)
+# By what is said, as a regular expression.
+REMEDIES = {
+    "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
+    "cannot be run": "check CCUSAGE_COMMAND",
+    "native binary is not available": "install the package that it names beside ccusage",
+    "No valid Claude data": "start Claude Code once, or set CLAUDE_CONFIG_DIR to its directory",
+    r"Node\.js >=": "install the Node.js version that it asks for, or use Bun",
+    "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
+    "npm install -g ccusage",
+    "EACCES": "make Claude Code's files readable",
+    "": "run the command by hand to see more",
+}
 
 
-def _complaint(name: str, argv: Sequence[str], answer: Answer, problem: str) -> str:
-    said = answer.stderr.strip() or ("" if answer.stdout[:1] in ("{", "[") else answer.stdout)
-    # Paths below these directories hold project names and session ids, which are private.
-    said = re.sub(r"\b(projects|sessions|storage)[/\\].*", r"\1/…", said.strip())
-    said = " ".join(re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE).split())
-    remedy = next(text for sign, text in REMEDIES if sign in said)
-    quote = f": {said[:300]}" if said else ""
-    return f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
+def _complaint(name: str, argv: Sequence[str], problem: str, answer: Answer = NO_ANSWER) -> str:
+    # What follows an opening brace, or one of these directories, holds names, which are private.
+    said = answer.stderr.strip() or answer.stdout.partition("{")[0]
+    remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
+    said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
+    said = re.sub(r"(projects|sessions|storage|chats)[/\\].*", r"\1/…", said, flags=re.DOTALL)
+    quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
+    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
+    return text.encode(errors="replace").decode()
 
 
 # --- records ----------------------------------------------------------------------------
@@ -656,8 +682,9 @@ class Node:
 
     def fail(self, expected: str) -> FeedError:
         kind = {"dict": "an object", "list": "a list"}.get(type(self.value).__name__)
-        got = kind or repr(self.value)[:40]
-        return FeedError(f"{self.path}: expected {expected}, got {got}")
+        got = kind or repr(self.value)
+        cut = f"{got[:40]}…" if len(got) > 40 else got
+        return FeedError(f"{self.path}: expected {expected}, got {cut}")
 
     def __getitem__(self, name: object) -> Node:
         if not isinstance(self.value, dict):
@@ -668,6 +695,11 @@ class Node:
 
     def has(self, name: str) -> bool:
         return isinstance(self.value, dict) and self.value.get(name) is not None
+
+    def names(self) -> list[str]:
+        if not isinstance(self.value, dict):
+            raise self.fail("an object")
+        return [Node(name, self.path).text() for name in self.value]
 
     def each(self) -> Iterator[Node]:
         if not isinstance(self.value, list):
@@ -711,12 +743,13 @@ class Node:
         return self._moment(pattern, "", "a time such as 2026-11-22T19:00:00.000Z")
 
     def _moment(self, pattern: str, rest: str, expected: str) -> datetime:
-        """A time in UTC, within what Date32 and DateTime64 hold."""
+        """A time in UTC, within what Date32 and DateTime64 hold in any zone."""
         if re.fullmatch(pattern, self.text(), re.ASCII):
             with contextlib.suppress(ValueError):
                 moment = datetime.fromisoformat(self.value.removesuffix("Z") + rest)
-                if 1900 <= moment.year <= 2299:
+                if 1900 < moment.year < 2299:
                     return moment.replace(tzinfo=UTC)
+                raise self.fail("a year from 1901 to 2298")
         raise self.fail(expected)
 
     def instant_or_day(self, zone: tzinfo) -> datetime:
@@ -736,7 +769,8 @@ BLOCK_COUNTERS = (
 
 
 def _counters(node: Node) -> list[int]:
-    if node.has("cachedInputTokens"):  # codex in ccusage 19 counts the cached within the input
+    if node.has("cachedInputTokens") and not node.has("cacheReadTokens"):
+        # Codex in ccusage 19 counts the cached within the input.
         total, cached = node["inputTokens"].count(), node["cachedInputTokens"].count()
         return [max(total - cached, 0), node["outputTokens"].count(), 0, cached]
     return [node[name].count() for name in COUNTERS]
@@ -753,7 +787,8 @@ def _share(node: Node, cost: float) -> Share:
 
 
 def _cost(node: Node) -> float:
-    return node["costUSD" if "costUSD" in node.value else "totalCost"].money()
+    codex = "costUSD" in node.value and "totalCost" not in node.value
+    return node["costUSD" if codex else "totalCost"].money()
 
 
 def _models(row: Node) -> tuple[frozenset[str], dict[str, Share]]:
@@ -763,9 +798,10 @@ def _models(row: Node) -> tuple[frozenset[str], dict[str, Share]]:
     has no `modelBreakdowns`.
     """
     if not row.has("modelsUsed") and row.has("models"):
-        names = [Node(name, row.path).text() for name in row["models"].value]
+        models = row["models"]
+        names = models.names()
         alone = _cost(row) if len(names) == 1 else 0.0
-        return frozenset(names), {name: _share(row["models"][name], alone) for name in names}
+        return frozenset(names), {name: _share(models[name], alone) for name in names}
     shares: dict[str, Share] = {}
     for node in row["modelBreakdowns"].each() if "modelBreakdowns" in row.value else ():
         name = node["modelName"].text()
@@ -820,9 +856,10 @@ def _block(row: Node) -> Record:
 
 def _session(row: Node, agent: str, ids: Ids, zone: tzinfo) -> Record:
     """A row of `session`: Claude's, another agent's, or one of the unified report."""
-    session_id = row["period" if row.has("period") else "sessionId"].text()
+    unified = row.has("period") and not row.has("sessionId")
+    session_id = row["period" if unified else "sessionId"].text()
     project = row["projectPath"].text() if agent == "claude" else ""
-    times = row["metadata"] if row.has("metadata") else row
+    times = row["metadata"] if unified and row.has("metadata") else row
     record = _record(
         row,
         agent,
@@ -851,10 +888,8 @@ def _month(row: Node, agent: str, period: Node) -> Record:
 
 
 def _projects(projects: Node, ids: Ids) -> Iterator[Record]:
-    if not isinstance(projects.value, dict):
-        raise projects.fail("an object")
-    for name in projects.value:
-        shown = ids.shown(Node(name, projects.path).text())
+    for name in projects.names():
+        shown = ids.shown(name)
         for row in Node(projects.value[name], f"{projects.path}[{shown}]").each():
             yield _record(row, "claude", (row["date"].day(), ids.key(name)), project_id=shown)
 
@@ -864,9 +899,11 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Records:
 
     Raises FeedError with the place of the first value that is not what ccusage promises.
     """
-    if payload == [] or feed.key not in payload:
+    if payload == []:
         return {}
-    rows = Node(payload[feed.key], feed.key)
+    agent = "" if feed.agent == "claude" else f"{feed.agent}."
+    # Without data, ccusage 20 gives no projects, but the days.
+    rows = Node(payload.get(feed.key, {}), agent + feed.key)
     parse: dict[str, Callable[[], Iterable[Record]]] = {
         "daily": lambda: (_day(row, feed.agent, row["date"]) for row in rows.each()),
         "monthly": lambda: (_month(row, feed.agent, row["month"]) for row in rows.each()),
@@ -877,8 +914,8 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Records:
     records = list(parse[feed.name]())
     # Without rows, ccusage 19 has null for the totals of other agents.
     if feed.name != "blocks" and (records or payload.get("totals") is not None):
-        check_totals(feed.name, records, Node(payload, feed.name)["totals"])
-    return _by_identity(records, feed.key)
+        check_totals(records, Node(payload, agent + feed.name)["totals"])
+    return _by_identity(records, rows.path)
 
 
 def parse_unified(payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
@@ -896,7 +933,7 @@ def parse_unified(payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str],
         agent = row["agent"].text()
         found["session", agent].append(_session(row, agent, ids, zone))
     days = [record for (name, _), records in found.items() if name == "daily" for record in records]
-    check_totals("agents", days, top["totals"])
+    check_totals(days, top["totals"])
     return {place: _by_identity(records, place[0]) for place, records in found.items()}
 
 
@@ -908,12 +945,13 @@ def _by_identity(records: Iterable[Record], place: str) -> Records:
         elif record.agent != "claude":
             found[record.id] = add(record, found[record.id])
         else:
-            shown = [*record.key, *(record.details.get(name, "") for name in DISPLAY)]
-            raise FeedError(f"{place}[{index}]: {' '.join(map(str, shown))} is repeated")
+            names = (record.details[name] for name in DISPLAY if name in record.details)
+            shown = " ".join(map(str, (*record.key, *names)))
+            raise FeedError(f"{place}[{index}]: {shown} is repeated")
     return found
 
 
-def check_totals(name: str, records: Sequence[Record], totals: Node) -> None:
+def check_totals(records: Sequence[Record], totals: Node) -> None:
     """A feed must add up to its own totals: tokens exactly, cost but for float noise."""
     expected, said = _usage(totals), _cost(totals)
     sums = [sum(record.tokens[i] for record in records) for i in range(len(Tokens._fields))]
@@ -921,10 +959,10 @@ def check_totals(name: str, records: Sequence[Record], totals: Node) -> None:
         # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
         noise = total * 1e-9 if total > 2**53 else 0
         if abs(min(got, UINT64_MAX) - total) > noise:
-            raise FeedError(f"{name}.totals.{counter}: {total}, but the rows add up to {got}")
+            raise FeedError(f"{totals.path}.{counter}: {total}, but the rows add up to {got}")
     cost = math.fsum(record.cost for record in records)
     if abs(cost - said) > 1e-6 + 1e-8 * len(records) + 1e-9 * abs(said):
-        raise FeedError(f"{name}.totals.totalCost: {said}, but the rows add up to {cost}")
+        raise FeedError(f"{totals.path}.totalCost: {said}, but the rows add up to {cost}")
 
 
 # --- rows -------------------------------------------------------------------------------
@@ -1010,6 +1048,18 @@ class Stored(dict[Table, dict[Key, StoredRow]]):
     """The rows of one machine by table and key; `newest` is their newest `updated_at`."""
 
     newest = EPOCH
+
+    def keep(self, table: Table, key: Key, values: tuple[Any, ...], system: Sequence[Any]) -> None:
+        """Take in a row, with its system columns; those of a key in the order of `updated_at`."""
+        version, created_at, updated_at, is_deleted = system
+        older = self[table].get(key)
+        self[table][key] = StoredRow(
+            Row(values, version),
+            min(older.created_at, created_at) if older else created_at,
+            live=not is_deleted,
+            clean=not (older or is_deleted),
+        )
+        self.newest = max(self.newest, updated_at)
 
     @cached_property
     def children(self) -> dict[Key, list[tuple[Table, Key]]]:
@@ -1273,8 +1323,10 @@ def reduce_projects(decision: Decision, stored: Records, reported: Records) -> N
     """
     left: Records = {}
     for session in reported.values():
-        alone = session
-        for key in ((session.agent, former) for former in session.former):
+        alone, former = session, session.former
+        if (before := stored.get(session.id)) and major(before.version) < 19:
+            alone, former = add(session, less=[before]), former[:1]  # never in the project's row
+        for key in ((session.agent, name) for name in former):
             old = left.get(key) or stored.get(key)
             if old is None or major(old.version) >= 19:
                 continue
@@ -1482,8 +1534,10 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
         try:
             return make(settings.database)
         except ClickHouseError as error:
-            if getattr(error, "code", None) != UNKNOWN_DATABASE or not create:
+            if getattr(error, "code", None) != UNKNOWN_DATABASE:
                 raise
+        if not create:
+            return make("system")  # which has none of our tables
         _create_database(settings, make)
         return make(settings.database)
 
@@ -1581,6 +1635,27 @@ class Past(NamedTuple):
     previous: Mapping[str, Any] | None = None
 
 
+PAST = """
+    SELECT
+        installation_id,
+        argMax(timezone, updated_at),
+        argMax(key_fingerprint, updated_at),
+        max(updated_at),
+        maxIf(started_at, has(feeds_imported, 'session')),
+        min(cleanup_period_days),
+        countIf(
+            has(feeds_imported, 'session')
+            AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
+        ),
+        argMax((started_at, total_tokens, total_cost), updated_at)
+    FROM ccusage_import_history
+    WHERE machine_name = {machine:String}
+    GROUP BY installation_id
+    ORDER BY max(updated_at) DESC
+"""
+INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
+
+
 class ClickHouseImporter:
     """One machine's rows in ClickHouse: reads what is stored, writes what changed."""
 
@@ -1629,25 +1704,7 @@ class ClickHouseImporter:
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        rows = (
-            []
-            if self.empty
-            else self.query(
-                """
-            SELECT installation_id, argMax(timezone, updated_at),
-                argMax(key_fingerprint, updated_at), max(updated_at),
-                maxIf(started_at, has(feeds_imported, 'session')), min(cleanup_period_days),
-                countIf(has(feeds_imported, 'session')
-                    AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19),
-                argMax((started_at, total_tokens, total_cost), updated_at)
-            FROM ccusage_import_history
-            WHERE machine_name = {machine:String}
-            GROUP BY installation_id
-            ORDER BY max(updated_at) DESC
-            """,
-                machine=self.machine_name,
-            )
-        )
+        rows = [] if self.empty else self.query(PAST, machine=self.machine_name)
         if not rows:
             return Past()
         ids, zones, keys, newest, seen, periods, upgrades, last = zip(*rows, strict=True)
@@ -1666,23 +1723,16 @@ class ClickHouseImporter:
         """Every row of this machine, without FINAL, so that half-done work is seen."""
         stored = Stored({table: {} for table in ALL_TABLES})
         for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
-            names = list(dict.fromkeys(c for t in tables for c in (*t.key, *t.columns)))
-            place = {name: index for index, name in enumerate(("", "agent", *names))}
-            read = {t.name: (t, [place[n] for n in ("agent", *t.key)]) for t in tables}
-            values_at = {t.name: [place[n] for n in t.columns] for t in tables}
-            rows = self.query(_select(tables, names), machine=self.machine_name)
-            for row in rows:  # the oldest first
-                table, key_at = read[row[0]]
-                version, created_at, updated_at, is_deleted = row[-4:]
-                key = tuple([row[i] for i in key_at])
-                older = stored[table].get(key)
-                stored[table][key] = StoredRow(
-                    Row(tuple([row[i] for i in values_at[table.name]]), version),
-                    min(older.created_at, created_at) if older else created_at,
-                    live=not is_deleted,
-                    clean=not (older or is_deleted),
-                )
-                stored.newest = max(stored.newest, updated_at)
+            names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
+            place = {name: index for index, name in enumerate(("table", "agent", *names))}
+            places = {
+                t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
+                for t in tables
+            }
+            for line in self.query(_select(tables, names), machine=self.machine_name):
+                table, key_at, values_at = places[line[0]]
+                key = tuple([line[i] for i in key_at])
+                stored.keep(table, key, tuple([line[i] for i in values_at]), line[-4:])
         return stored
 
     def upsert(
@@ -1704,21 +1754,20 @@ class ClickHouseImporter:
             line = (self.machine_name, *key, *values, *system)
             lines.append(json.dumps(line, default=_as_text, ensure_ascii=False))
         agents = "+".join(sorted({key[0] for key in rows}))
-        token = f"{at.isoformat()}/{self.machine_name}/{agents}/{table.name}/0"
-        settings = {
-            "insert_deduplication_token": token,
-            "async_insert": 0,
-            "precise_float_parsing": 1,
-        }
+        self._insert(table.name, columns, lines, f"{at.isoformat()}/{self.machine_name}/{agents}")
+        self._delete(table, [key for key in rows if key in before], at)
+
+    def _insert(self, table: str, columns: Sequence[str], lines: Sequence[str], token: str) -> None:
+        """One block, which a server that has seen the token does not insert again."""
+        token = f"{token}/{table}/0"  # the only batch: a second would not be atomic with it
         with store_errors(self.settings):
             self.client.raw_insert(
-                table.name,
+                table,
                 columns,
                 "\n".join(lines).encode(),
-                settings=settings,
+                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
                 fmt="JSONCompactEachRow",
             )
-        self._delete(table, [key for key in rows if key in before], at)
 
     def _delete(self, table: Table, keys: Sequence[Key], at: datetime) -> None:
         """Remove of these keys what is older than `at`, and the tombstones."""
@@ -1741,18 +1790,9 @@ class ClickHouseImporter:
 
     def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
         """One row in the history. It is the last write of a run: with it the import counts."""
-        with store_errors(self.settings):
-            self.client.raw_insert(
-                "ccusage_import_history",
-                list(row),
-                json.dumps(list(row.values()), default=_as_text).encode(),
-                settings={
-                    "insert_deduplication_token": f"{at.isoformat()}/{self.machine_name}/history",
-                    "async_insert": 0,
-                    "precise_float_parsing": 1,
-                },
-                fmt="JSONCompactEachRow",
-            )
+        line = json.dumps(list(row.values()), default=_as_text, ensure_ascii=False)
+        token = f"{at.isoformat()}/{self.machine_name}/all"
+        self._insert("ccusage_import_history", list(row), [line], token)
 
 
 def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
@@ -1833,14 +1873,376 @@ def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) 
     return TableCount(new, changed, removed, len(live) - changed - removed)
 
 
+def render_import(result: ImportResult) -> str:
+    """What an import did, for people."""
+    would = "would be " if result.dry_run else ""
+    lines = [
+        f"{name:<30} {count.new} {would}new, {count.changed} {would}changed, "
+        f"{count.removed} {would}removed, {count.unchanged} unchanged"
+        for name, count in result.tables.items()
+    ]
+    lines += [f"{number} rows kept: {reason}" for reason, number in result.held.items()]
+    return "\n".join([*lines, f"total ${result.total_cost:,.2f}, {result.total_tokens:,} tokens"])
+
+
+# --- check ------------------------------------------------------------------------------
+
+OK, WARNING, FAILED = "ok", "warning", "FAILED"
+SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
+CRON_TAG = "# ccusage-import"
+RIGHTS = "SELECT, INSERT, ALTER DELETE"
+SYNTAX_ERROR, NOT_GRANTED = 62, 497
+
+
+class Check(NamedTuple):
+    """A finding of the system check. It is a warning where there is something to do."""
+
+    section: str
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+class Checkup:
+    """Meets what the next import will meet, as the import does, and leaves no trace."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.found: list[Check] = []
+        self.section = "Environment"
+        self.recorded: Identity | None = None
+        with self.failing("identity"):
+            self.recorded = Identity.load(settings.state_dir)
+        self.past = Past()
+        self.stored: set[tuple[Any, Any]] = set()  # agent and day
+        self.reported: set[tuple[Any, Any]] = set()
+
+    def note(self, name: str, detail: str, remedy: str = "") -> None:
+        status = WARNING if remedy else OK
+        self.found.append(Check(self.section, name, status, detail, remedy))
+
+    def fail(self, name: str, detail: str, remedy: str) -> None:
+        self.found.append(Check(self.section, name, FAILED, detail, remedy))
+
+    @contextlib.contextmanager
+    def failing(self, name: str, remedy: str = "") -> Iterator[None]:
+        """An error here is what the next import would fail with."""
+        try:
+            yield
+        except ImporterError as error:
+            text, _, said = str(error).partition("\n  remedy: ")
+            if not said:
+                text, _, said = text.partition("; ")
+            self.fail(name, " ".join(text.split()), said or remedy)
+
+    def run(self) -> list[Check]:
+        self.section = "ClickHouse"
+        self.check_clickhouse()
+        self.section = "Environment"
+        zone = self.check_environment()
+        self.section = "ccusage"
+        self.check_ccusage(zone)
+        self.section = "Schedule and data"
+        self.check_schedule()
+        self.check_days(datetime.now(ZoneInfo(zone)).date())
+        return sorted(self.found, key=lambda check: SECTIONS.index(check.section))
+
+    # ClickHouse
+
+    def check_clickhouse(self) -> None:
+        settings, path = self.settings, self.settings.embedded_path
+        recorded_name = self.recorded and self.recorded.machine_name
+        name = settings.machine_name or recorded_name or host_name()
+        make = partial(ClickHouseImporter, settings=settings, machine_name=name)
+        with self.failing("connection"), contextlib.ExitStack() as stack:
+            if settings.host is None:
+                self.check_disk(path)
+                if path.exists():
+                    deadline = time.monotonic() + settings.lock_timeout
+                    stack.enter_context(locked(path.with_name(path.name + ".lock"), deadline))
+            try:
+                client = stack.enter_context(open_client(settings, writing=False))
+            except StoreError as error:
+                if _code(error) != UNKNOWN_DATABASE:
+                    raise
+                other = open_client(replace(settings, database="default"), writing=False)
+                self.check_creation(make(stack.enter_context(other)))
+            else:
+                self.check_database(make(client))
+
+    def check_disk(self, path: Path) -> None:
+        nearest = _nearest(path)
+        free = shutil.disk_usage(nearest).free
+        if path.exists():
+            size = sum(file.lstat().st_size for file in path.rglob("*"))
+            self.note("path", f"{path}, {size / 1e6:,.1f} MB")
+        else:
+            self.note("path", f"{path}: not there yet", "an import creates it")
+        scarce = "free some disk space" if free < 1e9 else ""
+        self.note("free disk", f"{free / 1e9:,.1f} GB", scarce)
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            self.fail("path", f"{nearest}: may not be written", "set CH_EMBEDDED_PATH")
+
+    def check_creation(self, importer: ClickHouseImporter) -> None:
+        """CH_DATABASE is not there: an import creates it, where it may."""
+        name, rights = self.settings.database, f"CREATE TABLE, CREATE VIEW, {RIGHTS}"
+        if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
+            self.note("database", f"{name}: not there yet", "an import creates it")
+        else:
+            remedy = f"CREATE DATABASE `{name}`; GRANT {rights} ON `{name}`.* TO your user"
+            self.fail("database", f"{name}: not there, and no right to create it", remedy)
+
+    def check_database(self, importer: ClickHouseImporter) -> None:
+        times = []
+        for _ in range(3):
+            began = time.monotonic()
+            version = importer.query("SELECT version()")[0][0]
+            times.append(time.monotonic() - began)
+        self.note("connection", f"ClickHouse {version}: {self.settings.where}")
+        seconds = sorted(times)[1]
+        rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
+        remedy = "check the network, and the server's load" if rating == "slow" else ""
+        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy)
+        missing = importer.missing_schema()
+        self.check_schema(importer, missing)
+        with self.failing("writing"):
+            self.check_writing(importer, missing)
+        if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
+            sql = "SELECT agent, date FROM ccusage_v_daily_summary WHERE machine_name = "
+            days = importer.query(sql + "{machine:String}", machine=importer.machine_name)
+            self.stored = {(agent, day) for agent, day in days}
+            self.past = importer.read_past()
+
+    def check_schema(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
+        schema = schema_columns()
+        tables = [bool(columns) for name, columns in schema.items() if name not in missing]
+        counts = f"{sum(tables)} tables and {tables.count(False)} views"
+        self.note("database", f"{self.settings.database}: {counts}")
+        lacks = [f"{name} ({', '.join(columns)})" for name, columns in missing.items() if columns]
+        if lacks:
+            remedy = "ALTER TABLE … ADD COLUMN, as ccusage_clickhouse_schema.sql has them"
+            self.fail("schema", f"columns are missing: {', '.join(lacks)}", remedy)
+        elif missing:
+            self.note("schema", f"not there yet: {', '.join(missing)}", "an import creates them")
+        elif views := _outdated_views(importer):
+            remedy = f"DROP VIEW {', '.join(views)}; an import creates it anew"
+            self.note("schema", f"outdated: {', '.join(views)}", remedy)
+        else:
+            self.note("schema", "all tables, views and columns")
+
+    def check_writing(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
+        """Try all that an import does on a table of our own; where that may not be, ask."""
+        lacking = []
+        if missing and not _granted(importer, "CREATE TABLE, CREATE VIEW"):
+            lacking.append("CREATE TABLE, CREATE VIEW ON *")
+        tried = not _granted(importer, "CREATE TABLE") or _granted(importer, "DROP TABLE")
+        try:
+            if tried:
+                _try_table(importer)
+        except StoreError as error:
+            if _code(error) != NOT_GRANTED:
+                raise
+            tried = False
+        if not tried:
+            tables = [name for name, columns in schema_columns().items() if columns]
+            lacking += [f"{RIGHTS} ON {t}" for t in tables if not _granted(importer, RIGHTS, t)]
+        if lacking:
+            grants = "; ".join(f"GRANT {right} TO {self.settings.user}" for right in lacking)
+            self.fail("writing", f"no right to {lacking[0].removesuffix(' ON *')}", grants)
+        else:
+            self.note("writing", "a table of its own" if tried else f"{RIGHTS} are granted")
+
+    # Environment
+
+    def check_environment(self) -> str:
+        """The settings in force; the time zone."""
+        settings, known = self.settings, self.recorded or self.past.identity
+        password = "a password is set" if settings.password else "no password"
+        account = f", user {settings.user}, {password}" if settings.host else ""
+        self.note("database", f"{settings.where}{account}, database {settings.database}")
+        self.check_dotenv(dotenv_path(settings.environment))
+        key = "with" if settings.hash_key else "without"
+        hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
+        self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
+        if os.access(_nearest(settings.state_dir), os.W_OK | os.X_OK):
+            self.note("state", str(settings.state_dir))
+        else:
+            detail = f"{settings.state_dir}: may not be written"
+            self.fail("state", detail, "set CCUSAGE_STATE_DIR to a directory of yours")
+        with self.failing("identity"):
+            identity = identify(settings, self.recorded, self.past.identity)
+            others = " ".join(other_installations(self.past, identity))
+            self.note("machine name", identity.machine_name, others)
+            source = "as recorded" if known else "which the first import will record"
+            self.note("time zone", f"{identity.timezone}, {source}")
+            return identity.timezone
+        return known.timezone if known else "UTC"
+
+    def check_dotenv(self, path: Path) -> None:
+        try:
+            mode = path.stat().st_mode & 0o777
+        except OSError:
+            self.note(".env", f"{path}: none", "setup_cronjob.sh writes one")
+        else:
+            remedy = f"chmod 600 {shlex.quote(str(path))}" if mode & 0o077 else ""
+            self.note(".env", f"{path}, mode {mode:o}", remedy)
+
+    # ccusage
+
+    def check_ccusage(self, zone: str) -> None:
+        """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
+        env = self.settings.environment
+        for name in ("ccusage", "bunx", "npx"):
+            self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
+        timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
+        settings = replace(self.settings, timeout=timeout, patience=timeout)
+        with self.failing("version"), in_background() as background:
+            fetched = background.submit(fetch_all, settings, zone).result()
+            ccusage = fetched.ccusage
+            self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
+            for feed in feeds_for(ccusage.version, settings.agents):
+                self.check_feed(feed, fetched, ZoneInfo(zone))
+
+    def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
+        settings, only = self.settings, Fetched(fetched.ccusage, {feed: fetched.answers[feed]})
+        ids = Ids(settings.hash_key)
+        found, failed = parse_all(only, ids, zone, settings.agents, self.past.upgraded)
+        name = "other agents" if feed is UNIFIED else feed.label
+        for error in failed.values():
+            with self.failing(name, "update ccusage, or set CCUSAGE_COMMAND to another version"):
+                raise FeedError(error)
+        if failed:
+            return
+        records = [record for several in found.values() for record in several.values()]
+        tokens = sum(record.tokens.total for record in records)
+        cost = math.fsum(record.cost for record in records)
+        sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
+        agents = "".join(f", {agent}" for agent in sorted({a for _, a in found} - {feed.agent}))
+        self.note(name, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
+        self.reported |= {
+            id_ for (kind, _), days in found.items() if kind == "daily" for id_ in days
+        }
+
+    # Schedule and data
+
+    def check_schedule(self) -> None:
+        try:
+            answer = run(["crontab", "-l"], child_environment(self.settings.environment), 30)
+            lines = [line.strip() for line in answer.stdout.splitlines()]
+        except FeedError:
+            lines = []
+        entries = [line for line in lines if line.endswith(CRON_TAG) and line[0] != "#"]
+        remedy = "" if len(entries) == 1 else "run setup_cronjob.sh"
+        self.note("cron", "; ".join(" ".join(e.split()[:5]) for e in entries) or "no entry", remedy)
+        if self.past.previous is None:
+            self.note("last import", "none yet", "run ccusage_importer.py")
+            return
+        started_at = self.past.previous["started_at"]
+        hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
+        ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}" if hours > 24 else ""
+        self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy)
+
+    def check_days(self, today: date) -> None:
+        """How far the database lags behind ccusage, and what Claude Code will purge."""
+        stored, reported = dict(sorted(self.stored)), dict(sorted(self.reported))
+        for agent, day in reported.items():
+            old = stored.get(agent)
+            stale = (day - old).days if old else 1
+            detail = f"{agent}: stored {old or 'none'}, reported {day}"
+            if old and stale > 0:
+                detail = f"stale by {stale} day{'s' * (stale > 1)}, {detail}"
+            self.note("newest day", detail, "run ccusage_importer.py" if stale > 0 else "")
+        if not reported:
+            self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
+        kept = {day for agent, day in self.stored if agent == "claude"}
+        told = {day for agent, day in self.reported if agent == "claude"}
+        period = cleanup_period(self.settings.environment)
+        last = today + timedelta(days=7 - period)
+        soon = {day for day in told if period and day <= last}
+        detail = (
+            f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
+            f"purged within a week, {len(kept - told)} are in the database alone"
+        )
+        self.note("retention", detail, "run ccusage_importer.py in time" if soon - kept else "")
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what of it exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _code(error: StoreError) -> int | None:
+    return getattr(error.__cause__, "code", None)
+
+
+def _granted(importer: ClickHouseImporter, rights: str, table: str = "*") -> bool:
+    """Whether CH_USER has these rights; a server too old to tell is believed to grant them."""
+    try:
+        return bool(importer.query(f"CHECK GRANT {rights} ON {table}")[0][0])
+    except StoreError as error:
+        if _code(error) != SYNTAX_ERROR:
+            raise
+        return True
+
+
+def _try_table(importer: ClickHouseImporter) -> None:
+    name = TABLES["daily"].name
+    table = TABLES["daily"]._replace(name=f"ccusage_check_{secrets.token_hex(4)}")
+    create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
+    key, row, at = ("claude", EPOCH.date()), Row((0,) * len(table.columns), ""), datetime.now(UTC)
+    before = StoredRow(row, at, live=True, clean=True)
+    try:
+        with store_errors(importer.settings):
+            importer.client.command(create.replace(name, table.name))
+        importer.upsert(table, {key: row}, Stored({table: {}}), at)
+        importer.upsert(table, {key: row}, Stored({table: {key: before}}), at + timedelta(1))
+        importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
+    finally:
+        with store_errors(importer.settings):
+            importer.client.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
+
+
+def _outdated_views(importer: ClickHouseImporter) -> list[str]:
+    """The views whose columns are not those of the schema."""
+    outdated = []
+    for statement in schema_statements():
+        head, _, body = statement.partition(" AS\n")
+        if head.startswith("CREATE VIEW"):
+            view = head.split()[-1]
+            select = f"SELECT * FROM {view}"  # noqa: S608 (our name)
+            of = [importer.query(f"DESCRIBE ({sql})") for sql in (body, select)]
+            if len({tuple(row[:2] for row in columns) for columns in of}) > 1:
+                outdated.append(view)
+    return outdated
+
+
+def render_checks(checks: Sequence[Check], colour: bool) -> str:
+    """The checks by section, for people."""
+    codes = {OK: "32", WARNING: "33", FAILED: "1;31"}
+    lines: list[str] = []
+    for section in SECTIONS:
+        lines += ["", section]
+        for check in checks:
+            if check.section == section:
+                mark = f"{check.status:<7}"
+                mark = f"\033[{codes[check.status]}m{mark}\033[0m" if colour else mark
+                lines.append(f"  {mark}  {check.name:<13} {check.detail}")
+                lines += [f"{'':24} → {check.remedy}"] if check.remedy else []
+    counts = Counter(check.status for check in checks)
+    return "\n".join([*lines[1:], "", ", ".join(f"{counts[status]} {status}" for status in codes)])
+
+
 # --- cli --------------------------------------------------------------------------------
 
 
 class Fetched(NamedTuple):
-    """What ccusage answered: per report its JSON, or the FeedError why there is none."""
+    """What ccusage answered, and when: per report its JSON, or the FeedError why there is none."""
 
     ccusage: Ccusage
     answers: dict[Feed, Any]
+    seconds: Mapping[Feed, float] = {}
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
@@ -1850,6 +2252,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     feeds = feeds_for(ccusage.version, settings.agents)
     shown = [feed for feed in feeds if feed is not UNIFIED]
     answers: dict[Feed, Any] = {}
+    seconds: dict[Feed, float] = {}
     with (
         tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
         ThreadPoolExecutor(settings.jobs) as pool,
@@ -1864,11 +2267,13 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
             if error and not isinstance(error, FeedError):
                 raise error
             answers[feed] = error or call.result()
+            seconds[feed] = time.monotonic() - began
             if feed in shown and not error:
                 done = sum(other in answers for other in shown)
-                seconds = time.monotonic() - began
-                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds)
-    return Fetched(ccusage, answers)
+                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
+            elif not error:
+                log.debug("other agents %.2f s", seconds[feed])
+    return Fetched(ccusage, answers, seconds)
 
 
 def parse_all(
@@ -1895,7 +2300,6 @@ def parse_all(
             reported[feed.name, feed.agent] = parse_feed(feed, answer, ids, zone)
         except FeedError as error:
             failed[feed.label] = str(error)
-            log.error("%s", error)
     return reported, failed
 
 
@@ -1928,6 +2332,7 @@ def locked(path: Path, deadline: float) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        log.debug("lock: %s", path)
         yield
 
 
@@ -1995,13 +2400,15 @@ def make_plan(
         major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
     )
     reported, failed = parse_all(fetched, ids, zone, settings.agents, upgraded)
+    for error in failed.values():
+        log.error("%s", error)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
     now = datetime.now(UTC)
     period = min(cleanup_period(settings.environment), past.cleanup_period_days)
     policy = Policy(
         version=fetched.ccusage.version,
-        window_start=now - timedelta(days=period - 1) if period else None,
+        window_start=now - timedelta(days=min(period, 36_500) - 1) if period else None,
         zone=zone,
         allow_shrink=settings.allow_shrink,
         seen_until=past.seen_until,
@@ -2064,24 +2471,22 @@ def history_row(
     }
 
 
-def warn_of_others(past: Past, identity: Identity) -> None:
-    """Two machines under one name would overwrite each other's rows."""
+def other_installations(past: Past, identity: Identity) -> list[str]:
+    """Warnings: two machines under one name would overwrite each other's rows."""
     recent = datetime.now(UTC) - timedelta(days=30)
-    for installation, time_ in past.installations.items():
-        if installation != identity.installation_id and time_ > recent:
-            log.warning(
-                "WARNING: another installation (%s) imported as %s on %s. Two machines must not "
-                "share a name: set MACHINE_NAME on one. If it was this machine before its "
-                "machine.json was lost, this ends after 30 days",
-                installation,
-                identity.machine_name,
-                f"{time_:%Y-%m-%d %H:%M}",
-            )
+    return [
+        f"another installation ({installation}) imported as {identity.machine_name} on "
+        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
+        "it was this machine before its machine.json was lost, this ends after 30 days"
+        for installation, seen in past.installations.items()
+        if installation != identity.installation_id and seen > recent
+    ]
 
 
 def import_usage(settings: Settings) -> ImportResult:
     """One import: lock, fetch, read what is stored, compare, write, record."""
     started = datetime.now(UTC)
+    log.debug("start: ccusage-import %s into %s", __version__, settings.where)
     with (
         import_lock(settings, importing=True),
         in_background() as background,
@@ -2100,7 +2505,8 @@ def import_usage(settings: Settings) -> ImportResult:
             past = importer.read_past()
             identity = identify(settings, recorded, past.identity)
             fetched = fetched or fetch(identity.timezone)
-            warn_of_others(past, identity)
+            for warning in other_installations(past, identity):
+                log.warning("WARNING: %s", warning)
             stored = importer.read_stored()
             plan = make_plan(settings, identity, past, stored, fetched.result())
             if not settings.dry_run:
@@ -2110,6 +2516,11 @@ def import_usage(settings: Settings) -> ImportResult:
                 importer.record_run(
                     history_row(identity, plan, stored, started, settings.hash_projects), plan.at
                 )
+            for reason, number in plan.held.items():
+                log.debug("%d rows held: %s", number, reason)
+            rows = sum(map(len, plan.changes.values())) * (not settings.dry_run)
+            seconds = (datetime.now(UTC) - started).total_seconds()
+            log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
             return ImportResult(
                 identity=identity,
                 ccusage_version=plan.version,
@@ -2199,6 +2610,11 @@ def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
         log.addHandler(_log_file(state_dir))
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n ", ";")
+
+
 def _log_file(state_dir: Path) -> logging.Handler:
     from logging.handlers import RotatingFileHandler
 
@@ -2211,14 +2627,29 @@ def _log_file(state_dir: Path) -> logging.Handler:
             f"{path}: cannot be written: {error.strerror}; "
             "set CCUSAGE_STATE_DIR to a directory of yours"
         ) from error
-    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    file.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(message)s"))
     return file
+
+
+def print_checks(checks: Sequence[Check], args: argparse.Namespace) -> None:
+    shown = [check for check in checks if check.status == FAILED or not args.quiet]
+    if args.format == "json" and shown:
+        print(json.dumps([check._asdict() for check in shown], indent=2, ensure_ascii=False))
+    elif shown:
+        print(render_checks(shown, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
 
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
+    if args.check:
+        checks = Checkup(settings).run()
+        print_checks(checks, args)
+        return int(any(check.status == FAILED for check in checks))
     result = import_usage(settings)
-    print(result)
+    if args.format == "json":
+        print(json.dumps(asdict(result), default=str, indent=2, ensure_ascii=False))
+    elif not args.quiet:
+        print(render_import(result))
     return 3 if result.feeds_failed else 0
 
 
@@ -2228,16 +2659,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging(args, None)
     try:
+        env = load_environment(os.environ)
+        importing = not (args.check or args.stats or args.query or args.list_queries)
+        configure_logging(args, state_directory(env) if importing else None)
         settings = Settings.from_env(
-            load_environment(os.environ),
+            env,
             agents=args.agents,
             hash_projects=not args.no_hash_projects,
             allow_shrink=args.allow_shrink,
             dry_run=args.dry_run,
             lock_timeout=args.lock_timeout,
         )
-        importing = not (args.check or args.stats or args.query or args.list_queries)
-        configure_logging(args, settings.state_dir if importing else None)
         return run_command(settings, args)
     except ImporterError as error:
         log.error("%s", error)

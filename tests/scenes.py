@@ -1,0 +1,167 @@
+"""An import that is about to happen, on a server: to be disturbed, and then set back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import transcripts
+from tables import KEYS, VIEWS, Machine, assert_same, check_views, read
+from transcripts import Message
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tables import Database, Tables
+
+HISTORY = "ccusage_import_history"
+
+
+class Scene:
+    """`before` is stored, a run with `args` is to make it `after`.
+
+    The state before it is kept in a second database, from which `reset` brings it back.
+    """
+
+    def __init__(self, machine: Machine, *args: str) -> None:
+        assert machine.database
+        self.machine = machine
+        self.args = args
+        self.database: Database = machine.database
+        self.server = self.database.server
+        self.backup = f"{self.database.name}_backup"
+        self.first = not machine.state.exists()
+        self.before: Tables = {table: {} for table in KEYS}
+        self.runs = 0
+        if not self.first:
+            self.before = read(self.database.query, machine.name)
+            self.runs = len(machine.history())
+            self._save()
+        machine.imports(*args)
+        self.after: Tables = read(self.database.query, machine.name)
+        assert len(machine.history()) == self.runs + 1
+        self.reset()
+
+    def _save(self) -> None:
+        self.server.query(f"DROP DATABASE IF EXISTS {self.backup}")
+        self.server.query(f"CREATE DATABASE {self.backup}")
+        for table in (*KEYS, HISTORY):
+            name = f"{self.backup}.{table}"
+            self.server.query(f"CREATE TABLE {name} AS {self.database.name}.{table}")
+            self.server.query(f"INSERT INTO {name} SELECT * FROM {self.database.name}.{table}")
+        shutil.copytree(self.machine.state, self.machine.home / "state.backup")
+
+    def reset(self) -> None:
+        """Everything as before the run."""
+        self.server.disarm()
+        shutil.rmtree(self.machine.state, ignore_errors=True)
+        if self.first:
+            self.server.query(f"DROP DATABASE IF EXISTS {self.database.name} SYNC")
+            return
+        for table in (*KEYS, HISTORY):
+            name = f"{self.database.name}.{table}"
+            self.server.query(f"TRUNCATE TABLE {name}")
+            self.server.query(
+                f"INSERT INTO {name} SETTINGS insert_deduplicate = 0 "
+                f"SELECT * FROM {self.backup}.{table}"
+            )
+        shutil.copytree(self.machine.home / "state.backup", self.machine.state)
+
+    def statements_of_a_run(self) -> int:
+        """How many statements an undisturbed run sends."""
+        self.server.statements(reset=True)
+        self.machine.imports(*self.args)
+        count = len(self.server.statements(reset=True))
+        self.reset()
+        return count
+
+    def settle(self) -> None:
+        """Wait until the server has ended what was sent to it."""
+        quiet = 0
+        while quiet < 2:
+            time.sleep(0.002)
+            running = [
+                s for s in self.server.statements() if not (s.executed or s.error or s.fault)
+            ]
+            quiet = 0 if running else quiet + 1
+
+    def exists(self) -> bool:
+        rows = self.server.query(
+            "SELECT name FROM system.tables WHERE database = {db:String}", db=self.database.name
+        )
+        return {*KEYS, *VIEWS, HISTORY} <= {name for (name,) in rows}
+
+    def check_between(self) -> bool:
+        """With FINAL each table is as before or as after; whether one is no longer as before."""
+        if not self.exists():
+            return False
+        shown = read(self.database.query, self.machine.name, final=True)
+        changed = False
+        for table, rows in shown.items():
+            now = {table: rows}
+            if rows != self.before[table]:
+                assert_same(now, {table: self.after[table]})
+                changed = True
+        check_views(self.database.query, self.machine.name, shown)
+        return changed
+
+    def untouched(self) -> bool:
+        """Whether all is as before, also without FINAL."""
+        if self.first or not self.exists():
+            return False
+        query = self.database.query
+        same = len(self.machine.history()) == self.runs
+        try:
+            return same and read(query, self.machine.name) == self.before
+        except AssertionError:  # superseded rows, or tombstones
+            return False
+
+    def recover(self) -> None:
+        """A clean run, after which all is as after an undisturbed one."""
+        self.machine.imports(*self.args)
+        self.machine.check(self.after)
+        assert len(self.machine.history()) in (self.runs + 1, self.runs + 2)
+
+
+NOON = datetime(2025, 9, 22, 12, tzinfo=timezone.utc)
+
+
+def first_import(tmp_path: Path, database: Database) -> Scene:
+    machine = Machine(tmp_path, database=database)
+    machine.populate(days=5)
+    scene = Scene(machine)
+    assert_same(scene.after, machine.expected())
+    return scene
+
+
+def update(tmp_path: Path, database: Database) -> Scene:
+    """Rows grow, are added, are shown otherwise, and disappear: work in a pause ends a gap."""
+    machine = Machine(tmp_path, database=database)
+    machine.populate(days=5)
+    machine.imports()
+    gaps = [row for row in machine.report("blocks")["blocks"] if row["isGap"]]
+    middle = datetime.fromisoformat(gaps[1]["startTime"][:-1]).replace(tzinfo=timezone.utc)
+    late = [Message(middle + timedelta(hours=1), model="claude-new-1")]
+    transcripts.write_session(machine.claude, transcripts.PROJECTS[0], "late", late)
+    machine.populate(start=date(2025, 9, 25), days=2, seed=2)
+    scene = Scene(machine, "--no-hash-projects")
+    assert_same(scene.after, machine.expected(hidden=False))
+    lost = scene.before["ccusage_usage_blocks"].keys() - scene.after["ccusage_usage_blocks"].keys()
+    assert lost  # so that tombstones are written
+    return scene
+
+
+def upgrade(tmp_path: Path, database: Database) -> Scene:
+    """From ccusage 18 to 20: the rows of projects make room for their sessions'."""
+    machine = Machine(tmp_path, version="18.0.11", database=database)
+    machine.populate(days=5, resumed=False)
+    machine.imports()
+    path = next((machine.claude / "projects" / transcripts.PROJECTS[0]).glob("*.jsonl"))
+    path.unlink()  # its project's row is not explained by sessions alone
+    machine.use("20.0.24")
+    scene = Scene(machine)
+    sessions = [tables["ccusage_usage_sessions"] for tables in (scene.before, scene.after)]
+    assert sessions[0].keys() - sessions[1].keys()
+    return scene

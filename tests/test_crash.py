@@ -1,0 +1,85 @@
+"""Killed at any moment, the next run ends as if nothing had happened.
+
+At no moment in between does a table show a hole or count anything twice: with FINAL each one is
+as before the run, or as after it.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from datetime import date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from scenes import Scene, first_import, update, upgrade
+from tables import Machine, assert_same
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tables import Database
+
+SCENES = {"first import": first_import, "update": update, "upgrade": upgrade}
+
+
+@pytest.mark.parametrize("what", SCENES)
+def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
+    what: str, tmp_path: Path, database: Database
+) -> None:
+    scene = SCENES[what](tmp_path, database)
+    count = scene.statements_of_a_run()
+    chance = random.Random(what)
+    moments = range(count % 2, count + 1, 2) if what == "first import" else range(5, count + 1)
+    torn = 0
+    for moment in moments:
+        killed_after(scene, moment, chance.uniform(0, 0.006))
+        torn += scene.check_between()
+        scene.recover()
+        scene.reset()
+    assert torn > 5  # the kills did hit the writing
+
+
+def killed_after(scene: Scene, statements: int, seconds: float) -> None:
+    """Kill a run once it has sent so many statements, and a little later still."""
+    server = scene.database.server
+    server.statements(reset=True)
+    process = scene.machine.start(*scene.args)
+    while process.poll() is None and len(server.statements()) < statements:
+        time.sleep(0.001)
+    time.sleep(seconds)
+    process.kill()
+    process.communicate()
+    scene.settle()
+
+
+def test_killed_while_the_database_is_embedded(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, "m1")
+    machine.populate(days=8)
+    fresh = machine.home / "fresh"
+    machine.imports()
+    shutil.copytree(machine.path, fresh / "clickhouse")
+    shutil.copytree(machine.state, fresh / "state")
+    before = machine.tables()
+    machine.populate(start=date(2025, 9, 28), days=4, seed=3)
+    began = time.monotonic()
+    assert machine.run("--no-hash-projects").code == 0
+    duration = time.monotonic() - began
+    after = machine.tables()
+    assert_same(after, machine.expected(hidden=False))
+    for number in range(6):
+        shutil.rmtree(machine.path)
+        shutil.rmtree(machine.state)
+        shutil.copytree(fresh / "clickhouse", machine.path)
+        shutil.copytree(fresh / "state", machine.state)
+        process = machine.start("--no-hash-projects")
+        time.sleep(duration * (0.5 + 0.08 * number))
+        process.kill()
+        process.communicate()
+        shown = machine.tables_with_final()
+        for table, rows in shown.items():
+            assert rows in (before[table], after[table]), table
+        machine.imports("--no-hash-projects")
+        machine.check(after)
