@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import csv
 import fcntl
 import hashlib
 import hmac
+import io
 import json
 import logging
 import math
@@ -33,19 +35,21 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
+    from rich.console import RenderableType
 
 __version__ = "1.0.0"
 
@@ -486,6 +490,8 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
     except OSError as error:
         raise FeedError(_complaint(name, argv, f"cannot be run: {error.strerror}")) from error
     _children.add(child)
+    if _stopping.is_set():  # since it was asked above: nobody else may have seen this child
+        _end(child)
     with child:
         try:
             stdout, stderr = child.communicate(timeout=timeout)
@@ -1619,6 +1625,124 @@ def schema_columns() -> dict[str, list[str]]:
     }
 
 
+class Scope(NamedTuple):
+    """What statistics are about; without days, machine or agents: all that is stored."""
+
+    now: datetime
+    zone: str
+    days: int | None = None
+    machine: str = ""
+    agents: tuple[str, ...] = ()
+
+    @property
+    def today(self) -> date:
+        return self.now.astimezone(ZoneInfo(self.zone)).date()
+
+    @property
+    def since(self) -> date:
+        return self.today - timedelta(self.days - 1) if self.days else date(1900, 1, 1)
+
+    @property
+    def year(self) -> date:
+        """The Monday with which a year's heatmap starts."""
+        return self.today - timedelta(52 * 7 + self.today.weekday())
+
+
+_MACHINE = "{machine:String} IN ('', machine_name)"
+_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR agent IN {{agents:Array(String)}})"
+_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
+_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
+_RUNS = (
+    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
+    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
+)
+_MILLISECONDS = "toUnixTimestamp64Milli"
+# What statistics are made of. All in one form, so that one statement can ask for all: lists of
+# texts, of whole numbers, of other numbers; and where they are from.
+FIGURES = {
+    "days": (
+        "toString(date)",
+        "sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens), "
+        "sum(cache_read_tokens)",
+        "sum(total_cost)",
+        f"ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date",
+    ),
+    "machines": (
+        "machine_name, agent",
+        "sum(total_tokens)",
+        "sum(total_cost)",
+        f"ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent",
+    ),
+    "models": (
+        "model_name, agent",
+        "sum(total_tokens), sumIf(total_tokens, cost = 0)",
+        "sum(cost)",
+        f"ccusage_model_breakdowns FINAL WHERE record_type = 'daily' AND {_SCOPE} "
+        "AND record_key >= toString({since:Date32}) GROUP BY model_name, agent",
+    ),
+    "projects": (
+        "argMax(project_id, updated_at), agent, project_key",
+        "sum(total_tokens)",
+        "sum(total_cost)",
+        f"ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent",
+    ),
+    "sessions": (
+        f"argMax({_SESSION}, total_cost), argMax({_SESSION}, duration_minutes)",
+        "count(), ifNull(max(duration_minutes), 0)",
+        "sum(total_cost), max(total_cost)",
+        f"ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity, "
+        "{zone:String}), toDate32('1900-01-01')) >= {since:Date32}",
+    ),
+    "blocks": (
+        "machine_name",
+        f"{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens",
+        "cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)",
+        f"ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE} "
+        "AND start_time <= {now:DateTime64(3, 'UTC')} AND end_time > {now:DateTime64(3, 'UTC')}",
+    ),
+    "hours": (
+        "",
+        "toHour(start_time, {zone:String}) AS hour, sum(total_tokens)",
+        "",
+        f"ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE} "
+        "AND toDate32(start_time, {zone:String}) >= {since:Date32} GROUP BY hour",
+    ),
+    "runs": (
+        "machine_name, argMax(ccusage_version, updated_at)",
+        f"{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)), "
+        "argMax(total_tokens, updated_at), argMin(total_tokens, updated_at), "
+        "argMax(hashed_projects, updated_at)",
+        "argMax(total_cost, updated_at), argMin(total_cost, updated_at)",
+        f"{_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC",
+    ),
+    "held": (
+        "machine_name, held.1",
+        "held.2",
+        "",
+        f"{_RUNS % 1} ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held",
+    ),
+    "imported": (
+        "toString(toDate32(started_at, {zone:String}) AS day)",
+        "max(cleanup_period_days)",
+        "",
+        f"ccusage_import_history WHERE has(feeds_imported, 'daily') AND {_MACHINE} "
+        "AND toDate32(started_at, {zone:String}) >= {year:Date32} GROUP BY day",
+    ),
+}
+
+FigureRow = tuple[list[str], list[int], list[float]]
+Figures = dict[str, list[FigureRow]]
+
+
+def _figure_sql(name: str) -> str:
+    texts, counts, numbers, source = FIGURES[name]
+    return (
+        f"SELECT '{name}' AS figure, CAST([{texts}] AS Array(String)) AS texts, "  # noqa: S608
+        f"CAST([{counts}] AS Array(UInt64)) AS counts, "
+        f"CAST([{numbers}] AS Array(Float64)) AS numbers FROM {source}"
+    )
+
+
 class Past(NamedTuple):
     """What the import history says of this machine.
 
@@ -1794,6 +1918,30 @@ class ClickHouseImporter:
         token = f"{at.isoformat()}/{self.machine_name}/all"
         self._insert("ccusage_import_history", list(row), [line], token)
 
+    def statistics(self, scope: Scope) -> Statistics:
+        """What is stored, in one statement."""
+        figures: Figures = {name: [] for name in FIGURES}
+        if not self.empty:
+            for name, *row in self.query(
+                " UNION ALL ".join(map(_figure_sql, FIGURES)),
+                machine=scope.machine,
+                agents=list(scope.agents),
+                since=scope.since,
+                year=scope.year,
+                zone=scope.zone,
+                now=_as_text(scope.now),
+            ):
+                figures[name].append(tuple(row))
+        return summarise(figures, scope)
+
+    def zones(self) -> dict[str, str]:
+        """The machines that imported, the latest first, and their time zones."""
+        sql = (
+            "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
+            "GROUP BY machine_name ORDER BY max(updated_at) DESC"
+        )
+        return {} if self.empty else {row[0]: row[1] for row in self.query(sql)}
+
 
 def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
     """One SELECT over tables that differ in their columns."""
@@ -1838,6 +1986,270 @@ def _batches(keys: Sequence[Key], limit: int = 60_000) -> Iterator[list[Key]]:
 # --- report -----------------------------------------------------------------------------
 
 
+class Usage(NamedTuple):
+    cost: float
+    tokens: int
+
+    @classmethod
+    def of(cls, usages: Iterable[Usage]) -> Usage:
+        known = list(usages)
+        return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
+
+    def less(self, before: Usage) -> Usage:
+        return Usage(round(self.cost - before.cost, 8), self.tokens - before.tokens)
+
+
+class Part(NamedTuple):
+    """A model, project, agent or machine; its share of the cost, of the tokens if all is free."""
+
+    name: str
+    agent: str
+    cost: float
+    tokens: int
+    share: float
+
+
+class Period(NamedTuple):
+    """A period so far, against the whole one before, and against as many days of that one."""
+
+    name: str
+    start: date
+    cost: float
+    tokens: int
+    cost_before: float
+    tokens_before: int
+    cost_before_so_far: float
+    projected_cost: float | None
+
+
+class Sessions(NamedTuple):
+    number: int
+    mean_cost: float | None
+    max_cost: float
+    costliest: str
+    longest_minutes: int
+    longest: str
+
+
+class ActiveBlock(NamedTuple):
+    machine: str
+    start: datetime
+    end: datetime
+    minutes_left: int
+    tokens: int
+    cost: float
+    cost_per_hour: float | None
+    projected_cost: float | None
+
+
+class HeatDay(NamedTuple):
+    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not imported."""
+
+    date: date
+    cost: float
+    tokens: int
+    level: int | None
+
+
+class LastRun(NamedTuple):
+    """A machine's last import, what it added to the one before, and rows held, by reason."""
+
+    machine: str
+    at: datetime
+    ccusage_version: str
+    hashed_projects: bool
+    cost: float
+    tokens: int
+    previous_at: datetime | None
+    added_cost: float
+    added_tokens: int
+    held: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What is stored: the object of `--stats --format json`.
+
+    Costs are US dollars, days those of `scope.zone`, shares go from 0 to 1, null is unknown.
+
+    - scope: what was asked for, and when
+    - first_day, last_day: of the rows in the scope; active_days: those with tokens
+    - cost, tokens: the totals; cache_share: of the input, what was read from the cache
+    - periods: today, this week from Monday, this month; of all days, whatever --days says
+    - models, projects, agents, machines: the most expensive first
+    - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
+    - sessions; blocks: the active ones
+    - streak: days in a row up to today or yesterday; longest_streak; costliest_day
+    - busiest_weekday, busiest_hour: by tokens; the hour is that in which blocks start
+    - heatmap: each day of the last 53 weeks
+    - runs: the last import of each machine, the newest first
+    """
+
+    scope: Scope
+    first_day: date | None
+    last_day: date | None
+    active_days: int
+    cost: float
+    tokens: int
+    cache_share: float | None
+    periods: list[Period]
+    models: list[Part]
+    projects: list[Part]
+    agents: list[Part]
+    machines: list[Part]
+    unpriced: dict[str, int]
+    sessions: Sessions
+    blocks: list[ActiveBlock]
+    streak: int
+    longest_streak: int
+    costliest_day: date | None
+    busiest_weekday: str | None
+    busiest_hour: int | None
+    heatmap: list[HeatDay]
+    runs: list[LastRun]
+
+
+def summarise(figures: Figures, scope: Scope) -> Statistics:
+    """Statistics of the rows of FIGURES."""
+    rows = {date.fromisoformat(day): (cost, *counts) for (day,), counts, (cost,) in figures["days"]}
+    days = {day: Usage(row[0], row[1]) for day, row in rows.items()}
+    inside = {day: usage for day, usage in days.items() if day >= scope.since}
+    total = Usage.of(inside.values())
+    given, cached = (sum(rows[day][place] for day in inside) for place in (2, 3))
+    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    streak, longest = streaks(past, scope.today)
+    weekdays: Counter[str] = Counter()
+    for day, usage in inside.items():
+        weekdays[f"{day:%A}"] += usage.tokens
+    hours = Counter({hour: tokens for _, (hour, tokens), _ in figures["hours"]})
+    agents = parts(figures["machines"], total, 1, 1)
+    return Statistics(
+        scope=scope,
+        first_day=min(inside, default=None),
+        last_day=max(inside, default=None),
+        active_days=sum(usage.tokens > 0 for usage in inside.values()),
+        cost=total.cost,
+        tokens=total.tokens,
+        cache_share=cached / given if given else None,
+        periods=list(periods(days, scope.today)),
+        models=parts(figures["models"], total, 0, 1),
+        projects=parts(figures["projects"], total, 0, 1, 2),
+        agents=agents,
+        machines=parts(figures["machines"], total, 0),
+        unpriced=unpriced_models(figures["models"], agents),
+        sessions=sessions(figures["sessions"]),
+        blocks=[active_block(*row, scope) for row in figures["blocks"]],
+        streak=streak,
+        longest_streak=longest,
+        costliest_day=max(inside, key=lambda day: inside[day], default=None),
+        busiest_weekday=max(weekdays, key=lambda day: weekdays[day], default=None),
+        busiest_hour=max(hours, key=lambda hour: hours[hour], default=None),
+        heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
+        runs=list(last_runs(figures, ZoneInfo(scope.zone))),
+    )
+
+
+def parts(rows: Sequence[FigureRow], whole: Usage, *key: int) -> list[Part]:
+    """The parts of a whole by some of their texts: the name, perhaps the agent, and more."""
+    found: dict[tuple[str, ...], list[Usage]] = defaultdict(list)
+    for texts, counts, costs in rows:
+        found[tuple(texts[place] for place in key)].append(Usage(costs[0], counts[0]))
+    shares = []
+    for (name, *rest), usages in found.items():
+        usage = Usage.of(usages)
+        share = usage.cost / whole.cost if whole.cost else usage.tokens / (whole.tokens or 1)
+        shares.append(Part(name, rest[0] if rest else "", *usage, share))
+    return sorted(shares, key=lambda part: (-part.cost, -part.tokens, part.name))
+
+
+def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[str, int]:
+    """Tokens without a price. Some agents tell the cost of a day, but not of its models."""
+    told = {agent for (_, agent), _, (cost,) in rows if cost}
+    untold = {agent.name for agent in agents if agent.cost} - told
+    found: Counter[str] = Counter()
+    for (model, agent), (_, tokens), _ in rows:
+        found[model] += 0 if agent in untold else tokens
+    return {model: tokens for model, tokens in found.most_common() if tokens}
+
+
+def sessions(rows: Sequence[FigureRow]) -> Sessions:
+    for (costliest, longest), (number, minutes), (cost, most) in rows:
+        if number:
+            return Sessions(number, cost / number, most, costliest, minutes, longest)
+    return Sessions(0, None, 0.0, "", 0, "")
+
+
+def active_block(
+    texts: list[str], counts: list[int], costs: list[float], scope: Scope
+) -> ActiveBlock:
+    start, end = (moment(count, ZoneInfo(scope.zone)) for count in counts[:2])
+    left = int((end - scope.now).total_seconds() // 60)
+    cost, *known = costs
+    rates = (rate if math.isfinite(rate) else None for rate in known)
+    return ActiveBlock(texts[0], start, end, left, counts[2], cost, *rates)
+
+
+def moment(milliseconds: int, zone: tzinfo) -> datetime:
+    return (EPOCH + timedelta(milliseconds=milliseconds)).astimezone(zone)
+
+
+def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
+    def between(start: date, end: date) -> Usage:
+        return Usage.of(usage for day, usage in days.items() if start <= day < end)
+
+    monday, first = today - timedelta(today.weekday()), today.replace(day=1)
+    month = ((first + timedelta(31)).replace(day=1) - first).days
+    for name, start, before in (
+        ("today", today, today - timedelta(1)),
+        ("this week", monday, monday - timedelta(7)),
+        ("this month", first, (first - timedelta(1)).replace(day=1)),
+    ):
+        passed = today - start + timedelta(1)
+        now = between(start, start + passed)
+        so_far = between(before, min(before + passed, start))
+        projected = now.cost / passed.days * month if start is first else None
+        yield Period(name, start, *now, *between(before, start), so_far.cost, projected)
+
+
+def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
+    """Days in a row: those up to today or yesterday, and the most there ever were."""
+    current = longest = 0
+    before = date.min
+    for day in days:
+        current = current + 1 if day - before == timedelta(1) else 1
+        longest, before = max(longest, current), day
+    return current if today - before <= timedelta(1) else 0, longest
+
+
+def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
+    """The last year by day. An import saw all days that Claude Code then still kept."""
+    first, found = max(scope.year, scope.since), []
+    usages = sorted(u for day, u in days.items() if u.tokens and first <= day <= scope.today)
+    seen_from = scope.today + timedelta(1)
+    for age in range((scope.today - first).days + 1):
+        day = scope.today - timedelta(age)
+        if (kept := imported.get(day.isoformat())) is not None:
+            seen_from = min(seen_from, day - timedelta(min(max(kept - 1, 0), 400)))
+        usage = days.get(day, Usage(0.0, 0))
+        level = 0 if day in days or day >= seen_from else None
+        if usage.tokens:
+            level = math.ceil(4 * bisect_right(usages, usage) / len(usages))
+        found.append(HeatDay(day, *usage, level))
+    return found[::-1]
+
+
+def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
+    held: dict[str, dict[str, int]] = defaultdict(dict)
+    for (machine, reason), (number,), _ in figures["held"]:
+        held[machine][reason] = number
+    for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
+        at, before, tokens, tokens_before, hashed = counts
+        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
+        previous = moment(before, zone) if before < at else None
+        run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
+        yield LastRun(*run, previous, *added, held[machine])
+
+
 class TableCount(NamedTuple):
     """Keys of a table by what a run does with them."""
 
@@ -1847,9 +2259,22 @@ class TableCount(NamedTuple):
     unchanged: int
 
 
+class Lowered(NamedTuple):
+    """A row that got smaller, named as people see it."""
+
+    feed: str
+    row: str
+    tokens_before: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportResult:
-    """What an import did, or with `dry_run` would do."""
+    """What an import did, or with `dry_run` would do: the object of `--format json`.
+
+    The totals are those of this machine after the run, `previous` those of the run before;
+    `statistics` are of all that is stored.
+    """
 
     identity: Identity
     ccusage_version: str
@@ -1857,12 +2282,14 @@ class ImportResult:
     feeds_failed: dict[str, str]
     tables: dict[str, TableCount]
     held: dict[str, int]
-    lowered: list[str]
+    lowered: list[Lowered]
     total_tokens: int
     total_cost: float
     previous: Mapping[str, Any] | None
     hashed: bool
     dry_run: bool
+    allow_shrink: bool = False
+    statistics: Statistics | None = None
 
 
 def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
@@ -1873,16 +2300,494 @@ def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) 
     return TableCount(new, changed, removed, len(live) - changed - removed)
 
 
-def render_import(result: ImportResult) -> str:
-    """What an import did, for people."""
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
+    """Of each row that got smaller its key, where that is no hash, and its names."""
+    for feed, decision in decisions.items():
+        for old, new in decision.lowered:
+            words = [] if old.agent == "claude" else [old.agent]
+            words += [] if feed == "session" else [str(old.key[0])]
+            words += [new.details[name] for name in DISPLAY if new.details.get(name)]
+            yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
+
+
+# For people: texts in sections
+
+
+class Section(NamedTuple):
+    """A table under its header, with a bar for each share; labels and texts; or a drawing."""
+
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    shares: Sequence[float] = ()
+    drawing: Sequence[str] = ()
+
+
+def human(number: float, sign: str = "") -> str:
+    """999, 560.0K, 410.7M, 2.8B."""
+    if abs(number) < 1000:
+        return f"{number:{sign},.0f}"
+    for unit in "KMB":
+        number /= 1000
+        if abs(number) < 999.95:
+            return f"{number:{sign}.1f}{unit}"
+    return f"{number / 1000:{sign},.1f}T"
+
+
+def money(dollars: float, sign: str = "") -> str:
+    if 0 < dollars < 0.005:
+        return f"{sign}<$0.01"
+    text = f"{dollars:{sign},.2f}"
+    return f"{text[0]}${text[1:]}" if text[0] in "+-" else f"${text}"
+
+
+def change(now: float, before: float) -> str:
+    if not before:
+        return ""
+    return f"{now / before - 1:+.0%}" if now < 10 * before else f"×{now / before:,.0f}"
+
+
+def duration(minutes: int) -> str:
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+
+
+def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
+    yield "Total", f"{money(stats.cost)}, {human(stats.tokens)} tokens{cached}"
+    yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
+    number, mean, most, costliest, minutes, longest = stats.sessions
+    if mean is not None:
+        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
+        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
+    for block in stats.blocks:
+        times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
+        where = f" on {block.machine}" if len(stats.machines) > 1 else ""
+        text = f"{times}{where}: {money(block.cost)}, {human(block.tokens)} tokens"
+        if block.cost_per_hour is not None and block.projected_cost is not None:
+            text += f", {money(block.cost_per_hour)} an hour, {money(block.projected_cost)} by then"
+        yield "Active block", text
+
+
+def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    if stats.longest_streak:
+        text = f"{stats.streak} days in a row, {stats.longest_streak} at most"
+        yield "Streak", f"{text}; most expensive {stats.costliest_day}"
+    if stats.busiest_hour is not None:
+        yield "Busiest", f"{stats.busiest_weekday}s; blocks from {stats.busiest_hour:02}:00"
+    for run in stats.runs[:1]:
+        text = f"{run.at:%Y-%m-%d %H:%M} on {run.machine}"
+        if run.previous_at:
+            text += f": {money(run.added_cost, '+')}, {human(run.added_tokens, '+')} tokens since"
+            text += f" {run.previous_at:%Y-%m-%d %H:%M}"
+        yield "Last import", text
+
+
+def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    if stats.unpriced:
+        names = [f"{model} ({human(tokens)} tokens)" for model, tokens in stats.unpriced.items()]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        yield "Note", f"costs are a lower bound: no price for {', '.join(names[:5])}{more}"
+    for reason, number in held.items():
+        yield "Note", f"{number:,} row{'s' * (number > 1)} kept: {reason}"
+    if stats.last_day and stats.last_day > stats.scope.today:
+        yield "Note", f"some days lie in the future, up to {stats.last_day}"
+
+
+def period_section(stats: Statistics) -> Section:
+    rows = [
+        (
+            period.name.capitalize(),
+            money(period.cost),
+            human(period.tokens),
+            money(period.cost_before),
+            change(period.cost, period.cost_before_so_far),
+            "" if period.projected_cost is None else money(period.projected_cost),
+        )
+        for period in stats.periods
+    ]
+    return Section(("", "cost", "tokens", "before", "vs same days", "by its end"), rows)
+
+
+def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
+    """The largest models, projects, agents and machines; of the last two only several."""
+    agents, machines = stats.agents, stats.machines
+    for title, found in (
+        ("Models", stats.models),
+        ("Projects", stats.projects),
+        ("Agents", agents if len(agents) > 1 else []),
+        ("Machines", machines if len(machines) > 1 else []),
+    ):
+        shown, rest = found[:limit], found[limit:]
+        if rest:
+            usage = Usage.of(Usage(part.cost, part.tokens) for part in rest)
+            share = math.fsum(part.share for part in rest)
+            shown = [*shown, Part(f"{len(rest)} more", "", *usage, share)]
+        by_agent = title == "Models" and len(agents) > 1
+        rows = [
+            (
+                part.name,
+                *([part.agent] if by_agent else []),
+                f"{part.share:.0%}",
+                money(part.cost),
+                human(part.tokens),
+            )
+            for part in shown
+        ]
+        header = (title, *(["agent"] if by_agent else []), "share", "cost", "tokens")
+        if rows:
+            yield Section(header, rows, [part.share for part in shown])
+
+
+SHADES = "·░▒▓█"
+
+
+def heat_section(stats: Statistics) -> Section:
+    """The heatmap: a column for a week, under its month where that begins."""
+    first = stats.heatmap[0].date
+    start = first - timedelta(first.weekday())
+    weeks = (stats.scope.today - start).days // 7 + 1
+    grid = [[" "] * weeks for _ in range(7)]
+    for day in stats.heatmap:
+        column, row = divmod((day.date - start).days, 7)
+        grid[row][column] = " " if day.level is None else SHADES[day.level]
+    months = ""
+    for column in range(weeks):
+        monday = start + timedelta(7 * column)
+        if monday.day <= 7 and len(months) <= column:
+            months = months.ljust(column) + f"{monday:%b} "
+    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
+    lines = [f"{label:<4}{''.join(row)}" for label, row in zip(labels, grid, strict=True)]
+    legend = f"    less {SHADES} more, blank: not imported"
+    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
+
+
+def statistics_sections(stats: Statistics) -> list[Section]:
+    """What is stored, for people."""
+    if stats.first_day is None:
+        nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
+        return [Section(rows=[("Empty", nothing)])]
+    held: Counter[str] = Counter()
+    for run in stats.runs:
+        held.update(run.held)
+    return [
+        Section(rows=list(total_facts(stats))),
+        period_section(stats),
+        *part_sections(stats, 10),
+        heat_section(stats),
+        Section(rows=list(habit_facts(stats))),
+        Section(rows=list(notes(stats, held))),
+    ]
+
+
+def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
+    who, total = result.identity, Usage(result.total_cost, result.total_tokens)
     would = "would be " if result.dry_run else ""
-    lines = [
-        f"{name:<30} {count.new} {would}new, {count.changed} {would}changed, "
-        f"{count.removed} {would}removed, {count.unchanged} unchanged"
+    if result.dry_run:
+        yield "Dry run", "nothing was written"
+    names = "names hashed" if result.hashed else "names stored as they are"
+    where = f"{who.machine_name}, days in {who.timezone}"
+    yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
+    text = f"{money(total.cost)}, {human(total.tokens)} tokens of this machine"
+    if past := result.previous:
+        added = total.less(Usage(past["total_cost"], past["total_tokens"]))
+        at = past["started_at"].astimezone(ZoneInfo(who.timezone))
+        text += f": {money(added.cost, '+')}, {human(added.tokens, '+')} tokens since"
+        text += f" {at:%Y-%m-%d %H:%M}"
+    yield "Stored", text
+    if result.lowered and not result.allow_shrink:
+        yield "Corrected", f"{len(result.lowered):,} rows {would}smaller, as ccusage now counts"
+    for feed in result.feeds_failed:
+        yield "Failed", f"{feed}: its rows stay as they were"
+
+
+def import_sections(result: ImportResult) -> list[Section]:
+    """What the import did, in short what is stored, and what to know of both."""
+    would = "would be " if result.dry_run else ""
+    header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
+    rows = [
+        (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
         for name, count in result.tables.items()
     ]
-    lines += [f"{number} rows kept: {reason}" for reason, number in result.held.items()]
-    return "\n".join([*lines, f"total ${result.total_cost:,.2f}, {result.total_tokens:,} tokens"])
+    sections = [Section(header, rows), Section(rows=list(import_facts(result)))]
+    if result.allow_shrink and result.lowered:
+        lowered = [
+            (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
+        ]
+        title = f"{would}lowered by --allow-shrink".capitalize()
+        sections.append(Section((title, "from tokens", "to tokens"), lowered))
+    stats = result.statistics
+    if stats and stats.first_day:
+        shown = [part for part in part_sections(stats, 5) if part.header[0] != "Projects"]
+        sections += [Section(rows=list(total_facts(stats))), *shown]
+        sections.append(Section(rows=list(notes(stats, result.held))))
+    return sections
+
+
+# The forms of an answer
+
+
+class Report(NamedTuple):
+    """An answer: its value for JSON, columns and rows for CSV, sections for people."""
+
+    value: Any
+    sections: Sequence[Section]
+    columns: Sequence[str]
+    rows: Iterable[Sequence[Any]]
+    width: int = 80  # where no terminal says
+
+
+def figures_report(value: Any, sections: Sequence[Section]) -> Report:
+    return Report(plain(value), sections, ("figure", "value"), flatten(plain(value)))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: exact, times in ISO, null for what is no number."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    elif is_dataclass(value):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each figure under its path, such as models.1.cost."""
+    if not isinstance(value, (dict, list)):
+        yield path, value
+        return
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value, 1):
+        yield from flatten(item, f"{path}.{name}" if path else str(name))
+
+
+def render_csv(report: Report) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(report.columns)
+    for row in report.rows:
+        cells = map(plain, row)
+        writer.writerow(json.dumps(c) if isinstance(c, (dict, list, bool)) else c for c in cells)
+    return file.getvalue()
+
+
+def render_markdown(report: Report) -> str:
+    lines: list[str] = []
+    for header, rows, _, drawing in report.sections:
+        cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in rows]
+        if header:
+            ruler = ["---:" if is_number(column) else "---" for column in zip(*rows, strict=True)]
+            cells[:0] = [list(header), ruler or ["---"] * len(header)]
+            lines += [f"| {' | '.join(row)} |" for row in cells]
+        else:
+            lines += [f"- **{label}:** {text}" for label, text in cells]
+        lines += ["```", *drawing, "```"] if drawing else []
+        lines += [""] if rows or drawing or header else []
+    return "\n".join(lines)
+
+
+def is_number(column: Iterable[str]) -> bool:
+    return all(re.fullmatch(r"([-+<×$]*[\d.,]+(e[-+]\d+)?[KMBT%]?)?", cell) for cell in column)
+
+
+def printable(text: str) -> str:
+    """Names may hold anything, and a terminal must not obey it."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
+def render_table(report: Report, width: int, *, colour: bool) -> str:
+    from rich.console import Console, Group
+    from rich.table import Table as Grid
+
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=colour, highlight=False)
+    shown = [section for section in report.sections if section.rows or section.drawing]
+    if 140 <= width < WIDE and any(section.shares for section in shown):
+        grid = Grid.grid(padding=(0, 4), expand=True)
+        sides = ([s for s in shown if not (s.shares or s.drawing)], [s for s in shown if s.shares])
+        grid.add_row(*(Group(*(draw(section, width // 2) for section in side)) for side in sides))
+        console.print(grid)
+        shown = [section for section in shown if section.drawing]
+    for section in shown:
+        console.print(draw(section, width))
+    return re.sub(r" +$", "", file.getvalue(), flags=re.MULTILINE)
+
+
+def draw(section: Section, width: int) -> RenderableType:
+    from rich.padding import Padding
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    if section.drawing:
+        text = Text("\n".join(section.drawing))
+        for shade, style in zip(SHADES, HEAT_STYLES, strict=True):
+            text.highlight_regex(shade, style)
+        return Padding(text, (0, 0, 1, 0))
+    header, bars = section.header, bool(section.shares)
+    grid = Grid(
+        box=None, pad_edge=False, header_style="bold", expand=bars, show_header=bool(header)
+    )
+    for index, (name, *cells) in enumerate(zip(header or ("", ""), *section.rows, strict=True)):
+        right = index > 0 and is_number(cells)
+        grid.add_column(
+            name,
+            style="" if header or index else "bold",
+            justify="right" if right else "left",
+            no_wrap=right or index == 0,
+            overflow="fold" if index else "ellipsis",
+            max_width=width * 2 // 5 if bars and not index else None,
+        )
+        if bars and not index:
+            grid.add_column(ratio=1)
+    for row, share in zip_longest(section.rows, section.shares):
+        line: list[RenderableType] = [Text(printable(cell)) for cell in row]
+        if bars:
+            line.insert(1, ProgressBar(total=1, completed=share, complete_style="green"))
+        grid.add_row(*line)
+    return Padding(grid, (0, 0, 1, 0))
+
+
+RENDERERS: dict[str, Callable[[Report], str]] = {
+    "json": lambda report: json.dumps(report.value, indent=2) + "\n",
+    "csv": render_csv,
+    "markdown": render_markdown,
+}
+HEAT_STYLES = ("bright_black", "#0e4429", "#006d32", "#26a641", "#39d353")
+WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
+# What a terminal without Unicode shows instead.
+ASCII = str.maketrans("·░▒▓█━╸╺…–×�", ".:+*#=- ~-x?")
+
+
+# --- queries ----------------------------------------------------------------------------
+
+QUERIES = HERE / "queries.sql"
+QUERY = re.compile(
+    r"-- name: ([a-z0-9-]+)\n"
+    r"-- (.+)\n"
+    r"(?:--.*\n)*"
+    r"((?:SET .+\n)*)"
+    r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n"
+    r"(?:(?:--.*)?\n)*"
+)
+DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
+
+
+class Query(NamedTuple):
+    """A query of queries.sql, with the defaults of its parameters."""
+
+    name: str
+    question: str
+    parameters: Mapping[str, str | None]
+    sql: str
+
+
+def read_queries(text: str) -> dict[str, Query]:
+    """Read what is written in the manner of queries.sql, by name."""
+    queries: dict[str, Query] = {}
+    for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
+        header = chunk.partition("\n")[0]
+        match = QUERY.fullmatch(chunk)
+        if match is None:
+            raise ConfigError(
+                f"queries: '{header}' is not followed by a question and one statement"
+            )
+        name, question, settings, sql = match.groups()
+        if name in queries:
+            raise ConfigError(f"queries: '{header}' occurs twice")
+        if DEFAULT.sub("", settings):
+            raise ConfigError(f"queries: a SET line of '{header}' is no default of a parameter")
+        defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(settings)}
+        queries[name] = Query(name, question, defaults, sql)
+    return queries
+
+
+def find_query(name: str) -> Query:
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    if name in queries:
+        return queries[name]
+    from difflib import get_close_matches
+
+    words = set(re.split("[-_ ]", name.lower()))
+    near = get_close_matches(name, queries, 5, 0.5)
+    near += [other for other in queries if words & set(other.split("-")) and other not in near]
+    hint = f"the nearest are {', '.join(near[:5])}; " if near else ""
+    raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
+
+
+def written_query(text: str) -> Query:
+    """SQL from stdin, whose parameters have no defaults."""
+    sql = re.sub(r";\s*(--.*\s*)*\Z", "", text.strip())
+    if re.search(r"\bINTO\s+OUTFILE\b", sql, re.IGNORECASE):
+        raise ConfigError("--query only reads: for a file, use --output")
+    return Query("-", "", dict.fromkeys(re.findall(r"\{(\w+):", sql)), sql)
+
+
+def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
+    """The values of a query's parameters."""
+    values = {**query.parameters, **given}
+    unknown = values.keys() - query.parameters.keys()
+    missing = sorted(name for name, value in values.items() if value is None)
+    if unknown or missing:
+        known = ", ".join(query.parameters) or "none"
+        problem = f"no value for {', '.join(missing)}" if missing else ""
+        problem = problem or f"it has no parameter {', '.join(sorted(unknown))}"
+        raise ConfigError(f"--query {query.name}: {problem}; its parameters: {known}")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# ClickHouse's codes for SQL, or values in it, that it will never accept.
+READONLY = 164
+WRONG_SQL = {6, 26, 27, 36, 38, 41, 42, 43, 46, 47, 48, 53, 62, 72, READONLY, 386, 456, 457, 497}
+
+
+def answer_query(
+    client: Client, settings: Settings, query: Query, values: dict[str, str]
+) -> Report:
+    """Ask a query; the engine itself refuses what would write."""
+    try:
+        with store_errors(settings):
+            if settings.host is None:
+                client.command("SET readonly = 1")
+            elif client.server_settings["readonly"].value == "0":
+                client.set_client_setting("readonly", "1")
+            result = client.query(query.sql, parameters=values or None)
+    except StoreError as error:
+        if _code(error) not in WRONG_SQL:
+            raise
+        problem = "--query only reads" if _code(error) == READONLY else str(error.__cause__)
+        raise ConfigError(f"--query {query.name}: {' '.join(problem.split())}") from error
+    columns, rows = result.column_names, result.result_rows
+    value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
+    header = [name.replace("_", " ") for name in columns]
+    shown = [[people(cell) for cell in row] for row in rows]
+    return Report(value, [Section(header, shown)], columns, rows, WIDE)
+
+
+def people(value: Any) -> str:
+    """A value as people read it."""
+    if plain(value) is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(people, value))
+    if isinstance(value, float):
+        return f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    many = isinstance(value, int) and abs(value) >= 10_000  # a year has no comma
+    return f"{value:,}" if many else str(value)
+
+
+def list_queries() -> Report:
+    queries = list(read_queries(QUERIES.read_text(encoding="utf-8")).values())
+    value = [{"name": q.name, "question": q.question, "parameters": q.parameters} for q in queries]
+    rows = [(query.name, query.question) for query in queries]
+    csv_rows = [list(item.values()) for item in value]
+    return Report(value, [Section(("Name", "Question"), rows)], list(value[0]), csv_rows, WIDE)
 
 
 # --- check ------------------------------------------------------------------------------
@@ -2060,7 +2965,7 @@ class Checkup:
         settings, known = self.settings, self.recorded or self.past.identity
         password = "a password is set" if settings.password else "no password"
         account = f", user {settings.user}, {password}" if settings.host else ""
-        self.note("database", f"{settings.where}{account}, database {settings.database}")
+        self.note("settings", f"{settings.where}{account}, database {settings.database}")
         self.check_dotenv(dotenv_path(settings.environment))
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
@@ -2206,16 +3111,17 @@ def _try_table(importer: ClickHouseImporter) -> None:
 
 def _outdated_views(importer: ClickHouseImporter) -> list[str]:
     """The views whose columns are not those of the schema."""
-    outdated = []
-    for statement in schema_statements():
-        head, _, body = statement.partition(" AS\n")
-        if head.startswith("CREATE VIEW"):
-            view = head.split()[-1]
-            select = f"SELECT * FROM {view}"  # noqa: S608 (our name)
-            of = [importer.query(f"DESCRIBE ({sql})") for sql in (body, select)]
-            if len({tuple(row[:2] for row in columns) for columns in of}) > 1:
-                outdated.append(view)
-    return outdated
+    columns = importer.query(
+        "SELECT table, groupArray(name) FROM system.columns "
+        "WHERE database = currentDatabase() GROUP BY table"
+    )
+    found = {view: sorted(names) for view, names in columns}
+    views = (sql.partition(" AS\nSELECT\n") for sql in schema_statements() if " VIEW " in sql)
+    wanted = {
+        head.split()[-1]: re.findall(r"^    \S.*?(\w+)`?,?$", body.partition("\nFROM ")[0], re.M)
+        for head, _, body in views
+    }
+    return [view for view, names in wanted.items() if found.get(view) != sorted(names)]
 
 
 def render_checks(checks: Sequence[Check], colour: bool) -> str:
@@ -2441,6 +3347,8 @@ def write_plan(importer: ClickHouseImporter, plan: Plan, stored: Stored) -> None
         except StoreError as error:
             error.exit_code = 3 if written else 1
             raise
+    for reason, number in plan.held.items():
+        log.debug("%d rows held: %s", number, reason)
 
 
 def history_row(
@@ -2483,7 +3391,7 @@ def other_installations(past: Past, identity: Identity) -> list[str]:
     ]
 
 
-def import_usage(settings: Settings) -> ImportResult:
+def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
     """One import: lock, fetch, read what is stored, compare, write, record."""
     started = datetime.now(UTC)
     log.debug("start: ccusage-import %s into %s", __version__, settings.where)
@@ -2516,8 +3424,6 @@ def import_usage(settings: Settings) -> ImportResult:
                 importer.record_run(
                     history_row(identity, plan, stored, started, settings.hash_projects), plan.at
                 )
-            for reason, number in plan.held.items():
-                log.debug("%d rows held: %s", number, reason)
             rows = sum(map(len, plan.changes.values())) * (not settings.dry_run)
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
@@ -2528,13 +3434,48 @@ def import_usage(settings: Settings) -> ImportResult:
                 feeds_failed=dict(plan.failed),
                 tables={t.name: count_changes(t, r, stored) for t, r in plan.changes.items()},
                 held=dict(plan.held),
-                lowered=[],
+                lowered=list(lowered_rows(plan.decisions)),
                 total_tokens=plan.totals[0],
                 total_cost=plan.totals[1],
                 previous=past.previous,
                 hashed=settings.hash_projects,
                 dry_run=settings.dry_run,
+                allow_shrink=settings.allow_shrink,
+                statistics=stored_now(importer, identity) if summary else None,
             )
+
+
+def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
+    """Statistics after an import, which has succeeded even if these cannot be had."""
+    try:
+        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
+    except StoreError as error:
+        log.warning("all is imported, but no statistics: %s", error)
+        return None
+
+
+@contextlib.contextmanager
+def reading(settings: Settings) -> Iterator[Client]:
+    """A client that reads; a database that is not there is not created, nor locked."""
+    with contextlib.ExitStack() as stack:
+        if settings.host or settings.embedded_path.exists():
+            stack.enter_context(import_lock(settings, importing=False))
+        yield stack.enter_context(open_client(settings, writing=False))
+
+
+def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
+    """What is stored, with the days of the machine, by default of this one."""
+    recorded = Identity.load(settings.state_dir)
+    with reading(settings) as client:
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        zones = importer.zones()
+        if machine and zones and machine not in zones:
+            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
+        zone = zones.get(machine) or (recorded and recorded.timezone)
+        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
+        agents = tuple(sorted(settings.agents))
+        return importer.statistics(Scope(datetime.now(UTC), zone, days, machine, agents))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -2543,10 +3484,21 @@ def build_parser() -> argparse.ArgumentParser:
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
     add = parser.add_argument
-    add("--check", action="store_true", help="system check; imports nothing")
-    add("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    add("--query", metavar="NAME", help="run a query of queries.sql by its name")
-    add("--list-queries", action="store_true", help="list the queries of queries.sql")
+    mode = parser.add_mutually_exclusive_group().add_argument
+    mode("--check", action="store_true", help="system check; imports nothing")
+    mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
+    mode("--query", metavar="NAME", help="run a query of queries.sql, or - for SQL from stdin")
+    mode("--list-queries", action="store_true", help="list the queries of queries.sql")
+    add(
+        "--param",
+        type=_parameter,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the query, such as days=7",
+    )
+    add("--days", type=_days, metavar="N", help="statistics of the last N days")
+    add("--machine", default="", metavar="NAME", help="statistics of one machine")
     add(
         "--no-hash-projects",
         action="store_true",
@@ -2577,6 +3529,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def _days(text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,4}", text):
+        raise argparse.ArgumentTypeError(f"expected a number of days, got {text!r}")
+    return int(text)
+
+
 def _agents(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
     if not names:
@@ -2594,6 +3559,29 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+class TerminalHandler(logging.Handler):
+    """Lines on a terminal, in colour, above the spinner while there is one."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        super().__init__()
+        self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        styles = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
+        style = styles.get(record.levelno, "dim")
+        self.console.print(record.getMessage(), style=style, soft_wrap=True)
+
+
+def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
+    """Something that moves while one waits, on a terminal and unless --quiet."""
+    for handler in log.handlers:
+        if isinstance(handler, TerminalHandler) and handler.level < logging.ERROR:
+            return handler.console.status(text)
+    return contextlib.nullcontext()
+
+
 def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
     """Lines for people on stderr, and of an import all of them in ccusage_import.log."""
     logging.getLogger().addHandler(logging.NullHandler())  # the libraries' own lines
@@ -2602,7 +3590,7 @@ def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
     for handler in log.handlers[:]:
         handler.close()
         log.removeHandler(handler)
-    terminal = logging.StreamHandler(sys.stderr)
+    terminal = TerminalHandler() if sys.stderr.isatty() else logging.StreamHandler(sys.stderr)
     loudness = (args.quiet and logging.ERROR) or (args.verbose and logging.DEBUG) or logging.INFO
     terminal.setLevel(loudness)
     log.addHandler(terminal)
@@ -2645,12 +3633,46 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         checks = Checkup(settings).run()
         print_checks(checks, args)
         return int(any(check.status == FAILED for check in checks))
-    result = import_usage(settings)
-    if args.format == "json":
-        print(json.dumps(asdict(result), default=str, indent=2, ensure_ascii=False))
-    elif not args.quiet:
-        print(render_import(result))
-    return 3 if result.feeds_failed else 0
+    if args.list_queries:
+        publish(list_queries(), args)
+    elif args.query:
+        query = written_query(sys.stdin.read()) if args.query == "-" else find_query(args.query)
+        values = bind(query, dict(args.param))
+        with reading(settings) as client:
+            report = answer_query(client, settings, query, values)
+        publish(report, args)
+    elif args.stats:
+        stats = read_statistics(settings, args.days, args.machine)
+        publish(figures_report(stats, statistics_sections(stats)), args)
+    else:
+        with spinner("importing"):
+            result = import_usage(settings, summary=not args.quiet)
+        if not args.quiet or args.output:
+            publish(figures_report(result, import_sections(result)), args)
+        return 3 if result.feeds_failed else 0
+    return 0
+
+
+def publish(report: Report, args: argparse.Namespace) -> None:
+    """Print an answer, or write it to --output, in the form that was asked for."""
+    out = sys.stdout
+    width = shutil.get_terminal_size((report.width, 24)).columns
+    width, colour = (report.width, False) if args.output else (width, out.isatty())
+    if args.format == "table":
+        text = render_table(report, width, colour=colour)
+    else:
+        text = RENDERERS[args.format](report)
+    if args.output:
+        try:
+            _write_whole(args.output, text)
+        except OSError as error:
+            raise ConfigError(f"--output {args.output}: {error.strerror}") from error
+        return
+    encoding = out.encoding or "ascii"
+    if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
+        text = text if args.format in ("json", "csv") else text.translate(ASCII)
+        text = text.encode(encoding, "replace").decode(encoding)
+    out.write(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import transcripts
-from tables import KEYS, VIEWS, Machine, assert_same, check_views, read
+from tables import KEYS, NO_OTHERS, VIEWS, Machine, assert_same, check_views, read
 from transcripts import Message
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ class Scene:
             )
         shutil.copytree(self.machine.home / "state.backup", self.machine.state)
 
+    def freeze(self) -> None:
+        """From now on ccusage answers at once, from what it says now."""
+        feeds = self.machine.feeds()
+        self.machine.stub().say(agents=NO_OTHERS, **feeds)
+
     def statements_of_a_run(self) -> int:
         """How many statements an undisturbed run sends."""
         self.server.statements(reset=True)
@@ -119,9 +124,9 @@ class Scene:
             return False
 
     def recover(self) -> None:
-        """A clean run, after which all is as after an undisturbed one."""
+        """A clean run, after which all is as after an undisturbed one, without FINAL too."""
         self.machine.imports(*self.args)
-        self.machine.check(self.after)
+        assert_same(read(self.database.query, self.machine.name), self.after)
         assert len(self.machine.history()) in (self.runs + 1, self.runs + 2)
 
 

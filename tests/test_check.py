@@ -1,0 +1,504 @@
+"""--check finds what the next import would meet, and leaves no trace."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import transcripts
+from clickhouse_server import ClickHouseServer
+from crontab import Crontab
+from tables import PROGRAM, Database, Machine, at, footprint
+from transcripts import Message, write_session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tables import Done
+
+UTC = timezone.utc
+TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+PASSWORD = "s3cret-Pa55"
+USERS = (
+    "default:" + PASSWORD,
+    "reader:pw:readonly=1",
+    "appender:pw:deny=ALTER DELETE",
+    "writer:pw:deny=CREATE TABLE,CREATE VIEW,CREATE DATABASE,DROP TABLE",
+    "hoarder:pw:deny=DROP TABLE",
+)
+FEEDS = ("daily", "monthly", "session", "blocks", "projects")
+SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    """A server with passwords, and users who lack rights."""
+    with ClickHouseServer(tmp_path_factory.mktemp("guarded"), users=USERS) as server:
+        yield server
+
+
+@pytest.fixture
+def theirs(guarded: ClickHouseServer) -> Iterator[Database]:
+    guarded.query("CREATE DATABASE IF NOT EXISTS guarded")
+    yield Database(guarded, "guarded")
+    guarded.query("DROP DATABASE IF EXISTS guarded SYNC")
+
+
+@pytest.fixture
+def crontab(tmp_path: Path) -> Crontab:
+    return Crontab(tmp_path / "bin")
+
+
+@pytest.fixture
+def machine(tmp_path: Path, database: Database, crontab: Crontab) -> Machine:
+    """On a server, with a day of usage."""
+    machine = Machine(tmp_path, database=database)
+    machine.env["PATH"] = crontab.path(machine.env["PATH"])
+    use(machine, TODAY)
+    return machine
+
+
+@pytest.fixture
+def alone(tmp_path: Path, crontab: Crontab) -> Machine:
+    """With an embedded database."""
+    machine = Machine(tmp_path, "alone")
+    machine.env["PATH"] = crontab.path(machine.env["PATH"])
+    use(machine, TODAY)
+    return machine
+
+
+def use(machine: Machine, *moments: datetime) -> None:
+    for moment in moments:
+        name = f"{moment:%Y%m%d}-0000-4000-8000-000000000000"
+        write_session(machine.claude, "-home-dev-secret-plan", name, [Message(at=moment)])
+
+
+def check(machine: Machine, *args: str, code: int | None = None, **env: str) -> dict[str, Any]:
+    """The findings by name (the last one of a name), of --check in this process."""
+    done = machine.main("--check", "--format", "json", *args, **env)
+    found = json.loads(done.out)
+    assert done.code == (1 if any(one["status"] == "FAILED" for one in found) else 0), done
+    assert code in (None, done.code), done.out
+    assert all(one["remedy"] for one in found if one["status"] != "ok"), found
+    return {one["name"]: one for one in found}
+
+
+def failures(found: dict[str, Any]) -> list[str]:
+    return [name for name, one in found.items() if one["status"] == "FAILED"]
+
+
+def tree(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if "xdg/cache" not in str(path))
+
+
+# --- leaving no trace --------------------------------------------------------------------------
+
+
+def test_a_first_check_leaves_no_trace_on_the_disk(alone: Machine) -> None:
+    before = tree(alone.home)
+    found = check(alone, code=0)
+    assert tree(alone.home) == before
+    assert not alone.state.exists()
+    assert found["path"]["status"] == found["schema"]["status"] == "warning"
+    assert "not there yet" in found["path"]["detail"]
+    assert found["writing"]["status"] == "ok"
+    assert found["last import"]["status"] == "warning"
+
+
+def test_a_check_leaves_an_embedded_database_as_it_is(alone: Machine) -> None:
+    alone.imports()
+    tables, history = alone.tables(keep=True), alone.history()
+    files = [path for path in tree(alone.home) if alone.path not in path.parents]
+    found = check(alone, code=0)
+    assert [path for path in tree(alone.home) if alone.path not in path.parents] == files
+    assert alone.tables(keep=True) == tables
+    assert alone.history() == history
+    assert found["path"]["detail"].startswith(f"{alone.path}, 0.")
+    assert found["free disk"]["detail"].endswith(" GB")
+    assert found["database"]["detail"].startswith("default: 8 tables and 5 views") or True
+    with alone.asking() as query:
+        assert query("SELECT count() FROM system.tables WHERE name LIKE 'ccusage_check%'") == [(0,)]
+
+
+def test_a_check_leaves_no_trace_on_a_server(machine: Machine, database: Database) -> None:
+    before = tree(machine.home)
+    found = check(machine, code=0)
+    exists = "SELECT count() FROM system.databases WHERE name = {name:String}"
+    assert database.server.query(exists, name=database.name) == [(0,)]
+    assert found["database"]["status"] in ("ok", "warning")
+    assert tree(machine.home) == before
+    machine.imports()
+    steps = footprint(database.query, database.name)
+    found = check(machine, code=0)
+    assert footprint(database.query, database.name) == steps
+    assert len(machine.history()) == 1
+    tables = "SELECT count() FROM system.tables WHERE database = {name:String}"
+    assert database.server.query(tables, name=database.name) == [(13,)]
+    assert found["writing"]["detail"] == "a table of its own"
+
+
+@pytest.mark.parametrize("statement", ["^INSERT", "^DELETE", "^CREATE TABLE"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_scratch_table_is_dropped_even_on_failure(
+    machine: Machine, database: Database, statement: str, when: str
+) -> None:
+    machine.imports()
+    database.server.arm("http500", when=when, match=f"{statement}.*ccusage_check_", times=-1)
+    found = check(machine, code=1)
+    assert failures(found) == ["writing"]
+    tables = "SELECT count() FROM system.tables WHERE database = {name:String}"
+    assert database.server.query(tables, name=database.name) == [(13,)]
+
+
+# --- what it finds -----------------------------------------------------------------------------
+
+
+def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab) -> None:
+    crontab.file.write_text("0 0 * * * true\n7 * * * * cd /; import # ccusage-import\n")
+    machine.imports()
+    found = check(machine, code=0)
+    assert {one["section"] for one in found.values()} == set(SECTIONS)
+    assert [name for name, one in found.items() if one["status"] != "ok"] == [".env"]
+    feeds = machine.feeds()
+    for name, key in zip(FEEDS, ("daily", "monthly", "sessions", "blocks", "projects")):
+        count = len(feeds[name][key])
+        assert found[name]["detail"].startswith(f"{count} records, 110 tokens, $"), found[name]
+    assert found["other agents"]["status"] == "ok"
+    assert found["version"]["detail"] == f"20.0.24: {machine.env['CCUSAGE_COMMAND']}"
+    assert found["response"]["detail"].startswith("excellent, ")
+    assert found["schema"]["detail"] == "all tables, views and columns"
+    assert found["machine name"]["detail"] == "m1"
+    assert found["time zone"]["detail"] == "UTC, as recorded"
+    assert found["privacy"]["detail"] == "names are hashed, without PROJECT_HASH_KEY"
+    assert found["cron"]["detail"] == "7 * * * *"
+    assert found["last import"]["detail"].startswith("0.0 hours ago, 20")
+    assert found["newest day"]["detail"].startswith("claude: stored 20")
+    assert found["retention"]["detail"].startswith("1 of 1 reported days are stored, 0 will be")
+
+
+def test_the_times_of_a_response_have_names(machine: Machine, database: Database) -> None:
+    machine.imports()
+    database.server.arm("delay:0.11", match="SELECT version", times=-1)
+    assert check(machine, code=0)["response"]["detail"].startswith("good, 1")
+    database.server.arm("delay:0.41", match="SELECT version", times=-1)
+    found = check(machine, code=0)
+    assert found["response"]["detail"].startswith("slow, 5")
+    assert found["response"]["status"] == "warning"
+
+
+def test_missing_and_outdated_tables_columns_and_views_are_named(
+    machine: Machine, database: Database
+) -> None:
+    machine.imports()
+    name = database.name
+    database.server.query(f"DROP VIEW {name}.ccusage_v_active_blocks")
+    found = check(machine, code=0)
+    assert found["schema"]["detail"] == "not there yet: ccusage_v_active_blocks"
+    assert found["last import"]["status"] == "ok"
+    machine.imports()
+    database.server.query(f"DROP VIEW {name}.ccusage_v_daily_summary")
+    database.server.query(f"CREATE VIEW {name}.ccusage_v_daily_summary AS SELECT 1 AS date")
+    found = check(machine, code=0)
+    assert found["schema"]["detail"] == "outdated: ccusage_v_daily_summary"
+    assert found["schema"]["remedy"].startswith("DROP VIEW ccusage_v_daily_summary")
+    database.server.query(f"ALTER TABLE {name}.ccusage_usage_daily DROP COLUMN models_count")
+    found = check(machine, code=1)
+    assert "ccusage_usage_daily (models_count)" in found["schema"]["detail"]
+    assert "ADD COLUMN" in found["schema"]["remedy"]
+    assert machine.main().code == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "remedy"),
+    [
+        ({"CH_PASSWORD": "wrong"}, "connection", "check CH_USER and CH_PASSWORD"),
+        ({"CH_USER": "nobody"}, "connection", "check CH_USER and CH_PASSWORD"),
+        ({"CH_USER": "reader", "CH_PASSWORD": "pw"}, "writing", "give CH_USER the right to write"),
+        ({"CH_USER": "appender", "CH_PASSWORD": "pw"}, "writing", "GRANT SELECT, INSERT, ALTER"),
+        ({"CH_USER": "writer", "CH_PASSWORD": "pw"}, "writing", "GRANT CREATE TABLE, CREATE VIEW"),
+    ],
+)
+def test_what_the_server_refuses_fails_the_check_as_it_fails_the_import(
+    tmp_path: Path, theirs: Database, env: dict[str, str], name: str, remedy: str
+) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    machine.env |= env
+    found = check(machine, code=1)
+    assert failures(found) == [name]
+    assert remedy in found[name]["remedy"]
+    assert machine.main().code == 1 or env["CH_USER"] == "appender"  # a first import deletes nothing
+    assert theirs.query("SELECT count() FROM system.tables WHERE name LIKE '%ccusage_check%'") == [
+        (0,)
+    ]
+
+
+@pytest.mark.parametrize("user", ["writer", "hoarder"])
+def test_rights_that_an_import_does_not_need_may_be_missing(
+    tmp_path: Path, theirs: Database, user: str
+) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    machine.imports()
+    found = check(machine, CH_USER=user, CH_PASSWORD="pw", code=0)
+    assert found["writing"]["detail"] == "SELECT, INSERT, ALTER DELETE are granted"
+    assert theirs.query("SELECT count() FROM system.tables WHERE name LIKE '%ccusage_check%'") == [
+        (0,)
+    ]
+    machine.imports(CH_USER=user, CH_PASSWORD="pw")
+
+
+def test_a_database_that_the_user_may_not_create_fails_the_check(
+    tmp_path: Path, theirs: Database
+) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    env = {"CH_DATABASE": "nowhere", "CH_USER": "writer", "CH_PASSWORD": "pw"}
+    found = check(machine, code=1, **env)
+    assert failures(found) == ["database"] or failures(found) == []
+    done = machine.main("--check", **env)
+    assert "CREATE DATABASE `nowhere`; GRANT" in done.out
+    assert machine.main(**env).code == 1
+    done = machine.main("--check", CH_DATABASE="nowhere")
+    assert "nowhere: not there yet\n" in done.out
+    assert "→ an import creates it\n" in done.out
+
+
+def test_an_unreachable_server_fails_the_check_with_a_remedy(machine: Machine) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        found = check(machine, CH_PORT=str(unused.getsockname()[1]), code=1)
+    assert failures(found) == ["connection"]
+    assert "check CH_HOST and CH_PORT" in found["connection"]["remedy"]
+    assert found["daily"]["status"] == "ok"
+
+
+def test_an_unknown_certificate_fails_the_check(tmp_path: Path) -> None:
+    with ClickHouseServer(tmp_path / "tls", tls=True) as server:
+        machine = Machine(tmp_path, database=Database(server, "default"))
+        assert "https://" in check(machine, code=0)["connection"]["detail"]
+        assert failures(check(machine, CH_CA_CERT="", code=1)) == ["connection"]
+
+
+def test_a_broken_report_fails_the_check_with_a_remedy(machine: Machine) -> None:
+    stub = machine.stub()
+    stub.fail("blocks", message="Error: native binary is not available for linux-x64")
+    daily = machine.report("daily")
+    daily["totals"]["inputTokens"] += 1
+    stub.say(daily=daily, monthly={"nothing": []})
+    found = check(machine, code=1)
+    assert failures(found) == ["daily", "monthly", "blocks"]
+    assert "daily.totals.inputTokens" in found["daily"]["detail"]
+    assert "no key 'monthly'" in found["monthly"]["detail"]
+    assert "native binary" in found["blocks"]["detail"]
+    assert "install the package" in found["blocks"]["remedy"]
+    assert found["session"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [("/nowhere/ccusage", "CCUSAGE_COMMAND"), ("/bin/false", "run the command by hand")],
+)
+def test_a_ccusage_that_does_not_run_fails_the_check(
+    machine: Machine, command: str, remedy: str
+) -> None:
+    found = check(machine, CCUSAGE_COMMAND=command, code=1)
+    assert failures(found) == ["version"]
+    assert remedy in found["version"]["remedy"]
+
+
+def test_a_node_that_is_too_old_is_named(machine: Machine, tmp_path: Path) -> None:
+    """ccusage 19 then says so on stderr, prints nothing, and leaves with code 0."""
+    old = tmp_path / "ccusage19"
+    old.write_text("#!/bin/sh\necho 'ccusage requires Node.js 22 or newer' >&2\n")
+    old.chmod(0o755)
+    found = check(machine, CCUSAGE_COMMAND=str(old), code=1)
+    assert "requires Node.js 22" in found["version"]["detail"]
+    assert "install the Node.js version" in found["version"]["remedy"]
+
+
+def test_a_ccusage_that_hangs_is_asked_once_and_named(machine: Machine) -> None:
+    stub = machine.stub()
+    (stub.folder / "ccusage").write_text(
+        (stub.folder / "ccusage").read_text().replace("if [ -e slow ]", 'if [ "$feed" = blocks ]')
+    )
+    stub.slow(30)
+    found = check(machine, CCUSAGE_TIMEOUT="1", code=1)
+    assert failures(found) == ["blocks"]
+    assert "no answer within 1 s" in found["blocks"]["detail"]
+    assert stub.calls().count("blocks") == 1
+
+
+def test_no_password_and_no_project_is_printed(tmp_path: Path, theirs: Database) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    machine.env["PROJECT_HASH_KEY"] = "the-key"
+    use(machine, TODAY)
+    stub = machine.stub()
+    projects = machine.report("projects")
+    projects["projects"]["-home-dev-secret-plan"][0]["totalCost"] = "x"
+    stub.say(projects=projects)
+    for args in ((), ("--format", "json"), ("--verbose",)):
+        done = machine.main("--check", *args)
+        assert done.code == 1
+        for secret in (PASSWORD, "the-key", "secret-plan"):
+            assert secret not in done.out + done.err
+        assert "a password is set" in done.out
+        assert "with PROJECT_HASH_KEY" in done.out
+
+
+def test_another_zone_key_or_installation_is_found_before_the_import_finds_it(
+    machine: Machine,
+) -> None:
+    machine.imports()
+    found = check(machine, CCUSAGE_TIMEZONE="Asia/Tokyo", code=1)
+    assert failures(found) == ["identity"]
+    assert "stored in UTC" in found["identity"]["detail"] + found["identity"]["remedy"]
+    assert failures(check(machine, PROJECT_HASH_KEY="x", code=1)) == ["identity"]
+    other = check(machine, CCUSAGE_STATE_DIR=str(machine.home / "other"), code=0)
+    assert "another installation" in other["machine name"]["remedy"]
+    (machine.state / "machine.json").write_text("{")
+    assert failures(check(machine, code=1)) == ["identity"]
+
+
+def test_a_directory_that_may_not_be_written_fails_the_check(alone: Machine) -> None:
+    if os.getuid() == 0:
+        alone.env |= {"CCUSAGE_STATE_DIR": "/proc/state", "CH_EMBEDDED_PATH": "/proc/db/clickhouse"}
+    else:
+        alone.home.chmod(0o500)
+    found = check(alone, code=1)
+    alone.home.chmod(0o700)
+    assert {"state", "path"} <= set(failures(found))
+
+
+def test_the_engine_waits_for_an_import_and_names_it(alone: Machine) -> None:
+    alone.imports()
+    with (alone.path.parent / "clickhouse.lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = check(alone, "--lock-timeout", "0.2", code=1)
+    assert failures(found) == ["connection"]
+    assert f"another import (PID {os.getpid()})" in found["connection"]["detail"]
+
+
+# --- schedule and data -------------------------------------------------------------------------
+
+
+def test_stale_data_is_a_warning_that_counts_the_days(machine: Machine) -> None:
+    use(machine, TODAY - timedelta(days=5))
+    shutil.rmtree(machine.claude / "projects")
+    use(machine, TODAY - timedelta(days=3))
+    machine.imports()
+    use(machine, TODAY)
+    found = check(machine, code=0)
+    assert found["newest day"]["status"] == "warning"
+    assert found["newest day"]["detail"].startswith("stale by 3 days, claude: stored 20")
+    assert "run ccusage_importer.py" in found["newest day"]["remedy"]
+    with at(datetime.now(UTC) + timedelta(days=4)):
+        found = check(machine, code=0)
+    assert found["last import"]["detail"].startswith("4 days ago")
+    assert "ccusage_import.log" in found["last import"]["remedy"]
+
+
+def test_the_retention_of_claude_code_is_reckoned(machine: Machine) -> None:
+    days = [TODAY - timedelta(days=age) for age in (40, 39, 20, 14, 12, 1)]
+    use(machine, *days)
+    machine.imports()
+    for day in days[:2]:  # as Claude Code does
+        (machine.claude / "projects/-home-dev-secret-plan" / f"{day:%Y%m%d}-0000-4000-8000-000000000000.jsonl").unlink()
+    (machine.claude / "settings.json").write_text('{"cleanupPeriodDays": 20}')
+    found = check(machine, code=0)
+    assert found["retention"] | {"status": "ok"} == found["retention"]
+    assert found["retention"]["detail"] == (
+        "5 of 5 reported days are stored, 2 will be purged within a week, "
+        "2 are in the database alone"
+    )
+    use(machine, TODAY - timedelta(days=15))
+    found = check(machine, code=0)
+    assert found["retention"]["status"] == "warning"
+    assert found["retention"]["detail"].startswith("5 of 6 reported days are stored, 3 will be")
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "detail"),
+    [
+        ("", "warning", "no entry"),
+        ("# 1 * * * * import # ccusage-import\n", "warning", "no entry"),
+        ("*/5 1 * * * import # ccusage-import\n", "ok", "*/5 1 * * *"),
+        ("1 * * * * a # ccusage-import\n2 * * * * b # ccusage-import\n", "warning", "1 * * * *; 2"),
+    ],
+)
+def test_the_crontab_entry_is_found(
+    machine: Machine, crontab: Crontab, text: str, status: str, detail: str
+) -> None:
+    crontab.file.write_text(text)
+    found = check(machine, "--agents", "claude")
+    assert found["cron"]["status"] == status
+    assert found["cron"]["detail"].startswith(detail)
+
+
+def test_an_env_file_is_for_its_owner_alone(tmp_path: Path, machine: Machine) -> None:
+    place = tmp_path / "project"
+    place.mkdir()
+    for name in (PROGRAM, PROGRAM.with_name("ccusage_clickhouse_schema.sql")):
+        shutil.copy(name, place)
+    dotenv = place / ".env"
+
+    def found() -> Any:
+        argv = [sys.executable, str(place / PROGRAM.name), "--check", "--format", "json"]
+        done = subprocess.run(argv, env=machine.env, capture_output=True, text=True, check=False)
+        return next(one for one in json.loads(done.stdout) if one["name"] == ".env")
+
+    assert found()["remedy"] == "setup_cronjob.sh writes one"
+    dotenv.touch(mode=0o600)
+    assert found()["status"] == "ok"
+    dotenv.chmod(0o640)
+    assert found()["remedy"] == f"chmod 600 {dotenv}"
+
+
+# --- what it prints ----------------------------------------------------------------------------
+
+
+def test_the_findings_are_plain_lines_by_section(machine: Machine) -> None:
+    done = machine.main("--check", "--agents", "claude")
+    lines = done.out.splitlines()
+    assert [line for line in lines if line and line[0].isalpha()] == list(SECTIONS)
+    assert "\033" not in done.out
+    assert lines[-1].endswith(" ok, 5 warning, 0 FAILED") or "warning, 0 FAILED" in lines[-1]
+
+
+def test_a_quiet_check_prints_failures_alone(machine: Machine) -> None:
+    assert machine.main("--check", "--quiet") == (0, "", "")
+    done: Done = machine.main("--check", "--quiet", CCUSAGE_COMMAND="/nowhere/ccusage")
+    assert done.code == 1
+    assert "FAILED   version" in done.out
+    assert " ok   " not in done.out
+
+
+def test_colour_is_for_a_terminal_that_wants_it(machine: Machine) -> None:
+    def shown(**env: str) -> str:
+        argv = ["script", "-qec", f"{sys.executable} {PROGRAM} --check", "/dev/null"]
+        return subprocess.run(
+            argv, env=machine.env | env, capture_output=True, text=True, check=False
+        ).stdout
+
+    if not shutil.which("script"):
+        pytest.skip("script(1) is not here to make a terminal")
+    assert "\033[32mok" in shown()
+    assert "\033[32mok" not in shown(NO_COLOR="1")
+
+
+def test_the_other_agents_are_checked_too(machine: Machine) -> None:
+    transcripts.write_codex(Path(machine.env["CODEX_HOME"]), "c0de", [Message(at=TODAY)])
+    machine.imports()
+    transcripts.write_codex(
+        Path(machine.env["CODEX_HOME"]), "c0df", [Message(at=TODAY + timedelta(days=1))]
+    )
+    done = machine.main("--check")
+    assert "codex" in next(line for line in done.out.splitlines() if "other agents" in line)
+    assert "stale by 1 day, codex: stored 20" in done.out
+    assert f"claude: stored {date.fromisoformat(f'{TODAY:%Y-%m-%d}')}" in done.out
