@@ -42,7 +42,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
-from itertools import takewhile, zip_longest
+from itertools import repeat, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -1498,11 +1498,11 @@ SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
 # The engine's two background threads would make a DELETE over many parts wait for seconds.
 CHDB_OPTIONS = {"background_pool_size": 16}
 
-UNKNOWN_DATABASE = 81
+UNKNOWN_DATABASE, READONLY = 81, 164
 CLICKHOUSE_REMEDIES = {
     60: "run an import once: it creates the tables",
     UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
-    164: "the user may only read: give CH_USER the right to write",
+    READONLY: "the user may only read: give CH_USER the right to write",
     193: "check CH_USER and CH_PASSWORD",
     194: "set CH_PASSWORD",
     243: "free some disk space",
@@ -1519,9 +1519,10 @@ def store_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (ClickHouseError, OSError) as error:
-        code = getattr(error, "code", None)
+        # Of a setting that a read-only user may not give, the client knows no code.
+        code = getattr(error, "code", None) or (READONLY if "is readonly" in str(error) else 0)
         where = "the disk and its permissions" if settings.host is None else "CH_HOST and CH_PORT"
-        remedy = CLICKHOUSE_REMEDIES.get(code or 0, f"check {where}, then run it again")
+        remedy = CLICKHOUSE_REMEDIES.get(code, f"check {where}, then run it again")
         cause: object = error
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
@@ -1600,6 +1601,8 @@ def _embedded(path: Path, database: str) -> Client:
             tz_mode="aware",
         )
     except ImportError as error:
+        if "KeyboardInterrupt" in str(error.__cause__):  # as pybind11 passes one on
+            raise KeyboardInterrupt from error
         raise ConfigError(
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
@@ -1691,7 +1694,7 @@ FIGURES = {
         "count(), ifNull(max(duration_minutes), 0)",
         "sum(total_cost), max(total_cost)",
         f"ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity, "
-        "{zone:String}), toDate32('1900-01-01')) >= {since:Date32}",
+        "{zone:String}), toDate32('1900-01-01')) >= {since:Date32} HAVING count() > 0",
     ),
     "blocks": (
         "machine_name",
@@ -2111,11 +2114,11 @@ class Statistics:
 
 def summarise(figures: Figures, scope: Scope) -> Statistics:
     """Statistics of the rows of FIGURES."""
-    rows = {date.fromisoformat(day): (cost, *counts) for (day,), counts, (cost,) in figures["days"]}
-    days = {day: Usage(row[0], row[1]) for day, row in rows.items()}
+    counts = {date.fromisoformat(day): numbers for (day,), numbers, _ in figures["days"]}
+    days = {date.fromisoformat(day): Usage(cost, n[0]) for (day,), n, (cost,) in figures["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(rows[day][place] for day in inside) for place in (2, 3))
+    given, cached = (sum(counts[day][place] for day in inside) for place in (1, 2))
     past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(past, scope.today)
     weekdays: Counter[str] = Counter()
@@ -2336,7 +2339,7 @@ def human(number: float, sign: str = "") -> str:
 def money(dollars: float, sign: str = "") -> str:
     if 0 < dollars < 0.005:
         return f"{sign}<$0.01"
-    text = f"{dollars:{sign},.2f}"
+    text = f"{dollars:{sign},.{2 if abs(dollars) < 9999.995 else 0}f}"
     return f"{text[0]}${text[1:]}" if text[0] in "+-" else f"${text}"
 
 
@@ -2404,7 +2407,7 @@ def period_section(stats: Statistics) -> Section:
         )
         for period in stats.periods
     ]
-    return Section(("", "cost", "tokens", "before", "vs same days", "by its end"), rows)
+    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
@@ -2426,7 +2429,7 @@ def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
             (
                 part.name,
                 *([part.agent] if by_agent else []),
-                f"{part.share:.0%}",
+                "<1%" if 0 < part.share < 0.005 else f"{part.share:.0%}",
                 money(part.cost),
                 human(part.tokens),
             )
@@ -2605,50 +2608,57 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
 
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=colour, highlight=False)
+    shades = bool(console.color_system) and not console.no_color
     shown = [section for section in report.sections if section.rows or section.drawing]
     if 140 <= width < WIDE and any(section.shares for section in shown):
         grid = Grid.grid(padding=(0, 4), expand=True)
         sides = ([s for s in shown if not (s.shares or s.drawing)], [s for s in shown if s.shares])
-        grid.add_row(*(Group(*(draw(section, width // 2) for section in side)) for side in sides))
+        grid.add_row(
+            *(Group(*(draw(section, width // 2 - 4) for section in side)) for side in sides)
+        )
         console.print(grid)
         shown = [section for section in shown if section.drawing]
     for section in shown:
-        console.print(draw(section, width))
+        console.print(draw(section, width, shades=shades))
     return re.sub(r" +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int) -> RenderableType:
+def draw(section: Section, width: int, *, shades: bool = False) -> RenderableType:
     from rich.padding import Padding
-    from rich.progress_bar import ProgressBar
     from rich.table import Table as Grid
     from rich.text import Text
 
     if section.drawing:
-        text = Text("\n".join(section.drawing))
-        for shade, style in zip(SHADES, HEAT_STYLES, strict=True):
-            text.highlight_regex(shade, style)
-        return Padding(text, (0, 0, 1, 0))
-    header, bars = section.header, bool(section.shares)
-    grid = Grid(
-        box=None, pad_edge=False, header_style="bold", expand=bars, show_header=bool(header)
-    )
-    for index, (name, *cells) in enumerate(zip(header or ("", ""), *section.rows, strict=True)):
-        right = index > 0 and is_number(cells)
+        styles = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
+        marks = (
+            ("■" if char in SHADES[1:] else char, styles[char]) if char in styles else char
+            for char in "\n".join(section.drawing)
+        )
+        return Padding(Text.assemble(*marks), (0, 0, 1, 0))
+    header, shares = section.header, section.shares
+    columns = list(zip(header or ("", ""), *section.rows, strict=True))
+    # Numbers are never cut: names are, and bars have the room that is left.
+    room = width - sum(2 + max(map(len, column)) for column in columns[1:])
+    names = min(40, width // 3)
+    bar = room - names - 2 if shares and room - names >= 8 else 0
+    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    grid.show_header = bool(header)
+    for index, (name, *cells) in enumerate(columns):
+        number = index > 0 and is_number(cells)
         grid.add_column(
             name,
             style="" if header or index else "bold",
-            justify="right" if right else "left",
-            no_wrap=right or index == 0,
+            justify="right" if number else "left",
+            no_wrap=number or index == 0,
             overflow="fold" if index else "ellipsis",
-            max_width=width * 2 // 5 if bars and not index else None,
+            width=(names if bar else room) if shares and not index else None,
         )
-        if bars and not index:
-            grid.add_column(ratio=1)
-    for row, share in zip_longest(section.rows, section.shares):
-        line: list[RenderableType] = [Text(printable(cell)) for cell in row]
-        if bars:
-            line.insert(1, ProgressBar(total=1, completed=share, complete_style="green"))
-        grid.add_row(*line)
+        if bar and not index:
+            grid.add_column(width=bar, style="green")
+    for row, share in zip(section.rows, shares or repeat(0.0), strict=False):
+        texts = [Text(printable(cell)) for cell in row]
+        texts[1:1] = [Text("━" * round(share * bar))] if bar else []
+        grid.add_row(*texts)
     return Padding(grid, (0, 0, 1, 0))
 
 
@@ -2657,10 +2667,11 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "csv": render_csv,
     "markdown": render_markdown,
 }
+STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 HEAT_STYLES = ("bright_black", "#0e4429", "#006d32", "#26a641", "#39d353")
 WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
 # What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█━╸╺…–×�", ".:+*#=- ~-x?")
+ASCII = str.maketrans("·░▒▓█━…–×→�", ".:+*#=~-x>?")
 
 
 # --- queries ----------------------------------------------------------------------------
@@ -2724,6 +2735,8 @@ def written_query(text: str) -> Query:
     sql = re.sub(r";\s*(--.*\s*)*\Z", "", text.strip())
     if re.search(r"\bINTO\s+OUTFILE\b", sql, re.IGNORECASE):
         raise ConfigError("--query only reads: for a file, use --output")
+    if not sql:
+        raise ConfigError("--query -: no SQL came from stdin")
     return Query("-", "", dict.fromkeys(re.findall(r"\{(\w+):", sql)), sql)
 
 
@@ -2859,22 +2872,14 @@ class Checkup:
         settings, path = self.settings, self.settings.embedded_path
         recorded_name = self.recorded and self.recorded.machine_name
         name = settings.machine_name or recorded_name or host_name()
-        make = partial(ClickHouseImporter, settings=settings, machine_name=name)
         with self.failing("connection"), contextlib.ExitStack() as stack:
             if settings.host is None:
                 self.check_disk(path)
                 if path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
                     stack.enter_context(locked(path.with_name(path.name + ".lock"), deadline))
-            try:
-                client = stack.enter_context(open_client(settings, writing=False))
-            except StoreError as error:
-                if _code(error) != UNKNOWN_DATABASE:
-                    raise
-                other = open_client(replace(settings, database="default"), writing=False)
-                self.check_creation(make(stack.enter_context(other)))
-            else:
-                self.check_database(make(client))
+            client = stack.enter_context(open_client(settings, writing=False))
+            self.check_server(ClickHouseImporter(client, settings, name))
 
     def check_disk(self, path: Path) -> None:
         nearest = _nearest(path)
@@ -2886,8 +2891,24 @@ class Checkup:
             self.note("path", f"{path}: not there yet", "an import creates it")
         scarce = "free some disk space" if free < 1e9 else ""
         self.note("free disk", f"{free / 1e9:,.1f} GB", scarce)
-        if not os.access(nearest, os.W_OK | os.X_OK):
+        if not _writable(nearest):
             self.fail("path", f"{nearest}: may not be written", "set CH_EMBEDDED_PATH")
+
+    def check_server(self, importer: ClickHouseImporter) -> None:
+        times = []
+        for _ in range(3):
+            began = time.monotonic()
+            version, database = importer.query("SELECT version(), currentDatabase()")[0]
+            times.append(time.monotonic() - began)
+        self.note("connection", f"ClickHouse {version}: {self.settings.where}")
+        seconds = sorted(times)[1]
+        rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
+        remedy = "check the network, and the server's load" if rating == "slow" else ""
+        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy)
+        if database == self.settings.database:
+            self.check_database(importer)
+        else:
+            self.check_creation(importer)
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -2895,26 +2916,17 @@ class Checkup:
         if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
             self.note("database", f"{name}: not there yet", "an import creates it")
         else:
-            remedy = f"CREATE DATABASE `{name}`; GRANT {rights} ON `{name}`.* TO your user"
+            grant = f"GRANT {rights} ON `{name}`.* TO {self.settings.user}"
+            remedy = f"CREATE DATABASE `{name}`; {grant}"
             self.fail("database", f"{name}: not there, and no right to create it", remedy)
 
     def check_database(self, importer: ClickHouseImporter) -> None:
-        times = []
-        for _ in range(3):
-            began = time.monotonic()
-            version = importer.query("SELECT version()")[0][0]
-            times.append(time.monotonic() - began)
-        self.note("connection", f"ClickHouse {version}: {self.settings.where}")
-        seconds = sorted(times)[1]
-        rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
-        remedy = "check the network, and the server's load" if rating == "slow" else ""
-        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy)
         missing = importer.missing_schema()
         self.check_schema(importer, missing)
         with self.failing("writing"):
             self.check_writing(importer, missing)
         if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
-            sql = "SELECT agent, date FROM ccusage_v_daily_summary WHERE machine_name = "
+            sql = "SELECT agent, date FROM ccusage_usage_daily FINAL WHERE machine_name = "
             days = importer.query(sql + "{machine:String}", machine=importer.machine_name)
             self.stored = {(agent, day) for agent, day in days}
             self.past = importer.read_past()
@@ -2970,7 +2982,7 @@ class Checkup:
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
         self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
-        if os.access(_nearest(settings.state_dir), os.W_OK | os.X_OK):
+        if _writable(_nearest(settings.state_dir)):
             self.note("state", str(settings.state_dir))
         else:
             detail = f"{settings.state_dir}: may not be written"
@@ -3002,7 +3014,8 @@ class Checkup:
             self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
         settings = replace(self.settings, timeout=timeout, patience=timeout)
-        with self.failing("version"), in_background() as background:
+        remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
+        with self.failing("version", remedy), in_background() as background:
             fetched = background.submit(fetch_all, settings, zone).result()
             ccusage = fetched.ccusage
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
@@ -3078,6 +3091,14 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
+def _writable(directory: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
+
+
 def _code(error: StoreError) -> int | None:
     return getattr(error.__cause__, "code", None)
 
@@ -3118,26 +3139,23 @@ def _outdated_views(importer: ClickHouseImporter) -> list[str]:
     found = {view: sorted(names) for view, names in columns}
     views = (sql.partition(" AS\nSELECT\n") for sql in schema_statements() if " VIEW " in sql)
     wanted = {
-        head.split()[-1]: re.findall(r"^    \S.*?(\w+)`?,?$", body.partition("\nFROM ")[0], re.M)
+        head.split()[-1]: re.findall(
+            r"^    (?:\S.*)?\b(\w+)`?,?$", body.partition("\nFROM ")[0], re.M
+        )
         for head, _, body in views
     }
     return [view for view, names in wanted.items() if found.get(view) != sorted(names)]
 
 
-def render_checks(checks: Sequence[Check], colour: bool) -> str:
-    """The checks by section, for people."""
-    codes = {OK: "32", WARNING: "33", FAILED: "1;31"}
-    lines: list[str] = []
+def check_report(checks: Sequence[Check]) -> Report:
+    sections = []
     for section in SECTIONS:
-        lines += ["", section]
-        for check in checks:
-            if check.section == section:
-                mark = f"{check.status:<7}"
-                mark = f"\033[{codes[check.status]}m{mark}\033[0m" if colour else mark
-                lines.append(f"  {mark}  {check.name:<13} {check.detail}")
-                lines += [f"{'':24} → {check.remedy}"] if check.remedy else []
-    counts = Counter(check.status for check in checks)
-    return "\n".join([*lines[1:], "", ", ".join(f"{counts[status]} {status}" for status in codes)])
+        rows = []
+        for check in (check for check in checks if check.section == section):
+            rows.append((check.name, check.status, check.detail))
+            rows += [("", "", f"→ {check.remedy}")] if check.remedy else []
+        sections.append(Section(header=(section, "", ""), rows=rows))
+    return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
 
 
 # --- cli --------------------------------------------------------------------------------
@@ -3529,6 +3547,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    for option, given, mode, on in (
+        ("--param", args.param, "--query", args.query),
+        ("--days", args.days, "--stats", args.stats),
+        ("--machine", args.machine, "--stats", args.stats),
+    ):
+        if given and not on:
+            parser.error(f"argument {option}: only with {mode}")
+    return args
+
+
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
@@ -3578,7 +3609,7 @@ def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
     """Something that moves while one waits, on a terminal and unless --quiet."""
     for handler in log.handlers:
         if isinstance(handler, TerminalHandler) and handler.level < logging.ERROR:
-            return handler.console.status(text)
+            return handler.console.status(text, spinner="line")
     return contextlib.nullcontext()
 
 
@@ -3619,20 +3650,14 @@ def _log_file(state_dir: Path) -> logging.Handler:
     return file
 
 
-def print_checks(checks: Sequence[Check], args: argparse.Namespace) -> None:
-    shown = [check for check in checks if check.status == FAILED or not args.quiet]
-    if args.format == "json" and shown:
-        print(json.dumps([check._asdict() for check in shown], indent=2, ensure_ascii=False))
-    elif shown:
-        print(render_checks(shown, sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
-
-
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.check:
         checks = Checkup(settings).run()
-        print_checks(checks, args)
-        return int(any(check.status == FAILED for check in checks))
+        failed = [check for check in checks if check.status == FAILED]
+        if failed or not args.quiet:
+            publish(check_report(failed if args.quiet else checks), args)
+        return int(bool(failed))
     if args.list_queries:
         publish(list_queries(), args)
     elif args.query:
@@ -3668,16 +3693,20 @@ def publish(report: Report, args: argparse.Namespace) -> None:
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
         return
-    encoding = out.encoding or "ascii"
+    encoding = out.encoding or "utf-8"
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)
         text = text.encode(encoding, "replace").decode(encoding)
-    out.write(text)
+    try:
+        out.write(text)
+        out.flush()
+    except BrokenPipeError:  # of `head`, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code is as the module says."""
-    args = build_parser().parse_args(argv)
+    args = parse_arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging(args, None)
     try:

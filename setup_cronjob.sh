@@ -25,7 +25,7 @@ main() {
     local action=install schedule='' force='' line
     while (($#)); do
         case $1 in
-            --schedule) schedule=${2-none} && shift ;;
+            --schedule) [[ ${2-} ]] || abort 2 '--schedule: expected five fields' && schedule=$2 && shift ;;
             --force) force=1 ;;
             --print | --remove) action=${1#--} ;;
             --help) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}" && exit ;;
@@ -75,16 +75,20 @@ present_schedule() {
 
 # The project's own environment, else a python3 that has the packages, else uv.
 find_python() {
-    local found packages='clickhouse_connect, dotenv, rich'
-    [[ ${CH_HOST-} ]] || grep -qs '^CH_HOST=.' "$here/.env" || packages+=', chdb'
+    local found packages='clickhouse_connect dotenv rich'
+    [[ ${CH_HOST-} ]] || grep -qs '^CH_HOST=.' "$here/.env" || packages+=' chdb'
     if [[ -x $here/.venv/bin/python ]]; then
         python=("$here/.venv/bin/python")
-    elif found=$(python3 -c "import sys, $packages; assert sys.version_info >= (3, 10); print(sys.executable)" 2>/dev/null); then
+    elif found=$(python3 -c '
+import sys
+from importlib.util import find_spec
+good = sys.version_info >= (3, 10) and all(map(find_spec, sys.argv[1].split()))
+print(sys.executable) if good else sys.exit(1)' "$packages" 2>/dev/null); then
         python=("$found")
     elif found=$(command -v uv); then
         python=("$found" run --quiet --no-dev --extra embedded --project "$here" python)
     else
-        abort 1 "neither uv nor a python3 with $packages; see https://docs.astral.sh/uv/"
+        abort 1 "neither uv nor a python3 (3.10) with $packages; see https://docs.astral.sh/uv/"
     fi
 }
 

@@ -8,15 +8,35 @@ from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import transcripts
-from tables import KEYS, NO_OTHERS, VIEWS, Machine, assert_same, check_views, read
+from tables import (
+    KEYS,
+    NO_OTHERS,
+    VIEWS,
+    Machine,
+    assert_same,
+    check_views,
+    finally_shown,
+    read,
+    read_all,
+)
 from transcripts import Message
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clickhouse_server import ClickHouseServer
     from tables import Database, Tables
 
 HISTORY = "ccusage_import_history"
+
+
+def settle(server: ClickHouseServer) -> None:
+    """Wait until the server has ended what was sent to it."""
+    quiet = 0
+    while quiet < 2:
+        time.sleep(0.002)
+        running = [s for s in server.statements() if not (s.executed or s.error or s.fault)]
+        quiet = 0 if running else quiet + 1
 
 
 class Scene:
@@ -83,14 +103,7 @@ class Scene:
         return count
 
     def settle(self) -> None:
-        """Wait until the server has ended what was sent to it."""
-        quiet = 0
-        while quiet < 2:
-            time.sleep(0.002)
-            running = [
-                s for s in self.server.statements() if not (s.executed or s.error or s.fault)
-            ]
-            quiet = 0 if running else quiet + 1
+        settle(self.server)
 
     def exists(self) -> bool:
         rows = self.server.query(
@@ -116,10 +129,10 @@ class Scene:
         """Whether all is as before, also without FINAL."""
         if self.first or not self.exists():
             return False
-        query = self.database.query
-        same = len(self.machine.history()) == self.runs
+        if len(self.machine.history()) != self.runs:
+            return False
         try:
-            return same and read(query, self.machine.name) == self.before
+            return read(self.database.query, self.machine.name) == self.before
         except AssertionError:  # superseded rows, or tombstones
             return False
 
@@ -130,7 +143,88 @@ class Scene:
         assert len(self.machine.history()) in (self.runs + 1, self.runs + 2)
 
 
-NOON = datetime(2025, 9, 22, 12, tzinfo=timezone.utc)
+class Seesaw:
+    """An import that goes back and forth between two states, by what a stub says.
+
+    Every table changes each time, and rows disappear.
+    """
+
+    def __init__(self, tmp_path: Path, database: Database) -> None:
+        self.machine = machine = Machine(tmp_path, database=database)
+        self.database, self.server = database, database.server
+        machine.populate(days=5)
+        low = machine.feeds()
+        work_in_a_pause(machine)
+        machine.populate(start=date(2025, 9, 25), days=2, seed=2)
+        high = machine.feeds()
+        self.stub = machine.stub()
+        self.stub.say(agents=NO_OTHERS)
+        self.feeds = (low, high)
+        self.states: list[Tables] = [{}, {}]
+        self.side = 0
+        for side in (1, 0, 1, 0):
+            self._say(side)
+            machine.imports(*self.args)
+            self.states[side] = read(database.query, machine.name)
+            self.side = side
+        for table in KEYS:
+            assert self.before[table] != self.after[table]
+        gone = (
+            self.after["ccusage_usage_blocks"].keys() - self.before["ccusage_usage_blocks"].keys()
+        )
+        assert gone  # so that one of the two ways writes tombstones
+        self._say(1)
+
+    def _say(self, side: int) -> None:
+        self.stub.say(**self.feeds[side])
+        self.args = ("--allow-shrink", *(["--no-hash-projects"] if side else []))
+
+    @property
+    def before(self) -> Tables:
+        return self.states[self.side]
+
+    @property
+    def after(self) -> Tables:
+        return self.states[1 - self.side]
+
+    def look(self) -> str:
+        """Check what a disturbed run left: how far it came."""
+        raw = read_all(self.database.query, self.machine.name)
+        shown = {table: finally_shown(rows) for table, rows in raw.items()}
+        for table, rows in shown.items():
+            if rows != self.before[table]:
+                assert_same({table: rows}, {table: self.after[table]})
+        if any(len(raw[table]) != len(shown[table]) for table in KEYS):
+            return "torn"
+        if shown == self.before:
+            return "untouched"
+        return "done" if shown == self.after else "torn"
+
+    def recover(self) -> None:
+        """A clean run, after which all is exact without FINAL too, and the way goes back."""
+        self.machine.imports(*self.args)
+        assert_same(read(self.database.query, self.machine.name), self.after)
+        self.turn()
+
+    def turn(self) -> None:
+        self.side = 1 - self.side
+        self._say(1 - self.side)
+
+    def statements_of_a_run(self) -> int:
+        self.server.statements(reset=True)
+        self.recover()
+        return len(self.server.statements(reset=True))
+
+    def settle(self) -> None:
+        settle(self.server)
+
+
+def work_in_a_pause(machine: Machine) -> None:
+    """A session where a gap was."""
+    gaps = [row for row in machine.report("blocks")["blocks"] if row["isGap"]]
+    middle = datetime.fromisoformat(gaps[1]["startTime"][:-1]).replace(tzinfo=timezone.utc)
+    late = [Message(middle + timedelta(hours=1), model="claude-new-1")]
+    transcripts.write_session(machine.claude, transcripts.PROJECTS[0], "late", late)
 
 
 def first_import(tmp_path: Path, database: Database) -> Scene:
@@ -138,23 +232,6 @@ def first_import(tmp_path: Path, database: Database) -> Scene:
     machine.populate(days=5)
     scene = Scene(machine)
     assert_same(scene.after, machine.expected())
-    return scene
-
-
-def update(tmp_path: Path, database: Database) -> Scene:
-    """Rows grow, are added, are shown otherwise, and disappear: work in a pause ends a gap."""
-    machine = Machine(tmp_path, database=database)
-    machine.populate(days=5)
-    machine.imports()
-    gaps = [row for row in machine.report("blocks")["blocks"] if row["isGap"]]
-    middle = datetime.fromisoformat(gaps[1]["startTime"][:-1]).replace(tzinfo=timezone.utc)
-    late = [Message(middle + timedelta(hours=1), model="claude-new-1")]
-    transcripts.write_session(machine.claude, transcripts.PROJECTS[0], "late", late)
-    machine.populate(start=date(2025, 9, 25), days=2, seed=2)
-    scene = Scene(machine, "--no-hash-projects")
-    assert_same(scene.after, machine.expected(hidden=False))
-    lost = scene.before["ccusage_usage_blocks"].keys() - scene.after["ccusage_usage_blocks"].keys()
-    assert lost  # so that tombstones are written
     return scene
 
 

@@ -264,25 +264,55 @@ def counters(row: Any) -> dict[str, int]:
 # --- what is there -----------------------------------------------------------------------------
 
 
+def read_all(
+    query: Query, machine: str, *, final: bool = False, keep: bool = False
+) -> dict[str, list[tuple[Any, ...]]]:
+    """One machine's rows of the seven tables, in the order of time: key, columns, updated_at,
+    is_deleted."""
+    found = {}
+    for table, key in KEYS.items():
+        columns = columns_of(table, keep=keep)
+        names = ", ".join(f"`{name}`" for name in ("agent", *key, *columns))
+        rows = query(
+            f"SELECT {names}, updated_at, is_deleted FROM {table} {'FINAL' if final else ''} "
+            "WHERE machine_name = {machine:String} ORDER BY updated_at, is_deleted",
+            machine=machine,
+        )
+        size = len(key) + 1
+        found[table] = [
+            (
+                tuple(map(plain, row[:size])),
+                dict(zip(columns, map(plain, row[size:-2]), strict=True)),
+                *row[-2:],
+            )
+            for row in rows
+        ]
+    return found
+
+
+def columns_of(table: str, *, keep: bool) -> tuple[str, ...]:
+    system = ("ccusage_version", *(("created_at", "updated_at") if keep else ()))
+    return (*COLUMNS[table], *system)
+
+
+def finally_shown(rows: list[tuple[Any, ...]]) -> Rows:
+    """What FINAL makes of all rows of a table."""
+    last = {key: (columns, deleted) for key, columns, _, deleted in rows}
+    return {key: columns for key, (columns, deleted) in last.items() if not deleted}
+
+
 def read(query: Query, machine: str, *, final: bool = False, keep: bool = False) -> Tables:
     """One machine's rows of the seven tables, which must hold each key once, even without FINAL.
 
     `keep` keeps created_at and updated_at, which a comparison usually leaves out.
     """
     tables: Tables = {}
-    for table, key in KEYS.items():
-        system = ("ccusage_version", *(("created_at", "updated_at") if keep else ()))
-        columns = (*COLUMNS[table], *system)
-        names = ", ".join(f"`{name}`" for name in ("agent", *key, *columns, "is_deleted"))
-        sql = f"SELECT {names} FROM {table} {'FINAL' if final else ''}"
-        rows: Rows = {}
-        for row in query(f"{sql} WHERE machine_name = {{machine:String}}", machine=machine):
-            *values, deleted = map(plain, row)
-            place, rest = tuple(values[: len(key) + 1]), values[len(key) + 1 :]
-            assert not deleted, f"{table}: a tombstone is left: {place}"
-            assert place not in rows, f"{table}: twice: {place}"
-            rows[place] = dict(zip(columns, rest, strict=True))
-        tables[table] = rows
+    for table, rows in read_all(query, machine, final=final, keep=keep).items():
+        tables[table] = {}
+        for key, columns, _, deleted in rows:
+            assert not deleted, f"{table}: a tombstone is left: {key}"
+            assert key not in tables[table], f"{table}: twice: {key}"
+            tables[table][key] = columns
     return tables
 
 

@@ -182,9 +182,7 @@ def test_an_active_block_has_a_burn_rate_that_alone_is_no_change(machine: Machin
     write_session(machine.claude, "-p", "s", messages)
     machine.imports()
     machine.check()
-    (row,) = [
-        row for row in machine.tables()["ccusage_usage_blocks"].values() if row["is_active"]
-    ]
+    (row,) = [row for row in machine.tables()["ccusage_usage_blocks"].values() if row["is_active"]]
     assert row["burn_rate"] > 0
     assert row["projection"] > 0
     view = machine.database.query("SELECT total_tokens FROM ccusage_v_active_blocks")

@@ -264,9 +264,7 @@ def test_the_user_may_allow_any_row_to_shrink(feed: str) -> None:
         for at in (IN, OUT):
             old, new = one_of(feed, at, 100, version), one_of(feed, at, 0, cost=0.0)
             assert held(feed, old, new, policy(None, allow_shrink=True)) is None
-            decision = decide(
-                feed, by_id([old]), reported(new), policy(None, allow_shrink=True)
-            )
+            decision = decide(feed, by_id([old]), reported(new), policy(None, allow_shrink=True))
             assert [(o.id, n.id) for o, n in decision.lowered] == [(old.id, new.id)]
 
 
@@ -554,9 +552,7 @@ def subagents(project: str, name: str, number: int, **more: Any) -> Record:
 def upgraded(stored: Iterable[Record], *sessions: Record, **more: Any) -> dict[Any, Record]:
     """What is stored after the first import by ccusage 20, by session id."""
     before = by_id(stored)
-    decision = decide(
-        "session", before, reported(*sessions), policy(**{"upgraded": False, **more})
-    )
+    decision = decide("session", before, reported(*sessions), policy(**{"upgraded": False, **more}))
     after = apply(before, decision)
     return {(one.details["project_path"], one.details["session_id"]): one for one in after.values()}
 
