@@ -402,6 +402,8 @@ class Ccusage(NamedTuple):
 
 
 class Answer(NamedTuple):
+    """What a command said, and how it ended."""
+
     code: int = 0
     stdout: str = ""
     stderr: str = ""
@@ -618,6 +620,8 @@ def _complaint(name: str, argv: Sequence[str], problem: str, answer: Answer = NO
 
 
 class Tokens(NamedTuple):
+    """What ccusage counts. The total may hold more than the four, such as reasoning."""
+
     input: int = 0
     output: int = 0
     cache_creation: int = 0
@@ -688,6 +692,12 @@ class Node:
 
     def fail(self, expected: str) -> FeedError:
         kind = {"dict": "an object", "list": "a list"}.get(type(self.value).__name__)
+        if (
+            isinstance(self.value, str)
+            and self.value
+            and re.search("session|project[Ps]", self.path)
+        ):
+            kind = "a text"  # which may be a name, and private
         got = kind or repr(self.value)
         cut = f"{got[:40]}…" if len(got) > 40 else got
         return FeedError(f"{self.path}: expected {expected}, got {cut}")
@@ -1690,7 +1700,7 @@ FIGURES = {
         f"ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent",
     ),
     "sessions": (
-        f"argMax({_SESSION}, total_cost), argMax({_SESSION}, duration_minutes)",
+        f"argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))",
         "count(), ifNull(max(duration_minutes), 0)",
         "sum(total_cost), max(total_cost)",
         f"ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity, "
@@ -2178,7 +2188,8 @@ def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[s
 def sessions(rows: Sequence[FigureRow]) -> Sessions:
     for (costliest, longest), (number, minutes), (cost, most) in rows:
         if number:
-            return Sessions(number, cost / number, most, costliest, minutes, longest)
+            name = longest if minutes else ""
+            return Sessions(number, cost / number, most, costliest, minutes, name)
     return Sessions(0, None, 0.0, "", 0, "")
 
 
@@ -2353,6 +2364,10 @@ def duration(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
+def counted_rows(number: int) -> str:
+    return f"{number:,} row{'s' * (number != 1)}"
+
+
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
     yield "Total", f"{money(stats.cost)}, {human(stats.tokens)} tokens{cached}"
@@ -2362,9 +2377,9 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
         text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
         yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
     for block in stats.blocks:
+        where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
-        where = f" on {block.machine}" if len(stats.machines) > 1 else ""
-        text = f"{times}{where}: {money(block.cost)}, {human(block.tokens)} tokens"
+        text = f"{where}{times}: {money(block.cost)}, {human(block.tokens)} tokens"
         if block.cost_per_hour is not None and block.projected_cost is not None:
             text += f", {money(block.cost_per_hour)} an hour, {money(block.projected_cost)} by then"
         yield "Active block", text
@@ -2390,7 +2405,7 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         yield "Note", f"costs are a lower bound: no price for {', '.join(names[:5])}{more}"
     for reason, number in held.items():
-        yield "Note", f"{number:,} row{'s' * (number > 1)} kept: {reason}"
+        yield "Note", f"{counted_rows(number)} kept: {reason}"
     if stats.last_day and stats.last_day > stats.scope.today:
         yield "Note", f"some days lie in the future, up to {stats.last_day}"
 
@@ -2497,7 +2512,10 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
         text += f" {at:%Y-%m-%d %H:%M}"
     yield "Stored", text
     if result.lowered and not result.allow_shrink:
-        yield "Corrected", f"{len(result.lowered):,} rows {would}smaller, as ccusage now counts"
+        yield (
+            "Corrected",
+            f"{counted_rows(len(result.lowered))} {would}smaller, as ccusage now counts",
+        )
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
 
@@ -2639,8 +2657,8 @@ def draw(section: Section, width: int, *, shades: bool = False) -> RenderableTyp
     columns = list(zip(header or ("", ""), *section.rows, strict=True))
     # Numbers are never cut: names are, and bars have the room that is left.
     room = width - sum(2 + max(map(len, column)) for column in columns[1:])
-    names = min(40, width // 3)
-    bar = room - names - 2 if shares and room - names >= 8 else 0
+    names = max(width // 3, min(40, room - 12, max(map(len, columns[0]))))
+    bar = room - names - 2 if shares and room - names >= 12 else 0
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     grid.show_header = bool(header)
     for index, (name, *cells) in enumerate(columns):
@@ -2656,7 +2674,7 @@ def draw(section: Section, width: int, *, shades: bool = False) -> RenderableTyp
         if bar and not index:
             grid.add_column(width=bar, style="green")
     for row, share in zip(section.rows, shares or repeat(0.0), strict=False):
-        texts = [Text(printable(cell)) for cell in row]
+        texts = [Text(printable(cell), STATUS.get(cell, "")) for cell in row]
         texts[1:1] = [Text("━" * round(share * bar))] if bar else []
         grid.add_row(*texts)
     return Padding(grid, (0, 0, 1, 0))
@@ -2835,6 +2853,7 @@ class Checkup:
         self.past = Past()
         self.stored: set[tuple[Any, Any]] = set()  # agent and day
         self.reported: set[tuple[Any, Any]] = set()
+        self.claude_reported = False
 
     def note(self, name: str, detail: str, remedy: str = "") -> None:
         status = WARNING if remedy else OK
@@ -2872,43 +2891,47 @@ class Checkup:
         settings, path = self.settings, self.settings.embedded_path
         recorded_name = self.recorded and self.recorded.machine_name
         name = settings.machine_name or recorded_name or host_name()
-        with self.failing("connection"), contextlib.ExitStack() as stack:
+        # An OSError may come from a directory that is not ours to look into.
+        with (
+            self.failing("connection"),
+            store_errors(settings),
+            contextlib.ExitStack() as stack,
+        ):
             if settings.host is None:
-                self.check_disk(path)
                 if path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
                     stack.enter_context(locked(path.with_name(path.name + ".lock"), deadline))
+                self.check_disk(path)
             client = stack.enter_context(open_client(settings, writing=False))
             self.check_server(ClickHouseImporter(client, settings, name))
 
     def check_disk(self, path: Path) -> None:
-        nearest = _nearest(path)
-        free = shutil.disk_usage(nearest).free
+        self.check_directory("path", path, "CH_EMBEDDED_PATH")
         if path.exists():
             size = sum(file.lstat().st_size for file in path.rglob("*"))
-            self.note("path", f"{path}, {size / 1e6:,.1f} MB")
-        else:
-            self.note("path", f"{path}: not there yet", "an import creates it")
-        scarce = "free some disk space" if free < 1e9 else ""
-        self.note("free disk", f"{free / 1e9:,.1f} GB", scarce)
-        if not _writable(nearest):
-            self.fail("path", f"{nearest}: may not be written", "set CH_EMBEDDED_PATH")
+            self.note("size", f"{size / 1e6:,.1f} MB")
+        free = shutil.disk_usage(_nearest(path)).free
+        self.note("free disk", f"{free / 1e9:,.1f} GB", "free some" if free < 1e9 else "")
+
+    def check_directory(self, name: str, path: Path, variable: str) -> None:
+        try:
+            with tempfile.TemporaryFile(dir=_nearest(path)):
+                there = path.exists()
+            detail, remedy = ("", "") if there else (": not there yet", "an import creates it")
+            self.note(name, f"{path}{detail}", remedy)
+        except OSError as error:
+            self.fail(name, f"{path}: {error.strerror}", f"set {variable} to a directory of yours")
 
     def check_server(self, importer: ClickHouseImporter) -> None:
-        times = []
-        for _ in range(3):
-            began = time.monotonic()
-            version, database = importer.query("SELECT version(), currentDatabase()")[0]
-            times.append(time.monotonic() - began)
+        began = time.monotonic()
+        version, database = importer.query("SELECT version(), currentDatabase()")[0]
+        seconds = time.monotonic() - began
         self.note("connection", f"ClickHouse {version}: {self.settings.where}")
-        seconds = sorted(times)[1]
         rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
         remedy = "check the network, and the server's load" if rating == "slow" else ""
         self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy)
-        if database == self.settings.database:
-            self.check_database(importer)
-        else:
-            self.check_creation(importer)
+        there = database == self.settings.database
+        (self.check_database if there else self.check_creation)(importer)
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -2982,11 +3005,7 @@ class Checkup:
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
         self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
-        if _writable(_nearest(settings.state_dir)):
-            self.note("state", str(settings.state_dir))
-        else:
-            detail = f"{settings.state_dir}: may not be written"
-            self.fail("state", detail, "set CCUSAGE_STATE_DIR to a directory of yours")
+        self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
             others = " ".join(other_installations(self.past, identity))
@@ -3027,20 +3046,19 @@ class Checkup:
         ids = Ids(settings.hash_key)
         found, failed = parse_all(only, ids, zone, settings.agents, self.past.upgraded)
         name = "other agents" if feed is UNIFIED else feed.label
-        for error in failed.values():
-            with self.failing(name, "update ccusage, or set CCUSAGE_COMMAND to another version"):
+        with self.failing(name, "update ccusage, or set CCUSAGE_COMMAND to another version"):
+            for error in failed.values():
                 raise FeedError(error)
-        if failed:
-            return
-        records = [record for several in found.values() for record in several.values()]
-        tokens = sum(record.tokens.total for record in records)
-        cost = math.fsum(record.cost for record in records)
-        sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
-        agents = "".join(f", {agent}" for agent in sorted({a for _, a in found} - {feed.agent}))
-        self.note(name, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
-        self.reported |= {
-            id_ for (kind, _), days in found.items() if kind == "daily" for id_ in days
-        }
+            records = [record for several in found.values() for record in several.values()]
+            tokens = sum(record.tokens.total for record in records)
+            cost = math.fsum(record.cost for record in records)
+            sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
+            agents = "".join(f", {agent}" for agent in sorted({a for _, a in found} - {feed.agent}))
+            self.note(name, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
+            for (kind, agent), days in found.items():
+                if kind == "daily":
+                    self.reported |= days.keys()
+                    self.claude_reported |= agent == "claude"
 
     # Schedule and data
 
@@ -3052,7 +3070,8 @@ class Checkup:
             lines = []
         entries = [line for line in lines if line.endswith(CRON_TAG) and line[0] != "#"]
         remedy = "" if len(entries) == 1 else "run setup_cronjob.sh"
-        self.note("cron", "; ".join(" ".join(e.split()[:5]) for e in entries) or "no entry", remedy)
+        times = [" ".join(line.split()[: 1 if line[0] == "@" else 5]) for line in entries]
+        self.note("cron", "; ".join(times) or "no entry", remedy)
         if self.past.previous is None:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
@@ -3072,12 +3091,14 @@ class Checkup:
             if old and stale > 0:
                 detail = f"stale by {stale} day{'s' * (stale > 1)}, {detail}"
             self.note("newest day", detail, "run ccusage_importer.py" if stale > 0 else "")
+        if not self.claude_reported:
+            return
         if not reported:
             self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
         kept = {day for agent, day in self.stored if agent == "claude"}
         told = {day for agent, day in self.reported if agent == "claude"}
         period = cleanup_period(self.settings.environment)
-        last = today + timedelta(days=7 - period)
+        last = today + timedelta(days=7 - min(period, 36_500))
         soon = {day for day in told if period and day <= last}
         detail = (
             f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
@@ -3089,14 +3110,6 @@ class Checkup:
 def _nearest(path: Path) -> Path:
     """The path, or what of it exists."""
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _writable(directory: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
 
 
 def _code(error: StoreError) -> int | None:
@@ -3148,13 +3161,12 @@ def _outdated_views(importer: ClickHouseImporter) -> list[str]:
 
 
 def check_report(checks: Sequence[Check]) -> Report:
-    sections = []
-    for section in SECTIONS:
-        rows = []
-        for check in (check for check in checks if check.section == section):
-            rows.append((check.name, check.status, check.detail))
-            rows += [("", "", f"→ {check.remedy}")] if check.remedy else []
-        sections.append(Section(header=(section, "", ""), rows=rows))
+    rows = defaultdict(list)
+    for check in checks:
+        rows[check.section].append((check.name, check.status, check.detail))
+        if check.remedy:
+            rows[check.section].append(("", "", f"→ {check.remedy}"))
+    sections = [Section(header=(name, "", ""), rows=found) for name, found in rows.items()]
     return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
 
 

@@ -46,7 +46,7 @@ main() {
 
 result() {
     local text=${3//$'\n'/ }
-    printf '%-4s  %-28s %s\n' "$1" "$2" "${text:0:300}"
+    printf '%-4s  %-28s %s\n' "$1" "$2" "${text:0:1000}"
     [[ $1 == ok ]] || failed=1
 }
 

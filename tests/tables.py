@@ -630,8 +630,10 @@ exec {real} "$@"
     def slow(self, seconds: float) -> None:
         (self.folder / "slow").write_text(str(seconds))
 
-    def calls(self) -> list[str]:
-        return (self.folder / "calls").read_text().split()
+    def called(self) -> list[str]:
+        """For what it was asked, in order."""
+        calls = self.folder / "calls"
+        return calls.read_text().split() if calls.exists() else []
 
 
 NO_OTHERS = {

@@ -123,7 +123,8 @@ def test_a_check_leaves_an_embedded_database_as_it_is(alone: Machine) -> None:
     assert [path for path in tree(alone.home) if alone.path not in path.parents] == files
     assert alone.tables(keep=True) == tables
     assert alone.history() == history
-    assert found["path"]["detail"].startswith(f"{alone.path}, 0.")
+    assert found["path"]["detail"] == str(alone.path)
+    assert re.fullmatch(r"0\.\d MB", found["size"]["detail"])
     assert found["free disk"]["detail"].endswith(" GB")
     assert found["database"]["detail"] == "default: 8 tables and 5 views"
     with alone.asking() as query:
@@ -168,7 +169,7 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
     machine.imports()
     found = check(machine, code=0)
     assert {one["section"] for one in found.values()} == set(SECTIONS)
-    assert [name for name, one in found.items() if one["status"] != "ok"] == [".env"]
+    assert {name for name, one in found.items() if one["status"] != "ok"} == {".env"}
     feeds = machine.feeds()
     for name, key in zip(
         FEEDS, ("daily", "monthly", "sessions", "blocks", "projects"), strict=True
@@ -177,7 +178,7 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
         assert found[name]["detail"].startswith(f"{count} records, 110 tokens, $"), found[name]
     assert found["other agents"]["status"] == "ok"
     assert found["version"]["detail"] == f"20.0.24: {machine.env['CCUSAGE_COMMAND']}"
-    assert found["response"]["detail"].startswith("excellent, ")
+    assert re.fullmatch(r"(excellent|good), \d+ ms", found["response"]["detail"])
     assert found["schema"]["detail"] == "all tables, views and columns"
     assert found["machine name"]["detail"] == "m1"
     assert found["time zone"]["detail"] == "UTC, as recorded"
@@ -190,11 +191,12 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
 
 def test_the_times_of_a_response_have_names(machine: Machine, database: Database) -> None:
     machine.imports()
-    database.server.arm("delay:0.11", match="SELECT version", times=-1)
-    assert check(machine, code=0)["response"]["detail"].startswith("good, 1")
-    database.server.arm("delay:0.41", match="SELECT version", times=-1)
+    database.server.arm("delay:0.1", match="SELECT version", times=-1)
+    assert check(machine, code=0)["response"]["detail"].startswith("good, ")
+    database.server.disarm()
+    database.server.arm("delay:0.51", match="SELECT version", times=-1)
     found = check(machine, code=0)
-    assert found["response"]["detail"].startswith("slow, 5")
+    assert re.fullmatch(r"slow, \d{3,} ms", found["response"]["detail"])
     assert found["response"]["status"] == "warning"
 
 
@@ -303,6 +305,7 @@ def test_a_broken_report_fails_the_check_with_a_remedy(machine: Machine) -> None
     assert "native binary" in found["blocks"]["detail"]
     assert "install the package" in found["blocks"]["remedy"]
     assert found["session"]["status"] == "ok"
+    assert "retention" not in found  # it cannot be told
 
 
 @pytest.mark.parametrize(
@@ -371,12 +374,8 @@ def test_another_zone_key_or_installation_is_found_before_the_import_finds_it(
 
 
 def test_a_directory_that_may_not_be_written_fails_the_check(alone: Machine) -> None:
-    if os.getuid() == 0:
-        alone.env |= {"CCUSAGE_STATE_DIR": "/proc/state", "CH_EMBEDDED_PATH": "/proc/db/clickhouse"}
-    else:
-        alone.home.chmod(0o500)
+    alone.env |= {"CCUSAGE_STATE_DIR": "/proc/state", "CH_EMBEDDED_PATH": "/proc/db/clickhouse"}
     found = check(alone, code=1)
-    alone.home.chmod(0o700)
     assert {"state", "path"} <= set(failures(found))
 
 

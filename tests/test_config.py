@@ -209,6 +209,7 @@ def test_a_wrong_variable_is_named_and_ends_with_2(
         ("CH_PASSWORD=a$b${HOME}%x", "a$b${HOME}%x"),
         ("CH_PASSWORD='it is $5 \"now\" #1'", 'it is $5 "now" #1'),
         ('CH_PASSWORD="it\'s $5"', "it's $5"),
+        ("CH_PASSWORD='it\\'s \\\\'", "it's \\"),
         ("CH_PASSWORD=a#b", "a#b"),
         ("CH_PASSWORD=ab # a comment", "ab"),
         ("CH_PASSWORD = spaced ", "spaced"),

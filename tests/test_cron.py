@@ -289,7 +289,7 @@ def test_uv_comes_last(project: Project, tmp_path: Path) -> None:
     assert f" {tools}/uv run --quiet --no-dev --extra embedded " in project.crontab.entries[0]
     assert run_as_cron(project.crontab.entries[0], tmp_path).returncode == 0
     (tools / "uv").unlink()
-    for name in ("bash", "sed", "dirname", "mktemp", "rm", "grep"):
+    for name in ("bash", "cat", "sed", "dirname", "mktemp", "rm", "grep"):
         (tools / name).symlink_to(shutil.which(name) or name)
     done = project.setup(PATH=f"{tools}:{project.crontab.folder}", code=1)
     assert "neither uv nor a python3" in done.stderr

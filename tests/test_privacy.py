@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import real_ccusage
@@ -67,12 +68,12 @@ def stored(machine: Machine) -> str:
 
 def written(machine: Machine) -> str:
     """Every file that the program keeps of its own."""
-    return "".join(path.read_text() for path in machine.state.iterdir())
+    return "".join(path.read_text() for path in machine.state.glob("*"))
 
 
 def nothing_told(machine: Machine, *args: str, code: int = 0, mark: str = MARK, **more: str) -> str:
-    """Run the program; it must tell nothing secret, on no way. What it said."""
-    done = machine.main("--verbose", *args, **more)
+    """Run the program; it must tell nothing secret, in no way. What it said: all is in its log."""
+    done = machine.main(*(args or ["--quiet"]), **more)
     assert done.code == code, done.err
     for text in (done.out, done.err, written(machine), stored(machine)):
         assert mark.lower() not in text.lower()
@@ -82,11 +83,11 @@ def nothing_told(machine: Machine, *args: str, code: int = 0, mark: str = MARK, 
 # --- names ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", ["15.9.7", "18.0.11", "19.0.3", NEWEST])
+@pytest.mark.parametrize("version", ["18.0.11", NEWEST])
 def test_no_name_of_a_project_or_session_is_told(machine: Machine, version: str) -> None:
     machine.use(version)
-    assert MARK in json.dumps(machine.feeds())
-    nothing_told(machine)
+    assert MARK in json.dumps(machine.report("session"))
+    nothing_told(machine, "--verbose")
     rows = machine.tables()["ccusage_usage_sessions"].values()
     assert len({row["session_id"] for row in rows}) >= 5
     assert (
@@ -98,50 +99,47 @@ def test_no_name_of_a_project_or_session_is_told(machine: Machine, version: str)
 
 
 def test_no_answer_in_any_format_tells_a_name(machine: Machine) -> None:
+    machine.imports("--quiet")
     for args in (
         ["--dry-run"],
         ["--format", "json"],
-        ["--format", "csv"],
         ["--stats"],
         ["--stats", "--format", "markdown"],
-        ["--allow-shrink"],
     ):
         nothing_told(machine, *args)
 
 
 def test_the_run_says_whether_names_are_hidden(machine: Machine) -> None:
     hidden, shown = machine.imports().out, machine.imports("--no-hash-projects").out
-    assert hidden != shown
-    assert "hash" in (hidden + shown).lower()
+    assert "names hashed" in hidden
+    assert "names stored as they are" in shown
 
 
 def test_without_hashing_names_are_stored_as_they_are(machine: Machine) -> None:
-    machine.imports("--no-hash-projects")
+    machine.imports("--quiet", "--no-hash-projects")
     found = machine.tables()
     shown = {row["project_id"] for row in found["ccusage_usage_projects_daily"].values()}
     assert shown == set(PROJECTS)
     rows = found["ccusage_usage_sessions"]
     pairs = {(r["project_path"], r["session_id"]) for k, r in rows.items() if k[0] == "claude"}
     assert pairs >= set(zip(PROJECTS, SESSIONS, strict=True))
-    machine.check(machine.expected(hidden=False) | others(found))
-
-
-def others(found: Any) -> dict[str, Any]:
-    """The rows of other agents, which Claude's reports do not tell of."""
-    return {}
+    assert {r["session_id"] for k, r in rows.items() if k[0] == "opencode"} == {"ses_geheim6"}
 
 
 def test_names_are_hidden_in_error_messages_too(machine: Machine) -> None:
     stub = machine.stub()
-    feeds = machine.feeds()
-    (name, rows), *_ = feeds["projects"]["projects"].items()
-    lies = []
-    lies.append({"projects": {**feeds["projects"]["projects"], name: {}}})
-    lies.append({"projects": {name: [{**rows[0], "date": name}]}})
-    lies.append({"projects": {name: [{**rows[0], "inputTokens": -1}]}})
-    lies.append({"projects": {name: [*rows, *rows]}, "totals": feeds["projects"]["totals"]})
-    lies.append({"daily": [], "projects": None, name: name})
-    lies.append({name: rows})
+    report = machine.report("projects")
+    (name, rows), *_ = report["projects"].items()
+    totals = report["totals"]
+    lies = [
+        {"projects": {**report["projects"], name: {}}},
+        {"projects": {name: name}},
+        {"projects": {name: [{**rows[0], "date": name}]}},
+        {"projects": {name: [{**rows[0], "inputTokens": -1}]}},
+        {"projects": {name: [*rows, *rows]}, "totals": totals},
+        {"projects": {name: rows}, "totals": {**totals, "inputTokens": 5}},
+        {name: rows},
+    ]
     for lie in lies:
         stub.say(projects=lie)
         said = nothing_told(machine, code=3)
@@ -162,31 +160,23 @@ def test_a_session_that_is_told_twice_is_not_named(machine: Machine) -> None:
     nothing_told(machine, code=3)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    ["{json}", "loading\n{json}", "[ccusage] loading\n{json}", "{half}", "{json}\n{json}", "x"],
-)
-@pytest.mark.parametrize("code", [0, 1])
-def test_an_answer_that_is_none_is_not_quoted_with_names(
-    machine: Machine, shape: str, code: int
-) -> None:
+def test_an_answer_that_is_none_is_not_quoted_with_names(machine: Machine) -> None:
     stub = machine.stub()
-    text = json.dumps(machine.report("projects"))
-    answer = shape.replace("{json}", text).replace("{half}", text[: len(text) // 2])
-    (stub.folder / "answer").write_text(answer)
-    script = stub.folder / "ccusage"
-    before = script.read_text()
-    script.write_text(
-        before.replace(
-            "exec ", f'if [ "$feed" = projects ]; then cat answer; exit {code}; fi\nexec ', 1
-        )
-    )
-    nothing_told(machine, code=0 if (shape, code) == ("{json}", 0) else 3)
+    text = json.dumps(machine.report("projects"), ensure_ascii=False)
+    for answer in (
+        f"loading\n{text}",
+        f"[ccusage] loading\n{text}",
+        f"{text}\n{text}",
+        text[: len(text) // 2],
+        f"[{text}]",
+    ):
+        (stub.folder / "projects.json").write_text(answer)
+        assert "projects: " in nothing_told(machine, code=3)
 
 
-@pytest.mark.parametrize("version", ["15.9.7", "18.0.11", "19.0.3"])
-def test_a_transcript_that_cannot_be_read_is_not_named(machine: Machine, version: str) -> None:
+def test_a_transcript_that_cannot_be_read_is_not_named(machine: Machine) -> None:
     """Node names the file in its stack trace."""
+    version = "18.0.11"
     (path,) = (machine.claude / "projects" / PROJECTS[1]).glob("*.jsonl")
     path.chmod(0)
     command = real_ccusage.command(version)
@@ -200,13 +190,13 @@ def test_a_transcript_that_cannot_be_read_is_not_named(machine: Machine, version
         check=False, env=machine.env, capture_output=True, text=True,
     )  # fmt: skip
     assert MARK in done.stderr
-    said = nothing_told(machine, "--agents", "claude", code=1)
+    said = nothing_told(machine, "--quiet", "--agents", "claude", code=1)
     assert "permission denied" in said
     assert "remedy: make Claude Code's files readable" in said
 
 
 def test_switching_privacy_on_later_hides_all_names_purged_sessions_too(machine: Machine) -> None:
-    machine.imports("--no-hash-projects")
+    machine.imports("--quiet", "--no-hash-projects")
     before = machine.tables()
     assert MARK in stored(machine)
     shutil.rmtree(machine.claude / "projects" / PROJECTS[0])
@@ -222,9 +212,17 @@ def test_switching_privacy_on_later_hides_all_names_purged_sessions_too(machine:
     assert sums[0] == sums[1]
 
 
+def test_rows_that_were_allowed_to_shrink_are_not_named(machine: Machine) -> None:
+    machine.imports("--quiet", "--no-hash-projects")
+    session = machine.claude / "projects" / PROJECTS[0] / SESSIONS[0]
+    shutil.rmtree(session / "subagents")
+    said = nothing_told(machine, "--verbose", "--allow-shrink")
+    assert hashlib.sha256(PROJECTS[0].encode()).hexdigest()[:8] in said
+
+
 def test_switching_privacy_off_again_shows_what_is_still_reported(machine: Machine) -> None:
-    machine.imports()
-    machine.imports("--no-hash-projects")
+    machine.imports("--quiet")
+    machine.imports("--quiet", "--no-hash-projects")
     found = machine.tables()["ccusage_usage_projects_daily"].values()
     assert {row["project_id"] for row in found} == set(PROJECTS)
 
@@ -237,7 +235,7 @@ def test_the_key_is_told_nowhere(machine: Machine) -> None:
 
 
 def test_the_files_of_the_program_are_only_for_their_user(machine: Machine) -> None:
-    machine.imports()
+    machine.imports("--quiet")
     assert machine.state.stat().st_mode & 0o077 == 0
     assert (machine.state / "machine.json").stat().st_mode & 0o077 == 0
 
@@ -259,7 +257,6 @@ def alice(tmp_path: Path, guarded: ClickHouseServer) -> Machine:
     machine = Machine(tmp_path, database=Database(guarded, "alices"))
     machine.env |= guarded.env("alice", database="alices")
     write_session(machine.claude, "-home-a", SESSIONS[0], [Message(NOON)])
-    machine.imports("--quiet")
     return machine
 
 
@@ -326,8 +323,8 @@ def test_the_password_is_in_no_process_list_and_no_childs_environment(alice: Mac
 
 def test_a_bug_would_not_show_the_password_either(alice: Machine) -> None:
     """A traceback shows lines, not values; but what is raised may show its arguments."""
+    settings = ccusage_importer.Settings.from_env(alice.env | {"CH_PASSWORD": "wrong pässw0rd"})
     with pytest.raises(ccusage_importer.StoreError) as failed:
-        settings = ccusage_importer.Settings.from_env(alice.env | {"CH_PASSWORD": "wrong pässw0rd"})
         ccusage_importer.connect(settings)
     chain: list[BaseException] = [failed.value]
     while cause := chain[-1].__cause__ or chain[-1].__context__:

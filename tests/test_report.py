@@ -60,7 +60,11 @@ def milliseconds(moment: datetime) -> int:
 def figures(**changes: Any) -> Any:
     """What the database answers: a year and a half of two machines and two agents."""
     days = [
-        ([str(TODAY - timedelta(ago))], [1_000_000 * (ago % 7), 800_000, 600_000], [0.5 * (ago % 7)])
+        (
+            [str(TODAY - timedelta(ago))],
+            [1_000_000 * (ago % 7), 800_000, 600_000],
+            [0.5 * (ago % 7)],
+        )
         for ago in range(1, 500)
         if ago % 5 and ago < 150 or 300 < ago < 310
     ]
@@ -120,9 +124,7 @@ NOTHING = summarise({name: [] for name in FIGURES}, SCOPE)
 
 
 def table(stats: Statistics, width: int, *, colour: bool = False) -> str:
-    return render_table(
-        figures_report(stats, statistics_sections(stats)), width, colour=colour
-    )
+    return render_table(figures_report(stats, statistics_sections(stats)), width, colour=colour)
 
 
 # --- golden --------------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ def test_no_line_is_longer_than_the_terminal_is_wide(width: int) -> None:
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_numbers_are_never_cut(width: int) -> None:
     shown = table(STATS, width)
-    for text in ("$194.25", "360.0M", "37.50", "$24.50", "b909b9d6/2384db68", "72%", "1.23"):
+    for text in ("$200.75", "379.5M", "$37.50", "$24.50", "b909b9d6/2384db68", "70%", "+$1.23"):
         assert text in " ".join(shown.split()), text
 
 
@@ -441,7 +443,11 @@ def test_money_is_short(dollars: float, text: str) -> None:
 
 
 def test_signs_are_shown_where_they_matter() -> None:
-    assert (money(1.23, "+"), human(45_100, "+"), money(-1.0, "+")) == ("+$1.23", "+45.1K", "-$1.00")
+    assert (money(1.23, "+"), human(45_100, "+"), money(-1.0, "+")) == (
+        "+$1.23",
+        "+45.1K",
+        "-$1.00",
+    )
 
 
 @pytest.mark.parametrize(
@@ -502,7 +508,7 @@ def summary(result: ImportResult) -> str:
 def test_the_summary_says_what_was_held_corrected_and_left_out() -> None:
     shown = summary(RESULT)
     assert "12 rows kept: their transcripts are gone" in shown
-    assert "Corrected 1 rows smaller, as ccusage now counts" in shown
+    assert "Corrected 1 row smaller, as ccusage now counts" in shown
     assert "Failed blocks: its rows stay as they were" in shown
     assert "+$1.23, +45.1K tokens since 2026-11-18 14:30" in shown
     assert "names hashed" in shown

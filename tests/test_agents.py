@@ -1,0 +1,265 @@
+"""Every agent that ccusage knows: each table says what its unified reports say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tables import (
+    FEED_TABLES,
+    KEYS,
+    RECORD_TYPES,
+    Database,
+    Expected,
+    Machine,
+    assert_same,
+    total,
+)
+from transcripts import Message, write_codex, write_gemini, write_opencode, write_session
+
+if TYPE_CHECKING:
+    from tables import Tables
+
+UTC = timezone.utc
+NOON = datetime(2025, 9, 30, 12, tzinfo=UTC)
+RECORDED = Path(__file__).parent / "feeds" / "transcripts"
+OTHERS = ("codex", "opencode", "gemini")
+
+
+def messages(model: str, *hours: float, **more: Any) -> list[Message]:
+    return [
+        Message(NOON + timedelta(hours=hour), model, cache_read=5 + n, output=50 * n + 7, **more)
+        for n, hour in enumerate(hours)
+    ]
+
+
+def with_agents(machine: Machine) -> Machine:
+    """Work of four agents, over a month's end, some of it recorded from real ones."""
+    machine.populate(days=5)
+    home = machine.home
+    for agent in ("codex", "opencode"):
+        shutil.copytree(RECORDED / agent, home / agent)
+    write_codex(home / "codex", "c9", messages("gpt-5", 0, 1, 11.5, 30, reasoning=9))
+    write_codex(home / "codex", "c10", messages("gpt-5-mini", 2, 40))
+    write_opencode(home / "opencode", "o9", messages("claude-sonnet-4-20250514", 3, 35, cost=0.25))
+    write_opencode(home / "opencode", "o10", messages("gpt-5", 4, reasoning=11))
+    write_gemini(home / "gemini", "g9", messages("gemini-2.5-pro", 5, 33, reasoning=3))
+    return machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path, database: Database) -> Machine:
+    return with_agents(Machine(tmp_path, database=database))
+
+
+def expected_of_20(machine: Machine) -> Tables:
+    reports = [
+        machine.report(name, *by)
+        for name, *by in (
+            ("all daily", "--by-agent"),
+            ("all monthly", "--by-agent"),
+            ("all session",),
+        )
+    ]
+    return Expected(machine.version).claude(machine.feeds()).unified(*reports).tables
+
+
+def agents_in(tables: Tables) -> set[str]:
+    return {key[0] for rows in tables.values() for key in rows}
+
+
+def test_with_ccusage_20_each_table_says_what_the_unified_reports_say(machine: Machine) -> None:
+    machine.imports()
+    machine.check(expected_of_20(machine))
+    assert agents_in(machine.tables()) == {"claude", *OTHERS}
+
+
+@pytest.mark.parametrize("feed", ["daily", "monthly", "session"])
+def test_the_sum_over_agents_is_ccusages_unified_total(feed: str, machine: Machine) -> None:
+    machine.imports()
+    totals = machine.report(f"all {feed}")["totals"]
+    tables = machine.tables()
+    assert total(tables, feed) == totals["totalTokens"]
+    rows = tables[FEED_TABLES[feed]].values()
+    assert sum(row["total_cost"] for row in rows) == pytest.approx(totals["totalCost"])
+    for agent in ("codex", "opencode"):
+        own = machine.report(f"{agent} {feed}")["totals"]
+        assert total(tables, feed, agent) == own["totalTokens"]
+
+
+def test_claudes_part_is_what_claudes_own_reports_say(machine: Machine) -> None:
+    machine.imports()
+    assert_same(of(machine.tables(), "claude"), machine.expected())
+
+
+def of(tables: Tables, *agents: str) -> Tables:
+    return {t: {k: r for k, r in rows.items() if k[0] in agents} for t, rows in tables.items()}
+
+
+def test_a_second_import_of_all_agents_changes_nothing(machine: Machine) -> None:
+    machine.imports()
+    machine.database.server.statements(reset=True)
+    machine.imports()
+    assert len(machine.database.writes()) == 1
+
+
+@pytest.mark.parametrize("agents", ["claude", "codex", "codex,gemini", "claude,opencode"])
+def test_only_the_agents_that_were_asked_for_are_imported(agents: str, machine: Machine) -> None:
+    machine.imports("--agents", agents)
+    wanted = of(expected_of_20(machine), *agents.split(","))
+    machine.check(wanted)
+    machine.imports("--agents", "all")
+    machine.check(expected_of_20(machine))
+
+
+def test_an_import_of_codex_never_touches_claudes_rows(machine: Machine) -> None:
+    machine.imports()
+    before = machine.tables(keep=True)
+    shutil.rmtree(machine.claude / "projects")
+    path = write_codex(machine.home / "codex", "c11", messages("gpt-5", 50))
+    machine.imports("--agents", "codex", "--allow-shrink")
+    after = machine.tables(keep=True)
+    others = ("claude", "opencode", "gemini")
+    assert of(after, *others) == of(before, *others)
+    assert total(after, "daily", "codex") > total(before, "daily", "codex")
+    path.unlink()
+    machine.imports("--agents", "codex")
+    assert of(machine.tables(keep=True), *others) == of(before, *others)
+    assert machine.tables()["ccusage_usage_daily"] == without_times(after)["ccusage_usage_daily"]
+
+
+def without_times(tables: Tables) -> Tables:
+    times = ("created_at", "updated_at")
+    return {
+        table: {key: {n: v for n, v in row.items() if n not in times} for key, row in rows.items()}
+        for table, rows in tables.items()
+    }
+
+
+@pytest.mark.parametrize("version", ["19.0.3", "20.0.24"])
+def test_an_invalid_directory_of_claude_hides_no_other_agent(
+    version: str, tmp_path: Path, database: Database
+) -> None:
+    machine = with_agents(Machine(tmp_path, version=version, database=database))
+    machine.env["CLAUDE_CONFIG_DIR"] = str(tmp_path / "nowhere")
+    done = machine.imports(code=3)
+    assert "CLAUDE_CONFIG_DIR" in done.err
+    tables = machine.tables()
+    others = {"codex", "opencode"} if version == "19.0.3" else set(OTHERS)
+    assert agents_in(tables) == others
+    for agent in ("codex", "opencode"):
+        own = machine.report(f"{agent} daily")["totals"]
+        assert total(tables, "daily", agent) == own["totalTokens"] > 0
+    assert machine.imports("--agents", ",".join(others)).code == 0
+
+
+def test_agents_that_are_absent_cost_nothing(tmp_path: Path, database: Database) -> None:
+    machine = Machine(tmp_path, database=database)
+    machine.populate(days=3)
+    write_gemini(machine.home / "gemini", "g", messages("gemini-2.5-pro", 0))
+    machine.imports()
+    assert agents_in(machine.tables()) == {"claude", "gemini"}
+    machine.check(expected_of_20(machine))
+
+
+def test_a_failing_report_of_the_others_leaves_claudes_import_whole(machine: Machine) -> None:
+    stub = machine.stub()
+    machine.imports()
+    before = machine.tables(keep=True)
+    write_session(machine.claude, "-p", "late", [Message(NOON)])
+    write_codex(machine.home / "codex", "c11", messages("gpt-5", 50))
+    stub.fail("agents")
+    machine.imports(code=3)
+    after = machine.tables(keep=True)
+    assert_same(of(without_times(after), "claude"), machine.expected())
+    assert of(after, *OTHERS) == of(before, *OTHERS)
+    stub.fail()
+    machine.imports()
+    machine.check(expected_of_20(machine))
+
+
+@pytest.mark.parametrize("version", ["19.0.3"])
+def test_with_ccusage_19_codex_and_opencode_say_what_their_own_reports_say(
+    version: str, tmp_path: Path, database: Database
+) -> None:
+    machine = with_agents(Machine(tmp_path, version=version, database=database))
+    machine.imports()
+    wanted = Expected(version).claude(machine.feeds())
+    for agent in ("codex", "opencode"):
+        for feed, key in (("daily", "date"), ("monthly", "month"), ("session", "sessionId")):
+            for row in machine.report(f"{agent} {feed}")[FEED_KEYS[feed]]:
+                if feed == "session":
+                    wanted.session(agent, "", row[key], row, row)
+                else:
+                    period = datetime.fromisoformat(row[key]).date() if feed == "daily" else row[key]
+                    wanted.add(feed, agent, (period,), row)
+    machine.check(wanted.tables)
+    totals = machine.report("all daily")["totals"]
+    assert total(machine.tables(), "daily") == totals["totalTokens"]
+    for row in machine.report("all daily")["daily"]:
+        day = datetime.fromisoformat(row["period"]).date()
+        sums = [r for k, r in machine.tables()["ccusage_usage_daily"].items() if k[1] == day]
+        assert sum(r["total_tokens"] for r in sums) == row["totalTokens"]
+
+
+FEED_KEYS = {"daily": "daily", "monthly": "monthly", "session": "sessions"}
+
+
+def test_with_ccusage_19_an_agent_without_data_is_no_failure(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, version="19.0.3", database=database)
+    machine.populate(days=3)
+    machine.imports()
+    machine.check()
+
+
+def test_with_ccusage_18_only_claude_is_there(tmp_path: Path, database: Database) -> None:
+    machine = with_agents(Machine(tmp_path, version="18.0.11", database=database))
+    machine.imports()
+    assert agents_in(machine.tables()) == {"claude"}
+
+
+def test_the_upgrade_from_19_to_20_keeps_the_identity_of_other_agents_rows(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = with_agents(Machine(tmp_path, version="19.0.3", database=database))
+    machine.imports()
+    before = machine.tables()
+    machine.use("20.0.24")
+    machine.imports()
+    after = machine.tables()
+    for table in (FEED_TABLES[feed] for feed in ("daily", "monthly", "session")):
+        assert before[table].keys() <= after[table].keys()
+    assert_same(of(after, *OTHERS), of(expected_of_20(machine), *OTHERS))
+
+
+def test_rows_of_one_session_id_are_summed_for_other_agents(machine: Machine) -> None:
+    stub = machine.stub()
+    report = machine.report("all daily", "--sections", "daily,monthly,session", "--by-agent")
+    twin = json.loads(json.dumps(next(r for r in report["session"] if r["agent"] == "codex")))
+    twin["metadata"]["lastActivity"] = "2025-12-24T00:00:00.000Z"
+    report["session"].append(twin)
+    stub.say(agents=report)
+    machine.imports()
+    rows = machine.tables()["ccusage_usage_sessions"].items()
+    found = [row for (agent, _), row in rows if row["total_tokens"] == 2 * twin["totalTokens"]]
+    assert len(found) == 1
+    assert found[0]["input_tokens"] == 2 * twin["inputTokens"]
+    assert found[0]["last_activity"] == datetime(2025, 12, 24)
+
+
+def test_other_agents_never_shrink_by_accident_either(machine: Machine) -> None:
+    machine.imports()
+    before = machine.tables()
+    for agent in OTHERS:
+        shutil.rmtree(machine.home / agent)
+    done = machine.imports()
+    assert done.code == 0
+    assert_same(machine.tables(), before)
+    assert set(RECORD_TYPES) == set(FEED_TABLES)
+    assert set(before) == set(KEYS)

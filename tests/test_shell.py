@@ -1,0 +1,213 @@
+"""verify_setup.sh sees with curl alone whether imports arrive; both scripts are sound bash."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from clickhouse_server import ClickHouseServer
+from dotenv import dotenv_values
+from project import SCRIPTS, Project
+from tables import KEYS, PROGRAM, VIEWS, Database
+
+from ccusage_importer import Settings, state_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PASSWORD = "p#w 'q' \"x\" $HOME `touch /tmp/never` %d \\n\\"
+USERS = (f"default:{PASSWORD}",)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    with ClickHouseServer(tmp_path_factory.mktemp("guarded"), users=USERS, tls=True) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path, database: Database) -> Project:
+    return Project(tmp_path, database)
+
+
+def forget(project: Project) -> None:
+    """Leave the settings to .env."""
+    for name in [name for name in project.machine.env if name.startswith("CH_")]:
+        del project.machine.env[name]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shellcheck_finds_nothing_and_nothing_is_hidden_from_it(name: str) -> None:
+    script = PROGRAM.with_name(name)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "shellcheck disable" not in script.read_text()
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_is_the_help(name: str) -> None:
+    script = PROGRAM.with_name(name)
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    header = script.read_text().partition("\nset -euo pipefail\n")[0].split("\n")[1:]
+    assert done.stdout == "".join(
+        f"{line.removeprefix('#').removeprefix(' ')}\n" for line in header
+    )
+    assert f"usage: {name} " in done.stdout
+    for option in ("--schedule", "--force", "--print", "--remove") if name == SCRIPTS[0] else ():
+        assert option in done.stdout
+
+
+def test_a_sound_setup_is_verified_line_by_line(project: Project) -> None:
+    project.machine.imports()
+    project.setup()
+    forget(project)
+    found = project.verify()
+    tables = project.machine.tables()
+    for table in KEYS:
+        assert found[table] == ("ok", f"{len(tables[table])} rows"), table
+    for view in VIEWS:
+        assert found[view][0] == "ok", view
+    assert found["last import"] == ("ok", "m1: 0 hours ago")
+    assert found["cron"] == ("ok", project.crontab.entries[0])
+    assert found[".env"][1].endswith(": -rw-------")
+    assert {"server", "authentication", "database", "ccusage"} < found.keys()
+    assert len(found) == 3 + 7 + 5 + 4
+
+
+def test_the_password_reaches_curl_on_stdin_and_an_https_server_whole(
+    guarded: ClickHouseServer, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, Database(guarded, "default"))
+    project.machine.imports()
+    project.setup()
+    forget(project)
+    log = tmp_path / "curl.log"
+    curl = project.crontab.folder / "curl"
+    curl.write_text(f'#!/bin/sh\necho "$@" >> "{log}"\nPATH=${{PATH#*:}} exec curl "$@"\n')
+    curl.chmod(0o755)
+    found = project.verify()
+    assert found["server"][1].startswith("https://")
+    assert found["authentication"] == ("ok", "default")
+    assert "--config -" in log.read_text()
+    assert "p#w" not in log.read_text()
+    assert not Path("/tmp/never").exists()
+    assert project.verify(code=1, CH_CA_CERT="")["server"][0] == "FAIL"
+    assert project.verify(CH_CA_CERT="", CH_VERIFY="false")["server"][0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("CH_USER=plain", "plain"),
+        ("CH_USER=a b # comment", "a b"),
+        ("CH_USER='it\\'s \\\\ \"#\" $x' # comment", 'it\'s \\ "#" $x'),
+        ('CH_USER="a \\"b\\" $(touch never) `id`"', 'a "b" $(touch never) `id`'),
+        ("  export CH_USER = spaced  ", "spaced"),
+        ("CH_USER=first\nCH_USER=last", "last"),
+        ("CH_USER=#1", "#1"),
+        ("CH_USER=a=b", "a=b"),
+        ("CH_USER=", "default"),
+        ("# CH_USER=x\nNOT_CH_USER=y", "default"),
+    ],
+)
+def test_an_env_file_is_read_as_the_importer_reads_it_and_never_run(
+    project: Project, line: str, value: str
+) -> None:
+    host, port = project.machine.env["CH_HOST"], project.machine.env["CH_PORT"]
+    project.dotenv.write_text(f"CH_HOST={host}\nCH_PORT={port}\n{line}\n")
+    forget(project)
+    found = project.verify(code=1)
+    assert found["server"][0] == "ok"
+    if value == "default":
+        assert found["authentication"] == ("ok", "default")
+    else:
+        assert f"DB::Exception: {value}: Auth" in found["authentication"][1]
+    assert not (project.folder / "never").exists()
+
+
+def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
+    found = project.verify(code=1)
+    assert {name for name, (verdict, _) in found.items() if verdict == "FAIL"} == {
+        *("database", "cron", ".env")
+    }
+    project.machine.imports()
+    database = project.machine.database
+    assert database
+    project.crontab.file.write_text("1 * * * * x # ccusage-import\n")
+    project.dotenv.touch(mode=0o600)
+    project.verify()
+    project.dotenv.chmod(0o604)
+    assert "others may read it" in project.verify(code=1)[".env"][1]
+    project.dotenv.chmod(0o600)
+    project.crontab.file.write_text("# 1 * * * * x # ccusage-import\n")
+    assert "setup_cronjob.sh" in project.verify(code=1)["cron"][1]
+    project.crontab.file.write_text("1 * * * * x # ccusage-import\n")
+    assert project.verify(code=1, CCUSAGE_COMMAND="'/no where'")["ccusage"] == (
+        "FAIL",
+        "not found: /no where",
+    )
+    found = project.verify(code=1, MACHINE_NAME="m2")
+    assert found["last import"][1].startswith("m2: none; run ")
+    database.server.query(f"DROP VIEW {database.name}.ccusage_v_daily_summary")
+    assert "UNKNOWN_TABLE" in project.verify(code=1)["ccusage_v_daily_summary"][1]
+
+
+def test_an_old_import_of_this_machine_fails_and_one_of_another_does_not(project: Project) -> None:
+    project.machine.imports()
+    project.setup()
+    database = project.machine.database
+    assert database
+    history = f"{database.name}.ccusage_import_history"
+    database.server.query(
+        f"INSERT INTO {history} (machine_name, finished_at) SELECT 'o\\'ld', now() - 9 * 86400"
+    )
+    lines = project.run("verify_setup.sh").stdout
+    assert "ok    last import                  o'ld: 216 hours ago\n" in lines
+    database.server.query(f"ALTER TABLE {history} DELETE WHERE machine_name = 'm1'")
+    database.server.query(
+        f"INSERT INTO {history} (machine_name, finished_at) SELECT 'm1', now() - 2 * 86400"
+    )
+    lines = project.run("verify_setup.sh", code=1).stdout
+    assert "FAIL  last import                  m1: 48 hours ago\n" in lines
+
+
+def test_a_server_that_is_not_there_or_refuses_is_one_line(project: Project) -> None:
+    found = project.verify(code=1, CH_PORT="1")
+    assert "Failed to connect" in found["server"][1] or "refused" in found["server"][1]
+    assert "authentication" not in found
+    found = project.verify(code=1, CH_PASSWORD="wrong")
+    assert found["server"][0] == "ok"
+    assert "Authentication failed" in found["authentication"][1]
+    assert "database" not in found
+
+
+def test_the_example_names_every_setting_and_sets_none() -> None:
+    example = PROGRAM.with_name(".env.example")
+    assert dotenv_values(example) == {}
+    reader = inspect.getsource(Settings.from_env) + inspect.getsource(state_directory)
+    names = set(re.findall(r'"((?!XDG)[A-Z][A-Z_]+)"', reader))
+    assert len(names) > 15
+    assert names <= set(re.findall(r"^#([A-Z_]+)=", example.read_text(), re.MULTILINE))
+    defaults = Settings.from_env({})
+    said = dotenv_values(
+        stream=io.StringIO(re.sub(r"^#(?=[A-Z_]+=)", "", example.read_text(), flags=re.MULTILINE))
+    )
+    env = {name: value for name, value in said.items() if value}
+    kept = ("host", "timezone", "ccusage_command", "environment")
+    for name in Settings.__slots__:
+        if name not in kept:
+            assert getattr(Settings.from_env(env), name) == getattr(defaults, name), name
+
+
+def test_without_a_server_it_points_to_the_check(project: Project) -> None:
+    done = project.run("verify_setup.sh", code=2, CH_HOST="")
+    assert "CH_HOST is not set" in done.stdout
+    assert "ccusage_importer.py --check" in done.stdout
+    assert project.run("verify_setup.sh", "--halp", code=2).stdout.startswith("Verify")
