@@ -1611,7 +1611,7 @@ def _embedded(path: Path, database: str) -> Client:
             tz_mode="aware",
         )
     except ImportError as error:
-        if "KeyboardInterrupt" in str(error.__cause__):  # as pybind11 passes one on
+        if "KeyboardInterrupt" in str(error):  # as pybind11 passes one on
             raise KeyboardInterrupt from error
         raise ConfigError(
             "the embedded database needs the extra 'embedded': "
@@ -3311,6 +3311,10 @@ class Plan:
     days: Records
 
     @property
+    def rows(self) -> int:
+        return sum(map(len, self.changes.values()))
+
+    @property
     def held(self) -> Counter[str]:
         return Counter(reason for d in self.decisions.values() for reason in d.held.values())
 
@@ -3385,7 +3389,6 @@ def history_row(
     identity: Identity, plan: Plan, stored: Stored, started: datetime, hashed: bool
 ) -> dict[str, Any]:
     """The row of ccusage_import_history for a run that wrote its plan."""
-    inserted = sum(len(rows) for rows in plan.changes.values())
     replaced = sum(key in stored[table] for table, rows in plan.changes.items() for key in rows)
     tokens, cost = plan.totals
     return {
@@ -3396,7 +3399,7 @@ def history_row(
         "hashed_projects": int(hashed),
         "feeds_imported": sorted({feed for feed, _ in plan.reported}),
         "feeds_failed": sorted(plan.failed),
-        "rows_inserted": inserted,
+        "rows_inserted": plan.rows,
         "rows_deleted": replaced,
         "rows_held": plan.held.total(),
         "rows_corrected": sum(len(d.lowered) for d in plan.decisions.values()),
@@ -3454,25 +3457,38 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 importer.record_run(
                     history_row(identity, plan, stored, started, settings.hash_projects), plan.at
                 )
-            rows = sum(map(len, plan.changes.values())) * (not settings.dry_run)
+            rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            return ImportResult(
-                identity=identity,
-                ccusage_version=plan.version,
-                feeds_imported=sorted({feed for feed, _ in plan.reported}),
-                feeds_failed=dict(plan.failed),
-                tables={t.name: count_changes(t, r, stored) for t, r in plan.changes.items()},
-                held=dict(plan.held),
-                lowered=list(lowered_rows(plan.decisions)),
-                total_tokens=plan.totals[0],
-                total_cost=plan.totals[1],
-                previous=past.previous,
-                hashed=settings.hash_projects,
-                dry_run=settings.dry_run,
-                allow_shrink=settings.allow_shrink,
-                statistics=stored_now(importer, identity) if summary else None,
-            )
+            statistics = stored_now(importer, identity) if summary else None
+            return import_result(settings, identity, past, plan, stored, statistics)
+
+
+def import_result(
+    settings: Settings,
+    identity: Identity,
+    past: Past,
+    plan: Plan,
+    stored: Stored,
+    statistics: Statistics | None,
+) -> ImportResult:
+    """What a run made of its plan, for the summary."""
+    return ImportResult(
+        identity=identity,
+        ccusage_version=plan.version,
+        feeds_imported=sorted({feed for feed, _ in plan.reported}),
+        feeds_failed=dict(plan.failed),
+        tables={t.name: count_changes(t, rows, stored) for t, rows in plan.changes.items()},
+        held=dict(plan.held),
+        lowered=list(lowered_rows(plan.decisions)),
+        total_tokens=plan.totals[0],
+        total_cost=plan.totals[1],
+        previous=past.previous,
+        hashed=settings.hash_projects,
+        dry_run=settings.dry_run,
+        allow_shrink=settings.allow_shrink,
+        statistics=statistics,
+    )
 
 
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:

@@ -103,8 +103,8 @@ def test_no_answer_in_any_format_tells_a_name(machine: Machine) -> None:
     for args in (
         ["--dry-run"],
         ["--format", "json"],
-        ["--stats"],
         ["--stats", "--format", "markdown"],
+        ["--check"],
     ):
         nothing_told(machine, *args)
 

@@ -66,7 +66,7 @@ def figures(**changes: Any) -> Any:
             [0.5 * (ago % 7)],
         )
         for ago in range(1, 500)
-        if ago % 5 and ago < 150 or 300 < ago < 310
+        if (ago % 5 and ago < 150) or 300 < ago < 310
     ]
     days.append(([str(TODAY)], [2_500_000, 2_000_000, 1_900_000], [12.25]))
     at = NOW - timedelta(minutes=5)
@@ -546,5 +546,237 @@ def test_times_are_in_the_scopes_zone() -> None:
     assert "13:00 – 18:00, 2 h 30 min left" in table(STATS, 80)
 
 
-# --- golden texts --------------------------------------------------------------------------------
-GOLDEN_80 = GOLDEN_60 = GOLDEN_200 = GOLDEN_IMPORT = GOLDEN_MARKDOWN = ""
+# --- golden texts ---------------------------------------------------------------------------------
+# ruff: noqa: E501, W291
+
+GOLDEN_80 = """\
+Total         $200.75, 379.5M tokens, 75% of the input cached
+Days          2026-01-13 – 2026-11-18, 111 with usage
+Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68);
+              longest 6 h 29 min (b909b9d6/9ad0089d)
+Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an
+              hour, $24.50 by then
+
+              cost  tokens  before   pace  forecast
+Today       $12.25    2.5M   $0.50    ×24
+This week   $13.75    5.5M   $8.00  +817%
+This month  $31.75   41.5M  $39.50   +22%    $52.92
+
+Models                                            agent   share     cost  tokens
+claude-opus-4-1-20250805    ━━━━━━━━━━━━━━        claude    70%  $140.00   60.0M
+claude-sonnet-4-20250514    ━━━                   claude    16%   $32.25  240.0M
+claude-zeta-9                                     claude     0%    $0.00   40.0M
+gpt-5-codex                                       codex      0%    $0.00   20.0M
+
+Projects                                                  share     cost  tokens
+b909b9d6                    ━━━━━━━━━━━━━━                  50%  $100.00  200.0M
+b909b9d6                    ━━━━━━━━━━                      36%   $72.25  100.0M
+
+Agents                                                    share     cost  tokens
+claude                      ━━━━━━━━━━━━━━━━━━━━━━━━        86%  $172.25  340.0M
+codex                       ━━━                             10%   $20.00   20.0M
+
+Machines                                                  share     cost  tokens
+lab                                       ━━━━━━━━━━        75%  $150.00  280.0M
+a-machine-whose-name-somebody-found-wor…  ━━━               21%   $42.25   80.0M
+
+      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
+Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
+            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
+Wed         ··                     · ········· ···· ····█
+            █                      ███ ████ ████ ████·██
+Fri         █                       ████ ████ ████ ████·
+            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
+Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
+    less ·░▒▓█ more, blank: not imported
+
+Streak       5 days in a row, 6 at most; most expensive 2026-11-18
+Busiest      Thursdays; blocks from 14:00
+Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18
+             14:25
+
+Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
+Note  12 rows kept: their transcripts are gone
+
+"""
+
+GOLDEN_60 = """\
+Total         $200.75, 379.5M tokens, 75% of the input
+              cached
+Days          2026-01-13 – 2026-11-18, 111 with usage
+Sessions      1,234, $0.16 on average, $37.50 at most
+              (b909b9d6/2384db68); longest 6 h 29 min
+              (b909b9d6/9ad0089d)
+Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25,
+              2.5M tokens, $4.90 an hour, $24.50 by then
+
+              cost  tokens  before   pace  forecast
+Today       $12.25    2.5M   $0.50    ×24
+This week   $13.75    5.5M   $8.00  +817%
+This month  $31.75   41.5M  $39.50   +22%    $52.92
+
+Models                        agent   share     cost  tokens
+claude-opus-4-1-20250805      claude    70%  $140.00   60.0M
+claude-sonnet-4-20250514      claude    16%   $32.25  240.0M
+claude-zeta-9                 claude     0%    $0.00   40.0M
+gpt-5-codex                   codex      0%    $0.00   20.0M
+
+Projects                              share     cost  tokens
+b909b9d6              ━━━━━━━           50%  $100.00  200.0M
+b909b9d6              ━━━━━             36%   $72.25  100.0M
+
+Agents                                share     cost  tokens
+claude                ━━━━━━━━━━━━      86%  $172.25  340.0M
+codex                 ━                 10%   $20.00   20.0M
+
+Machines                              share     cost  tokens
+lab                       ━━━━━━━       75%  $150.00  280.0M
+a-machine-whose-name-so…  ━━            21%   $42.25   80.0M
+
+      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
+Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
+            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
+Wed         ··                     · ········· ···· ····█
+            █                      ███ ████ ████ ████·██
+Fri         █                       ████ ████ ████ ████·
+            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
+Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
+    less ·░▒▓█ more, blank: not imported
+
+Streak       5 days in a row, 6 at most; most expensive
+             2026-11-18
+Busiest      Thursdays; blocks from 14:00
+Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens
+             since 2026-11-18 14:25
+
+Note  costs are a lower bound: no price for claude-zeta-9
+      (40.0M tokens)
+Note  12 rows kept: their transcripts are gone
+
+"""
+
+GOLDEN_200 = """\
+Total         $200.75, 379.5M tokens, 75% of the input cached                                           Models                                                            agent   share     cost  tokens
+Days          2026-01-13 – 2026-11-18, 111 with usage                                                   claude-opus-4-1-20250805          ━━━━━━━━━━━━━━━━━━━━━           claude    70%  $140.00   60.0M
+Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68); longest 6 h 29 min           claude-sonnet-4-20250514          ━━━━━                           claude    16%   $32.25  240.0M
+              (b909b9d6/9ad0089d)                                                                       claude-zeta-9                                                     claude     0%    $0.00   40.0M
+Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an hour, $24.50 by        gpt-5-codex                                                       codex      0%    $0.00   20.0M
+              then
+                                                                                                        Projects                                                                  share     cost  tokens
+              cost  tokens  before   pace  forecast                                                     b909b9d6                          ━━━━━━━━━━━━━━━━━━━                       50%  $100.00  200.0M
+Today       $12.25    2.5M   $0.50    ×24                                                               b909b9d6                          ━━━━━━━━━━━━━━                            36%   $72.25  100.0M
+This week   $13.75    5.5M   $8.00  +817%
+This month  $31.75   41.5M  $39.50   +22%    $52.92                                                     Agents                                                                    share     cost  tokens
+                                                                                                        claude                            ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━         86%  $172.25  340.0M
+Streak       5 days in a row, 6 at most; most expensive 2026-11-18                                      codex                             ━━━━                                      10%   $20.00   20.0M
+Busiest      Thursdays; blocks from 14:00
+Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18 14:25                      Machines                                                                  share     cost  tokens
+                                                                                                        lab                                       ━━━━━━━━━━━━━━━━━━━━━━            75%  $150.00  280.0M
+Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)                                a-machine-whose-name-somebody-found-wor…  ━━━━━━                            21%   $42.25   80.0M
+Note  12 rows kept: their transcripts are gone
+
+      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
+Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
+            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
+Wed         ··                     · ········· ···· ····█
+            █                      ███ ████ ████ ████·██
+Fri         █                       ████ ████ ████ ████·
+            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
+Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
+    less ·░▒▓█ more, blank: not imported
+
+"""
+
+GOLDEN_IMPORT = """\
+Rows              new  changed  removed  unchanged
+models used         1        2        0     34,567
+model breakdowns    1        2        0     34,567
+daily               1        2        0     34,567
+monthly             1        2        0     34,567
+sessions            1        2        0     34,567
+
+Machine    lab, days in Europe/Berlin, ccusage 20.0.24, names hashed
+Stored     $151.23, 280.0M tokens of this machine: +$1.23, +45.1K tokens since
+           2026-11-18 14:30
+Corrected  1 row smaller, as ccusage now counts
+Failed     blocks: its rows stay as they were
+
+Total         $200.75, 379.5M tokens, 75% of the input cached
+Days          2026-01-13 – 2026-11-18, 111 with usage
+Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68);
+              longest 6 h 29 min (b909b9d6/9ad0089d)
+Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an
+              hour, $24.50 by then
+
+Models                                            agent   share     cost  tokens
+claude-opus-4-1-20250805    ━━━━━━━━━━━━━━        claude    70%  $140.00   60.0M
+claude-sonnet-4-20250514    ━━━                   claude    16%   $32.25  240.0M
+claude-zeta-9                                     claude     0%    $0.00   40.0M
+gpt-5-codex                                       codex      0%    $0.00   20.0M
+
+Agents                                                    share     cost  tokens
+claude                      ━━━━━━━━━━━━━━━━━━━━━━━━        86%  $172.25  340.0M
+codex                       ━━━                             10%   $20.00   20.0M
+
+Machines                                                  share     cost  tokens
+lab                                       ━━━━━━━━━━        75%  $150.00  280.0M
+a-machine-whose-name-somebody-found-wor…  ━━━               21%   $42.25   80.0M
+
+Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
+Note  12 rows kept: their transcripts are gone
+
+"""
+
+GOLDEN_MARKDOWN = """\
+- **Total:** $200.75, 379.5M tokens, 75% of the input cached
+- **Days:** 2026-01-13 – 2026-11-18, 111 with usage
+- **Sessions:** 1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68); longest 6 h 29 min (b909b9d6/9ad0089d)
+- **Active block:** lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an hour, $24.50 by then
+
+|  | cost | tokens | before | pace | forecast |
+| --- | ---: | ---: | ---: | ---: | ---: |
+| Today | $12.25 | 2.5M | $0.50 | ×24 |  |
+| This week | $13.75 | 5.5M | $8.00 | +817% |  |
+| This month | $31.75 | 41.5M | $39.50 | +22% | $52.92 |
+
+| Models | agent | share | cost | tokens |
+| --- | --- | ---: | ---: | ---: |
+| claude-opus-4-1-20250805 | claude | 70% | $140.00 | 60.0M |
+| claude-sonnet-4-20250514 | claude | 16% | $32.25 | 240.0M |
+| claude-zeta-9 | claude | 0% | $0.00 | 40.0M |
+| gpt-5-codex | codex | 0% | $0.00 | 20.0M |
+
+| Projects | share | cost | tokens |
+| --- | ---: | ---: | ---: |
+| b909b9d6 | 50% | $100.00 | 200.0M |
+| b909b9d6 | 36% | $72.25 | 100.0M |
+
+| Agents | share | cost | tokens |
+| --- | ---: | ---: | ---: |
+| claude | 86% | $172.25 | 340.0M |
+| codex | 10% | $20.00 | 20.0M |
+
+| Machines | share | cost | tokens |
+| --- | ---: | ---: | ---: |
+| lab | 75% | $150.00 | 280.0M |
+| a-machine-whose-name-somebody-found-worth-sixty-three-characters | 21% | $42.25 | 80.0M |
+
+```
+      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
+Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
+            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
+Wed         ··                     · ········· ···· ····█
+            █                      ███ ████ ████ ████·██ 
+Fri         █                       ████ ████ ████ ████· 
+            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓ 
+Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓ 
+    less ·░▒▓█ more, blank: not imported
+```
+
+- **Streak:** 5 days in a row, 6 at most; most expensive 2026-11-18
+- **Busiest:** Thursdays; blocks from 14:00
+- **Last import:** 2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18 14:25
+
+- **Note:** costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
+- **Note:** 12 rows kept: their transcripts are gone
+"""
