@@ -42,7 +42,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
-from itertools import repeat, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -1653,7 +1653,8 @@ class Scope(NamedTuple):
 
     @property
     def since(self) -> date:
-        return self.today - timedelta(self.days - 1) if self.days else date(1900, 1, 1)
+        first = date(1900, 1, 1)  # of Date32
+        return max(self.today - timedelta(self.days - 1), first) if self.days else first
 
     @property
     def year(self) -> date:
@@ -2000,6 +2001,8 @@ def _batches(keys: Sequence[Key], limit: int = 60_000) -> Iterator[list[Key]]:
 
 
 class Usage(NamedTuple):
+    """US dollars and tokens."""
+
     cost: float
     tokens: int
 
@@ -2036,6 +2039,8 @@ class Period(NamedTuple):
 
 
 class Sessions(NamedTuple):
+    """How many there are, what they cost, and the names of two of them."""
+
     number: int
     mean_cost: float | None
     max_cost: float
@@ -2045,6 +2050,8 @@ class Sessions(NamedTuple):
 
 
 class ActiveBlock(NamedTuple):
+    """A block that still runs, with the rates of its last import."""
+
     machine: str
     start: datetime
     end: datetime
@@ -2221,7 +2228,7 @@ def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
         passed = today - start + timedelta(1)
         now = between(start, start + passed)
         so_far = between(before, min(before + passed, start))
-        projected = now.cost / passed.days * month if start is first else None
+        projected = now.cost / passed.days * month if name == "this month" else None
         yield Period(name, start, *now, *between(before, start), so_far.cost, projected)
 
 
@@ -2357,15 +2364,16 @@ def money(dollars: float, sign: str = "") -> str:
 def change(now: float, before: float) -> str:
     if not before:
         return ""
-    return f"{now / before - 1:+.0%}" if now < 10 * before else f"×{now / before:,.0f}"
+    text = f"{now / before - 1:+.0%}" if now < 10 * before else f"×{now / before:,.0f}"
+    return "+0%" if text == "-0%" else text
 
 
 def duration(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
-def counted_rows(number: int) -> str:
-    return f"{number:,} row{'s' * (number != 1)}"
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
@@ -2387,7 +2395,7 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
 
 def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     if stats.longest_streak:
-        text = f"{stats.streak} days in a row, {stats.longest_streak} at most"
+        text = f"{counted(stats.streak, 'day')} in a row, {stats.longest_streak:,} at most"
         yield "Streak", f"{text}; most expensive {stats.costliest_day}"
     if stats.busiest_hour is not None:
         yield "Busiest", f"{stats.busiest_weekday}s; blocks from {stats.busiest_hour:02}:00"
@@ -2405,7 +2413,7 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         yield "Note", f"costs are a lower bound: no price for {', '.join(names[:5])}{more}"
     for reason, number in held.items():
-        yield "Note", f"{counted_rows(number)} kept: {reason}"
+        yield "Note", f"{counted(number, 'row')} kept: {reason}"
     if stats.last_day and stats.last_day > stats.scope.today:
         yield "Note", f"some days lie in the future, up to {stats.last_day}"
 
@@ -2512,10 +2520,8 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
         text += f" {at:%Y-%m-%d %H:%M}"
     yield "Stored", text
     if result.lowered and not result.allow_shrink:
-        yield (
-            "Corrected",
-            f"{counted_rows(len(result.lowered))} {would}smaller, as ccusage now counts",
-        )
+        smaller = counted(len(result.lowered), "row")
+        yield "Corrected", f"{smaller} {would}smaller, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
 
@@ -2625,59 +2631,79 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     from rich.table import Table as Grid
 
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=colour, highlight=False)
+    console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
     shades = bool(console.color_system) and not console.no_color
     shown = [section for section in report.sections if section.rows or section.drawing]
-    if 140 <= width < WIDE and any(section.shares for section in shown):
-        grid = Grid.grid(padding=(0, 4), expand=True)
-        sides = ([s for s in shown if not (s.shares or s.drawing)], [s for s in shown if s.shares])
-        grid.add_row(
-            *(Group(*(draw(section, width // 2 - 4) for section in side)) for side in sides)
-        )
-        console.print(grid)
+    half, right = (width - 4) // 2, [section for section in shown if section.shares]
+    if 140 <= width < WIDE and right and all(draw(section, half)[1] <= half for section in shown):
+        left = [section for section in shown if not section.shares and not section.drawing]
+        columns = (Group(*(draw(section, half)[0] for section in part)) for part in (left, right))
+        grid = Grid.grid(padding=(0, 4, 0, 0), pad_edge=False)
+        grid.add_column(width=half)
+        grid.add_column(width=half)
+        grid.add_row(*columns)
+        console.print(grid, width=width)
         shown = [section for section in shown if section.drawing]
     for section in shown:
-        console.print(draw(section, width, shades=shades))
-    return re.sub(r" +$", "", file.getvalue(), flags=re.MULTILINE)
+        drawn, wide = draw(section, width, shades=shades)
+        console.print(drawn, width=wide)
+    return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> RenderableType:
+def draw(section: Section, width: int, *, shades: bool = False) -> tuple[RenderableType, int]:
+    """A section for a width, and the width that it needs: numbers are never cut."""
     from rich.padding import Padding
     from rich.table import Table as Grid
     from rich.text import Text
 
     if section.drawing:
-        styles = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
+        colours = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
         marks = (
-            ("■" if char in SHADES[1:] else char, styles[char]) if char in styles else char
+            ("■" if char in SHADES[1:] else char, colours[char]) if char in colours else char
             for char in "\n".join(section.drawing)
         )
-        return Padding(Text.assemble(*marks), (0, 0, 1, 0))
-    header, shares = section.header, section.shares
-    columns = list(zip(header or ("", ""), *section.rows, strict=True))
-    # Numbers are never cut: names are, and bars have the room that is left.
-    room = width - sum(2 + max(map(len, column)) for column in columns[1:])
-    names = max(width // 3, min(40, room - 12, max(map(len, columns[0]))))
-    bar = room - names - 2 if shares and room - names >= 12 else 0
+        return Padding(Text.assemble(*marks), (0, 0, 1, 0)), max(map(len, section.drawing))
+    columns, widths = lay_out(section, width)
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    grid.show_header = bool(header)
-    for index, (name, *cells) in enumerate(columns):
+    grid.show_header = bool(section.header)
+    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
         number = index > 0 and is_number(cells)
-        grid.add_column(
-            name,
-            style="" if header or index else "bold",
-            justify="right" if number else "left",
-            no_wrap=number or index == 0,
-            overflow="fold" if index else "ellipsis",
-            width=(names if bar else room) if shares and not index else None,
-        )
-        if bar and not index:
-            grid.add_column(width=bar, style="green")
-    for row, share in zip(section.rows, shares or repeat(0.0), strict=False):
-        texts = [Text(printable(cell), STATUS.get(cell, "")) for cell in row]
-        texts[1:1] = [Text("━" * round(share * bar))] if bar else []
+        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
+        if section.shares and index == 0:
+            grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
+    for row in list(zip(*columns, strict=True))[1:]:
+        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
+        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
+        if not section.header:
+            texts[0].style = "bold"
         grid.add_row(*texts)
-    return Padding(grid, (0, 0, 1, 0))
+    total = sum(widths) + 2 * len(widths) - 2
+    return Padding(grid, (0, 0, 1, 0), expand=False), max(total, 1)
+
+
+def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
+    """The columns of a section, and how wide each is: texts are folded, names of shares cut."""
+    from rich.cells import cell_len
+
+    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    if section.shares:
+        room = width - sum(2 + wide for wide in widths[1:])
+        names = max(width // 3, min(40, room - 12, widths[0]))
+        bar = room - names - 2
+        widths[0] = names if bar >= 10 else max(min(room, widths[0]), 12)
+        if bar >= 10:
+            bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
+            columns.insert(1, ("", *bars))
+            widths.insert(1, bar)
+        return columns, widths
+    excess = sum(widths) + 2 * len(widths) - 2 - width
+    for index in sorted(range(len(widths)), key=lambda index: -widths[index]):
+        if excess > 0 and not (index and is_number(columns[index][1:])):
+            cut = max(min(excess, widths[index] - 12), 0)
+            widths[index] -= cut
+            excess -= cut
+    return columns, widths
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
@@ -2753,7 +2779,7 @@ def written_query(text: str) -> Query:
     sql = re.sub(r";\s*(--.*\s*)*\Z", "", text.strip())
     if re.search(r"\bINTO\s+OUTFILE\b", sql, re.IGNORECASE):
         raise ConfigError("--query only reads: for a file, use --output")
-    if not sql:
+    if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
     return Query("-", "", dict.fromkeys(re.findall(r"\{(\w+):", sql)), sql)
 
@@ -2782,21 +2808,34 @@ def answer_query(
     """Ask a query; the engine itself refuses what would write."""
     try:
         with store_errors(settings):
-            if settings.host is None:
-                client.command("SET readonly = 1")
-            elif client.server_settings["readonly"].value == "0":
-                client.set_client_setting("readonly", "1")
-            result = client.query(query.sql, parameters=values or None)
+            columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
         if _code(error) not in WRONG_SQL:
             raise
-        problem = "--query only reads" if _code(error) == READONLY else str(error.__cause__)
-        raise ConfigError(f"--query {query.name}: {' '.join(problem.split())}") from error
-    columns, rows = result.column_names, result.result_rows
+        said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+        problem = "--query only reads" if _code(error) == READONLY else " ".join(said.split())
+        raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
     header = [name.replace("_", " ") for name in columns]
     shown = [[people(cell) for cell in row] for row in rows]
     return Report(value, [Section(header, shown)], columns, rows, WIDE)
+
+
+def read_only(
+    client: Client, settings: Settings, sql: str, values: dict[str, str] | None
+) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
+    """Columns and rows of a statement that ClickHouse lets only read."""
+    limits = {}
+    if settings.host is None:
+        client.command("SET readonly = 1")
+    elif client.server_settings["readonly"].value == "0":
+        limits["readonly"] = 1
+    result = client.query(sql, parameters=values, settings=limits)
+    if result.column_names:
+        return result.column_names, result.result_rows
+    # Without rows, their format does not even name the columns.
+    names = client.raw_query(sql, parameters=values, settings=limits, fmt="CSVWithNames")
+    return next(csv.reader(io.StringIO(names.decode())), []), []
 
 
 def people(value: Any) -> str:
@@ -3460,17 +3499,12 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            statistics = stored_now(importer, identity) if summary else None
-            return import_result(settings, identity, past, plan, stored, statistics)
+            result = import_result(settings, identity, past, plan, stored)
+            return replace(result, statistics=stored_now(importer, identity) if summary else None)
 
 
 def import_result(
-    settings: Settings,
-    identity: Identity,
-    past: Past,
-    plan: Plan,
-    stored: Stored,
-    statistics: Statistics | None,
+    settings: Settings, identity: Identity, past: Past, plan: Plan, stored: Stored
 ) -> ImportResult:
     """What a run made of its plan, for the summary."""
     return ImportResult(
@@ -3487,7 +3521,6 @@ def import_result(
         hashed=settings.hash_projects,
         dry_run=settings.dry_run,
         allow_shrink=settings.allow_shrink,
-        statistics=statistics,
     )
 
 

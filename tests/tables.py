@@ -412,7 +412,7 @@ class Database(NamedTuple):
 
 
 def footprint(query: Query, database: str) -> dict[str, tuple[int, int]]:
-    """Per table a number that each insert and mutation raises, whatever is merged, and mutations."""
+    """Per table a number that inserts and mutations raise, merges do not; and its mutations."""
     blocks = query(
         "SELECT table, toInt64(max(max_block_number)), toInt64(max(data_version)) "
         "FROM system.parts WHERE database = {db:String} AND active GROUP BY table",
@@ -455,10 +455,13 @@ class Machine:
         self.path = self.home / "clickhouse"
         self.claude = self.home / "claude"
         self.state = self.home / "state"
+        scratch = self.home / "tmp"  # what killed runs leave there goes with the rest
+        scratch.mkdir(parents=True)
         unset = ("CCUSAGE_TIMEZONE", "PROJECT_HASH_KEY", "CH_PROTOCOL", "CH_CA_CERT")
         self.env = transcripts.environment(
             self.home,
             TZ=zone,
+            TMPDIR=scratch,
             CH_HOST="",  # a developer's .env does not count
             **dict.fromkeys(unset, ""),
             CH_EMBEDDED_PATH=self.path,
@@ -512,7 +515,7 @@ class Machine:
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, self.env | more, clear=True),
-            mock.patch.object(ccusage_importer.random, "uniform", lambda *_: 0.01),  # impatient
+            mock.patch.object(ccusage_importer.random, "uniform", return_value=0.01),  # impatient
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

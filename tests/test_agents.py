@@ -78,22 +78,18 @@ def test_with_ccusage_20_each_table_says_what_the_unified_reports_say(machine: M
     assert agents_in(machine.tables()) == {"claude", *OTHERS}
 
 
-@pytest.mark.parametrize("feed", ["daily", "monthly", "session"])
-def test_the_sum_over_agents_is_ccusages_unified_total(feed: str, machine: Machine) -> None:
+def test_the_sum_over_agents_is_ccusages_unified_total(machine: Machine) -> None:
     machine.imports()
-    totals = machine.report(f"all {feed}")["totals"]
     tables = machine.tables()
-    assert total(tables, feed) == totals["totalTokens"]
-    rows = tables[FEED_TABLES[feed]].values()
-    assert sum(row["total_cost"] for row in rows) == pytest.approx(totals["totalCost"])
-    for agent in ("codex", "opencode"):
-        own = machine.report(f"{agent} {feed}")["totals"]
-        assert total(tables, feed, agent) == own["totalTokens"]
-
-
-def test_claudes_part_is_what_claudes_own_reports_say(machine: Machine) -> None:
-    machine.imports()
-    assert_same(of(machine.tables(), "claude"), machine.expected())
+    for feed in ("daily", "monthly", "session"):
+        totals = machine.report(f"all {feed}")["totals"]
+        assert total(tables, feed) == totals["totalTokens"]
+        rows = tables[FEED_TABLES[feed]].values()
+        assert sum(row["total_cost"] for row in rows) == pytest.approx(totals["totalCost"])
+        for agent in ("codex", "opencode"):
+            own = machine.report(f"{agent} {feed}")["totals"]
+            assert total(tables, feed, agent) == own["totalTokens"]
+    assert_same(of(tables, "claude"), machine.expected())
 
 
 def of(tables: Tables, *agents: str) -> Tables:
@@ -107,7 +103,7 @@ def test_a_second_import_of_all_agents_changes_nothing(machine: Machine) -> None
     assert len(machine.database.writes()) == 1
 
 
-@pytest.mark.parametrize("agents", ["claude", "codex", "codex,gemini", "claude,opencode"])
+@pytest.mark.parametrize("agents", ["claude", "codex", "claude,gemini"])
 def test_only_the_agents_that_were_asked_for_are_imported(agents: str, machine: Machine) -> None:
     machine.imports("--agents", agents)
     wanted = of(expected_of_20(machine), *agents.split(","))
@@ -195,7 +191,9 @@ def test_with_ccusage_19_codex_and_opencode_say_what_their_own_reports_say(
                 if feed == "session":
                     wanted.session(agent, "", row[key], row, row)
                 else:
-                    period = datetime.fromisoformat(row[key]).date() if feed == "daily" else row[key]
+                    period = (
+                        datetime.fromisoformat(row[key]).date() if feed == "daily" else row[key]
+                    )
                     wanted.add(feed, agent, (period,), row)
     machine.check(wanted.tables)
     totals = machine.report("all daily")["totals"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from tables import (
     at,
     digits,
     footprint,
-    read,
     total,
 )
 from transcripts import (
@@ -111,11 +109,22 @@ def test_every_table_equals_ccusages_own_json_and_stays_as_it_is(
     assert len(machine.history()) == 2
 
 
-@pytest.mark.parametrize("feature", Features._fields)
-def test_each_kind_of_transcript_arrives_as_ccusage_counts_it(
-    feature: str, machine: Machine
-) -> None:
-    machine.populate(days=10, seed=5, **{**NOTHING_BUT, "gaps": True, feature: feature != "gaps"})
+KINDS = (
+    "midnight multi_day",
+    "resumed multi_day",
+    "sidechains subagents",
+    "streaming hour_cache",
+    "synthetic unpriced busy",
+    "progress",
+    "replays",
+)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "no gaps"])
+def test_each_kind_of_transcript_arrives_as_ccusage_counts_it(kind: str, machine: Machine) -> None:
+    features = {**NOTHING_BUT, "gaps": kind != "no gaps"}
+    features |= dict.fromkeys(kind.split() if kind in KINDS else (), True)
+    machine.populate(days=8, seed=5, **features)
     machine.imports()
     machine.check()
     machine.database.server.statements(reset=True)
@@ -170,7 +179,8 @@ def test_both_shapes_of_an_empty_feed_are_empty(empty: str, machine: Machine) ->
         "projects": {"daily": [], "totals": totals},
         "blocks": {"blocks": []},
     }
-    stub.say(agents=NO_OTHERS, **(objects if empty == "object" else dict.fromkeys(objects, [])))
+    lists: dict[str, Any] = {feed: [] for feed in objects}
+    stub.say(agents=NO_OTHERS, **(objects if empty == "object" else lists))
     machine.imports()
     assert not any(machine.tables().values())
     assert machine.history("feeds_imported", "feeds_failed") == [(sorted(FEED_TABLES), [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
-import tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,8 +29,6 @@ from ccusage_importer import (
     decide_all,
     earliest,
     shrinks,
-    whole_months,
-    why_hold,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +87,7 @@ def session(
     number: int,
     version: str = NEW,
     first: datetime | None = None,
+    *,
     last: datetime | None = None,
     project: str = "p",
     **more: Any,
@@ -780,8 +779,11 @@ def overlapping(records: Iterable[Record]) -> list[tuple[Record, Record]]:
         (one for one in records if not one.details["is_gap"]),
         key=lambda one: one.details["start_time"],
     )
-    pairs = zip(spans, spans[1:], strict=False)
-    return [(a, b) for a, b in pairs if b.details["start_time"] < a.details["end_time"]]
+    return [
+        (a, b)
+        for a, b in itertools.pairwise(spans)
+        if b.details["start_time"] < a.details["end_time"]
+    ]
 
 
 MESSAGES = st.lists(st.tuples(st.integers(0, 6000), st.integers(1, 1000)), max_size=40)

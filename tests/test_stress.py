@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tables import Database, Machine
+from tables import Database, Machine, assert_same
 from test_year import Life, without_gaps
-from tables import assert_same
 
 if TYPE_CHECKING:
     from pathlib import Path

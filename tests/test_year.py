@@ -27,24 +27,27 @@ START = date(2025, 7, 1)
 NOON = datetime(2025, 9, 20, 12, tzinfo=UTC)
 
 
+@pytest.fixture
+def machine(tmp_path: Path, database: Database) -> Machine:
+    return Machine(tmp_path, database=database)
+
+
 class Life:
     """A machine whose transcripts are written as time goes by, and purged."""
 
     def __init__(
-        self, machine: Machine, retention: int, *, resumed: bool = False, days: int = 66
+        self, machine: Machine, retention: int, *, resumed: bool = False, days: int = 60
     ) -> None:
         self.machine = machine
         self.retention = retention
         self.days = days
         self.plan = transcripts.plan(start=START, days=days, sessions_per_day=1, resumed=resumed)
         if resumed:
-            self.plan = in_order(self.plan, timedelta(days=retention - 4))
+            self.plan = in_order(self.plan, timedelta(days=retention - 3))
         self.complete = machine.home / "complete"
         for transcript in self.plan:
             write_session(self.complete, *transcript)
-        (machine.claude / "settings.json").write_text(
-            json.dumps({"cleanupPeriodDays": retention})
-        )
+        (machine.claude / "settings.json").write_text(json.dumps({"cleanupPeriodDays": retention}))
 
     def go_on(self, before: datetime, now: datetime) -> None:
         """Write what happened between the two, then delete what Claude Code would."""
@@ -102,17 +105,17 @@ def without_gaps(tables: Tables) -> Tables:
 @pytest.mark.parametrize(
     ("version", "retention", "every", "resumed"),
     [
-        ("20.0.24", 30, 3.3, True),
-        ("20.0.24", 7, 2.3, True),
-        ("20.0.24", 7, 3.6, False),
-        ("19.0.3", 30, 6.7, True),
+        ("20.0.24", 30, 5.3, False),
+        ("20.0.24", 7, 2.8, True),
+        ("20.0.24", 30, 2.9, True),
+        ("19.0.3", 30, 9.7, False),
         ("19.0.3", 7, 5.3, False),
     ],
 )
 def test_after_months_of_purges_every_table_says_what_ever_was(
-    version: str, retention: int, every: float, resumed: bool, tmp_path: Path, database: Database
+    version: str, retention: int, every: float, resumed: bool, machine: Machine
 ) -> None:
-    machine = Machine(tmp_path, version=version, database=database)
+    machine.use(version)
     life = Life(machine, retention, resumed=resumed)
     for _ in life.live("--agents", "claude", every=every):
         pass
@@ -129,7 +132,7 @@ def test_with_ccusage_18_no_table_ever_shows_less_than_before(
 ) -> None:
     machine = Machine(tmp_path, version="18.0.11", database=database)
     before = None
-    for _ in Life(machine, 7, days=36).live(every=4.7):
+    for _ in Life(machine, 7, days=30).live(every=4.7):
         after = machine.tables()
         never_less(before or after, after)
         before = after
@@ -147,11 +150,6 @@ def never_less(before: Tables, after: Tables) -> None:
 
 
 # --- a correction arrives ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def machine(tmp_path: Path, database: Database) -> Machine:
-    return Machine(tmp_path, database=database)
 
 
 def halved(feeds: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,352 @@
+"""--query, --list-queries and --param: exact answers, on a server and embedded; nothing writes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from clickhouse_server import ClickHouseServer
+from tables import Database, Machine, footprint, read
+from transcripts import Message, write_session
+
+from ccusage_importer import (
+    QUERIES,
+    ConfigError,
+    Query,
+    bind,
+    find_query,
+    people,
+    read_queries,
+    written_query,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tables import Done
+
+UTC = timezone.utc
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+NAMES = list(read_queries(QUERIES.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module", params=["embedded", "server"])
+def machine(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    clickhouse: ClickHouseServer,
+) -> Iterator[Machine]:
+    """Two days of usage, imported once for all that only reads."""
+    on_server = request.param == "server"
+    database = Database(clickhouse, "query_cli") if on_server else None
+    machine = Machine(tmp_path_factory.mktemp("machine"), database=database)
+    for number, ago in enumerate((1, 2)):
+        name = f"{number:08d}-0000-4000-8000-000000000000"
+        write_session(machine.claude, "-home-dev", name, [Message(at=NOON - timedelta(ago))])
+    machine.imports()
+    yield machine
+    if on_server:
+        clickhouse.query("DROP DATABASE query_cli")
+
+
+def ask(machine: Machine, sql: str, *args: str, monkeypatch: pytest.MonkeyPatch) -> Done:
+    monkeypatch.setattr("sys.stdin", io.StringIO(sql))
+    return machine.main("--query", "-", *args)
+
+
+# --- queries by name -----------------------------------------------------------------------------
+
+
+def test_every_query_answers_with_its_defaults(machine: Machine) -> None:
+    done = machine.main("--list-queries", "--format", "json")
+    listed = json.loads(done.out)
+    assert [query["name"] for query in listed] == NAMES
+    for name in NAMES[::9]:
+        done = machine.main("--query", name, "--format", "json")
+        assert (done.code, done.err) == (0, "")
+        assert isinstance(json.loads(done.out), list)
+
+
+def test_the_list_shows_names_and_questions(machine: Machine) -> None:
+    done = machine.main("--list-queries")
+    assert done.code == 0
+    assert done.out.startswith("Name  ")
+    assert "\ndaily-cost-trend  " in done.out
+    assert "What did each of the last days cost" in done.out
+
+
+def test_json_and_csv_are_exact_and_tables_are_for_people(machine: Machine) -> None:
+    args = ("--query", "daily-cost-trend", "--param", "days=3")
+    rows = json.loads(machine.main(*args, "--format", "json").out)
+    with machine.asking() as query:
+        stored = dict(query("SELECT date, total_cost FROM ccusage_v_daily_summary ORDER BY date"))
+    days = [NOON.date() - timedelta(ago) for ago in (2, 1, 0)]
+    assert [row["date"] for row in rows] == [str(day) for day in days]
+    assert [row["total_cost"] for row in rows] == [stored.get(day, 0.0) for day in days]
+    assert rows[1]["total_tokens"] == 110
+    lines = list(csv.DictReader(io.StringIO(machine.main(*args, "--format", "csv").out)))
+    assert [float(line["total_cost"]) for line in lines] == [row["total_cost"] for row in rows]
+    assert [line["date"] for line in lines] == [row["date"] for row in rows]
+    shown = machine.main(*args).out
+    assert shown.startswith("date        total tokens  total cost  week before average")
+    assert f"{days[1]}           110      0.0015" in shown
+    markdown = machine.main(*args, "--format", "markdown").out.split("\n")
+    assert markdown[1].startswith("| --- | ---: | ---: |")
+    assert markdown[0].startswith("| date | total tokens |")
+
+
+def test_an_answer_without_rows_keeps_its_columns(machine: Machine) -> None:
+    args = ("--query", "daily-cost-trend", "--param", "machine=nobody", "--param", "days=0")
+    assert json.loads(machine.main(*args, "--format", "json").out) == []
+    assert machine.main(*args, "--format", "csv").out.startswith("date,total_tokens,")
+
+
+def test_an_answer_goes_to_a_file(machine: Machine, tmp_path: Path) -> None:
+    target = tmp_path / "days.csv"
+    args = ("--query", "all-time-totals", "--format", "csv", "--output", str(target))
+    assert machine.main(*args) == (0, "", "")
+    assert target.read_text().startswith("first_day,last_day,")
+
+
+def test_parameters_are_bound_and_never_pasted(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evil = "o'brien' OR 1=1 -- \\ %s {x} ☃\n"
+    sql = "SELECT {name:String} AS name, {n:Nullable(UInt8)} AS n, 'a%b' LIKE '%b' AS percent"
+    done = ask(machine, sql, "--param", f"name={evil}", "--param", "n=7", "--format", "json",
+               monkeypatch=monkeypatch)  # fmt: skip
+    assert json.loads(done.out) == [{"name": evil, "n": 7, "percent": 1}]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            ["daily-costs-trend"],
+            "no query is named 'daily-costs-trend'; the nearest are daily-cost-",
+        ),
+        (["forecast"], "the nearest are month-forecast"),
+        (["zzz"], "no query is named 'zzz'; --list-queries lists all"),
+        (
+            ["daily-cost-trend", "--param", "dayz=3"],
+            "daily-cost-trend: it has no parameter dayz; its parameters: days, machine",
+        ),
+        (["all-time-totals", "--param", "x=1"], "it has no parameter x; its parameters: none"),
+        (["daily-cost-trend", "--param", "days=abc"], "abc cannot be parsed as UInt32"),
+        (["daily-cost-trend", "--param", "days=-1"], "-1 cannot be parsed as UInt32"),
+    ],
+)
+def test_wrong_names_and_parameters_are_code_2_and_told(
+    args: list[str], message: str, machine: Machine
+) -> None:
+    done = machine.main("--query", *args)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--query", "x", "--param", "days"], "expected NAME=VALUE, got 'days'"),
+        (["--query", "x", "--param", "=3"], "expected NAME=VALUE, got '=3'"),
+        (["--param", "days=3"], "argument --param: only with --query"),
+        (["--query", "x", "--list-queries"], "not allowed with argument"),
+    ],
+)
+def test_wrong_usage_is_code_2(
+    args: list[str], message: str, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        machine.main(*args)
+    assert left.value.code == 2
+
+
+# --- SQL from stdin ------------------------------------------------------------------------------
+
+
+def test_values_of_all_kinds_arrive_exactly(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = """
+        SELECT toDate32('2199-12-31') AS day,
+            toDateTime64('2026-01-02 03:04:05.678', 3, 'UTC') AS t,
+            nan AS n, NULL AS nothing, 0.1 + 0.2 AS sum, 18446744073709551615 AS large, [1, 2] AS a,
+            map('k', 1.5) AS m, toDecimal64(1.10, 2) AS d, true AS yes, 'a"b,c\\nd' AS text;
+        -- a comment after it
+    """
+    done = ask(machine, sql, "--format", "json", monkeypatch=monkeypatch)
+    assert (done.code, done.err) == (0, "")
+    wanted: dict[str, Any] = {
+        "day": "2199-12-31",
+        "t": "2026-01-02T03:04:05.678000+00:00",
+        "n": None,
+        "nothing": None,
+        "sum": 0.30000000000000004,
+        "large": 18446744073709551615,
+        "a": [1, 2],
+        "m": {"k": 1.5},
+        "d": "1.10",
+        "yes": True,
+        "text": 'a"b,c\nd',
+    }
+    assert json.loads(done.out) == [wanted]
+    done = ask(machine, sql, "--format", "csv", monkeypatch=monkeypatch)
+    ((header), (cells)) = list(csv.reader(io.StringIO(done.out)))
+    assert header == list(wanted)
+    assert cells == [
+        "2199-12-31",
+        "2026-01-02T03:04:05.678000+00:00",
+        "",
+        "",
+        "0.30000000000000004",
+        "18446744073709551615",
+        "[1, 2]",
+        '{"k": 1.5}',
+        "1.10",
+        "true",
+        'a"b,c\nd',
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO ccusage_usage_daily (machine_name) VALUES ('x')",
+        "INSERT INTO ccusage_usage_daily (machine_name) SELECT 'x'",
+        "INSERT INTO FUNCTION file('stolen.csv', 'CSV', 'x Int8') SELECT 1",
+        "DELETE FROM ccusage_usage_daily WHERE 1",
+        "ALTER TABLE ccusage_usage_daily DELETE WHERE 1",
+        "DROP TABLE ccusage_usage_daily",
+        "TRUNCATE TABLE ccusage_usage_daily",
+        "OPTIMIZE TABLE ccusage_usage_daily FINAL",
+        "CREATE TABLE t (x Int8) ENGINE = Memory",
+        "CREATE TEMPORARY TABLE t (x Int8)",
+        "SET readonly = 0",
+        "SELECT 1 SETTINGS readonly = 0",
+    ],
+)
+def test_a_statement_that_writes_is_refused(
+    statement: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stored(machine)
+    done = ask(machine, statement, monkeypatch=monkeypatch)
+    assert (done.code, done.out) == (2, "")
+    assert "--query only reads" in done.err
+    assert stored(machine) == before
+
+
+def test_nothing_that_follows_a_select_is_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stored(machine)
+    done = ask(machine, "SELECT 1; DROP TABLE ccusage_usage_daily", monkeypatch=monkeypatch)
+    assert done.code == 2
+    assert stored(machine) == before
+
+
+def stored(machine: Machine) -> Any:
+    with machine.asking() as query:
+        name = machine.database.name if machine.database else "default"
+        return read(query, machine.name), footprint(query, name)
+
+
+@pytest.mark.parametrize(
+    ("sql", "code", "message"),
+    [
+        ("SELECT {days:UInt8}, {a:String}", 2, "no value for a, days; its parameters: days, a"),
+        ("SELECT 1 INTO OUTFILE '/tmp/never'", 2, "for a file, use --output"),
+        (" \n ; ", 2, "no SQL came from stdin"),
+        ("-- nothing but a comment", 2, "no SQL came from stdin"),
+        ("SELEC 1", 2, "Syntax error"),
+        ("SELECT nothing_like_it", 2, "nothing_like_it"),
+        ("SELECT * FROM no_such_table", 1, "no_such_table"),
+    ],
+)
+def test_sql_that_cannot_be_run_says_why(
+    sql: str, code: int, message: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = ask(machine, sql, monkeypatch=monkeypatch)
+    assert (done.code, done.out) == (code, "")
+    assert message in done.err
+
+
+@pytest.mark.parametrize("sql", ["SHOW TABLES", "DESCRIBE ccusage_usage_daily", "EXPLAIN SELECT 1"])
+def test_statements_that_look_around_are_answered(
+    sql: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = ask(machine, sql, "--format", "json", monkeypatch=monkeypatch)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)
+
+
+@pytest.mark.parametrize("readonly", ["1", "2"])
+def test_a_user_who_may_only_read_can_ask_and_see_statistics(
+    readonly: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = ("default:", f"reader:pw:readonly={readonly}")
+    with ClickHouseServer(tmp_path / "server", users=users) as server:
+        machine = Machine(tmp_path, database=Database(server, "usage"))
+        machine.imports()
+        machine.env |= {"CH_USER": "reader", "CH_PASSWORD": "pw"}
+        done = machine.main("--query", "all-time-totals", "--format", "json")
+        assert done.code == 0, done.err
+        assert machine.main("--stats").code == 0
+        done = ask(machine, "DROP TABLE ccusage_usage_daily", monkeypatch=monkeypatch)
+        assert done.code == 2
+
+
+def test_a_database_that_is_not_there_is_not_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path)
+    done = machine.main("--query", "model-costs")
+    assert done.code == 1
+    assert "run an import once" in done.err
+    assert ask(machine, "SELECT 1 AS one", monkeypatch=monkeypatch).out == "one\n1\n\n"
+    assert not machine.path.exists()
+    assert not machine.state.exists()
+
+
+# --- the parts -----------------------------------------------------------------------------------
+
+
+def test_a_query_is_found_by_its_name() -> None:
+    assert find_query("daily-cost-trend").parameters == {"days": "30", "machine": ""}
+
+
+def test_what_is_given_goes_before_the_default() -> None:
+    query = Query("q", "?", {"days": "30", "machine": ""}, "SELECT 1")
+    assert bind(query, {"days": "7"}) == {"days": "7", "machine": ""}
+    with pytest.raises(ConfigError, match="it has no parameter x; its parameters: days, machine"):
+        bind(query, {"x": "7"})
+
+
+def test_sql_from_stdin_loses_its_last_semicolon_only() -> None:
+    query = written_query("SELECT ';' AS a, {x:UInt8} AS b ; -- done; now\n\n-- more\n")
+    assert query.sql == "SELECT ';' AS a, {x:UInt8} AS b "
+    assert query.parameters == {"x": None}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2026, "2026"),
+        (1234567, "1,234,567"),
+        (1234.567, "1,234.57"),
+        (0.000123, "0.00012"),
+        (0.0, "0.00"),
+        (float("nan"), ""),
+        (None, ""),
+        ([1, "a"], "1, a"),
+        (True, "True"),
+        (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "2026-01-02 03:04"),
+        (NOON.date(), f"{NOON:%Y-%m-%d}"),
+    ],
+)
+def test_people_read_numbers_rounded(value: Any, text: str) -> None:
+    assert people(value) == text
