@@ -190,7 +190,7 @@ class Expected:
         child = (agent, RECORD_TYPES[feed], "_".join(map(str, key)))
         for share in row.get("modelBreakdowns", ()):
             values = counters(share)
-            total = share.get("totalTokens", sum(values.values()))
+            total = share.get("totalTokens", min(sum(values.values()), 2**64 - 1))
             columns = {**values, "total_tokens": total, "cost": round(share["cost"], 8)}
             self.put("ccusage_model_breakdowns", (*child, share["modelName"]), columns)
         for name, share in row.get("models", {}).items():  # codex

@@ -60,10 +60,10 @@ def check_and_heal(seesaw: Seesaw, done: Done) -> None:
 @pytest.mark.parametrize(
     ("kind", "when", "step"),
     [
-        ("http500", "before", 2),
+        ("http500", "before", 3),
         ("http500", "after", 1),
-        ("close", "before", 2),
-        ("close", "after", 1),
+        ("close", "before", 3),
+        ("close", "after", 2),
     ],
 )
 def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(

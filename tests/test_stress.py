@@ -32,7 +32,7 @@ def test_ten_imports_at_once_make_one_and_nine_that_find_nothing(
 def test_sixteen_machines_at_once_are_each_exact(tmp_path: Path, database: Database) -> None:
     machines = [Machine(tmp_path, f"m{n}", database=database) for n in range(16)]
     for seed, machine in enumerate(machines):
-        machine.populate(days=8, seed=seed)
+        machine.populate(days=8, seed=seed, resumed=False)
     for round_ in range(3):
         running = [machine.start() for machine in machines]
         for process in running:
@@ -40,7 +40,7 @@ def test_sixteen_machines_at_once_are_each_exact(tmp_path: Path, database: Datab
             assert process.returncode == 0, err
         for seed, machine in enumerate(machines):
             machine.check()
-            machine.populate(days=8 + round_, seed=seed)
+            machine.populate(days=9 + round_, seed=seed, resumed=False)
 
 
 @pytest.mark.parametrize("retention", [7, 30])
