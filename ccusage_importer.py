@@ -370,6 +370,7 @@ class Feed(NamedTuple):
 
     @property
     def label(self) -> str:
+        """Its name, as people see it."""
         return self.name if self.agent == "claude" else f"{self.agent} {self.name}"
 
 
@@ -383,7 +384,7 @@ FEEDS = (
 # ccusage 20 tells of all agents in one scan. It runs with Claude's directory hidden: Claude's
 # own reports say more, and an invalid directory of Claude's would make this one fail.
 UNIFIED = Feed(
-    "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "others"
+    "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
 )
 # ccusage 19 has no report by agent; these two agents have their own.
 AGENTS_OF_19 = ("codex", "opencode")
@@ -3084,8 +3085,7 @@ class Checkup:
         settings, only = self.settings, Fetched(fetched.ccusage, {feed: fetched.answers[feed]})
         ids = Ids(settings.hash_key)
         found, failed = parse_all(only, ids, zone, settings.agents, self.past.upgraded)
-        name = "other agents" if feed is UNIFIED else feed.label
-        with self.failing(name, "update ccusage, or set CCUSAGE_COMMAND to another version"):
+        with self.failing(feed.label, "update ccusage, or set CCUSAGE_COMMAND to another version"):
             for error in failed.values():
                 raise FeedError(error)
             records = [record for several in found.values() for record in several.values()]
@@ -3093,7 +3093,7 @@ class Checkup:
             cost = math.fsum(record.cost for record in records)
             sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
             agents = "".join(f", {agent}" for agent in sorted({a for _, a in found} - {feed.agent}))
-            self.note(name, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
+            self.note(feed.label, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
             for (kind, agent), days in found.items():
                 if kind == "daily":
                     self.reported |= days.keys()
@@ -3225,7 +3225,12 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = feeds_for(ccusage.version, settings.agents)
-    shown = [feed for feed in feeds if feed is not UNIFIED]
+    known = "Claude, Codex and OpenCode" if ccusage.version >= (19, 0, 0) else "Claude alone"
+    if ccusage.version < (20, 0, 0) and settings.agents != {"claude"}:
+        log.info("ccusage %s reports %s; 20 and newer all agents", ccusage.version_text, known)
+    if not feeds:
+        raise FeedError(f"ccusage {ccusage.version_text} reports {known}: update it, or --agents")
+    shown = [feed for feed in feeds if feed.agent == "claude"]
     answers: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
     with (
@@ -3247,7 +3252,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
                 done = sum(other in answers for other in shown)
                 log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
             elif not error:
-                log.debug("other agents %.2f s", seconds[feed])
+                log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, answers, seconds)
 
 
