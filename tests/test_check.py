@@ -339,7 +339,7 @@ def test_a_ccusage_that_hangs_is_asked_once_and_named(machine: Machine) -> None:
     found = check(machine, CCUSAGE_TIMEOUT="1", code=1)
     assert failures(found) == ["blocks"]
     assert "no answer within 1 s" in found["blocks"]["detail"]
-    assert stub.calls().count("blocks") == 1
+    assert stub.called().count("blocks") == 1
 
 
 def test_no_password_and_no_project_is_printed(tmp_path: Path, theirs: Database) -> None:
