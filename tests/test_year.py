@@ -105,7 +105,6 @@ def without_gaps(tables: Tables) -> Tables:
 @pytest.mark.parametrize(
     ("version", "retention", "every", "resumed"),
     [
-        ("20.0.24", 30, 5.3, False),
         ("20.0.24", 7, 2.8, True),
         ("20.0.24", 30, 2.9, True),
         ("19.0.3", 30, 9.7, False),
