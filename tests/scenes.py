@@ -32,8 +32,9 @@ HISTORY = "ccusage_import_history"
 
 def settle(server: ClickHouseServer) -> None:
     """Wait until the server has ended what was sent to it."""
-    quiet = 0
+    quiet, deadline = 0, time.monotonic() + 60
     while quiet < 2:
+        assert time.monotonic() < deadline, server.statements()
         time.sleep(0.002)
         running = [s for s in server.statements() if not (s.executed or s.error or s.fault)]
         quiet = 0 if running else quiet + 1

@@ -59,7 +59,9 @@ def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None
     """Kill a run once it has sent so many statements, and a little later still."""
     scene.server.statements(reset=True)
     process = scene.machine.fork(*scene.args)
+    deadline = time.monotonic() + 60
     while process.is_alive() and len(scene.server.statements()) < statements:
+        assert time.monotonic() < deadline, scene.server.statements()
         time.sleep(0.002)
     time.sleep(seconds)
     process.kill()
