@@ -664,6 +664,11 @@ class _Moments(type):
         return isinstance(thing, datetime)
 
 
+def noon() -> datetime:
+    """Today's noon in UTC. Asked anew each time: a run of the tests may begin before midnight."""
+    return datetime.now(timezone.utc).replace(hour=12, minute=0, second=0, microsecond=0)
+
+
 @contextlib.contextmanager
 def at(moment: datetime) -> Iterator[None]:
     """The program's clock stands at this moment (main() only; ccusage keeps its own)."""

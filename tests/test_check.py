@@ -18,7 +18,7 @@ import pytest
 import transcripts
 from clickhouse_server import ClickHouseServer
 from crontab import Crontab
-from tables import PROGRAM, Database, Machine, at, footprint
+from tables import PROGRAM, Database, Machine, at, footprint, noon
 from transcripts import Message, write_session
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tables import Done
 
 UTC = timezone.utc
-TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 PASSWORD = "s3cret-Pa55"
 USERS = (
     "default:" + PASSWORD,
@@ -64,7 +63,7 @@ def machine(tmp_path: Path, database: Database, crontab: Crontab) -> Machine:
     """On a server, with a day of usage."""
     machine = Machine(tmp_path, database=database)
     machine.env["PATH"] = crontab.path(machine.env["PATH"])
-    use(machine, TODAY)
+    use(machine, noon())
     return machine
 
 
@@ -73,7 +72,7 @@ def alone(tmp_path: Path, crontab: Crontab) -> Machine:
     """With an embedded database."""
     machine = Machine(tmp_path, "alone")
     machine.env["PATH"] = crontab.path(machine.env["PATH"])
-    use(machine, TODAY)
+    use(machine, noon())
     return machine
 
 
@@ -345,7 +344,7 @@ def test_a_ccusage_that_hangs_is_asked_once_and_named(machine: Machine) -> None:
 def test_no_password_and_no_project_is_printed(tmp_path: Path, theirs: Database) -> None:
     machine = Machine(tmp_path, database=theirs)
     machine.env["PROJECT_HASH_KEY"] = "the-key"
-    use(machine, TODAY)
+    use(machine, noon())
     stub = machine.stub()
     projects = machine.report("projects")
     projects["projects"]["-home-dev-secret-plan"][0]["totalCost"] = "x"
@@ -392,11 +391,11 @@ def test_the_engine_waits_for_an_import_and_names_it(alone: Machine) -> None:
 
 
 def test_stale_data_is_a_warning_that_counts_the_days(machine: Machine) -> None:
-    use(machine, TODAY - timedelta(days=5))
+    use(machine, noon() - timedelta(days=5))
     shutil.rmtree(machine.claude / "projects")
-    use(machine, TODAY - timedelta(days=3))
+    use(machine, noon() - timedelta(days=3))
     machine.imports()
-    use(machine, TODAY)
+    use(machine, noon())
     found = check(machine, code=0)
     assert found["newest day"]["status"] == "warning"
     assert found["newest day"]["detail"].startswith("stale by 3 days, claude: stored 20")
@@ -408,7 +407,7 @@ def test_stale_data_is_a_warning_that_counts_the_days(machine: Machine) -> None:
 
 
 def test_the_retention_of_claude_code_is_reckoned(machine: Machine) -> None:
-    days = [TODAY - timedelta(days=age) for age in (40, 39, 20, 14, 12, 1)]
+    days = [noon() - timedelta(days=age) for age in (40, 39, 20, 14, 12, 1)]
     use(machine, *days)
     machine.imports()
     for day in days[:2]:  # as Claude Code does
@@ -424,7 +423,7 @@ def test_the_retention_of_claude_code_is_reckoned(machine: Machine) -> None:
         "5 of 5 reported days are stored, 2 will be purged within a week, "
         "2 are in the database alone"
     )
-    use(machine, TODAY - timedelta(days=15))
+    use(machine, noon() - timedelta(days=15))
     found = check(machine, code=0)
     assert found["retention"]["status"] == "warning"
     assert found["retention"]["detail"].startswith("5 of 6 reported days are stored, 3 will be")
@@ -500,12 +499,12 @@ def test_colour_is_for_a_terminal_that_wants_it(machine: Machine) -> None:
 
 
 def test_the_other_agents_are_checked_too(machine: Machine) -> None:
-    transcripts.write_codex(Path(machine.env["CODEX_HOME"]), "c0de", [Message(at=TODAY)])
+    transcripts.write_codex(Path(machine.env["CODEX_HOME"]), "c0de", [Message(at=noon())])
     machine.imports()
     transcripts.write_codex(
-        Path(machine.env["CODEX_HOME"]), "c0df", [Message(at=TODAY + timedelta(days=1))]
+        Path(machine.env["CODEX_HOME"]), "c0df", [Message(at=noon() + timedelta(days=1))]
     )
     done = machine.main("--check")
     assert "codex" in next(line for line in done.out.splitlines() if "other agents" in line)
     assert "stale by 1 day, codex: stored 20" in done.out
-    assert f"claude: stored {date.fromisoformat(f'{TODAY:%Y-%m-%d}')}" in done.out
+    assert f"claude: stored {date.fromisoformat(f'{noon():%Y-%m-%d}')}" in done.out

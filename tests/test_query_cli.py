@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from clickhouse_server import ClickHouseServer
-from tables import Database, Machine, footprint, read
+from tables import Database, Machine, footprint, noon, read
 from transcripts import Message, write_session
 
 from ccusage_importer import (
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tables import Done
 
 UTC = timezone.utc
-NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 NAMES = list(read_queries(QUERIES.read_text(encoding="utf-8")))
 
 
@@ -45,9 +44,9 @@ def machine(
     on_server = request.param == "server"
     database = Database(clickhouse, "query_cli") if on_server else None
     machine = Machine(tmp_path_factory.mktemp("machine"), database=database)
-    for number, ago in enumerate((1, 2)):
+    for number, ago in enumerate((0, 1)):
         name = f"{number:08d}-0000-4000-8000-000000000000"
-        write_session(machine.claude, "-home-dev", name, [Message(at=NOON - timedelta(ago))])
+        write_session(machine.claude, "-home-dev", name, [Message(at=noon() - timedelta(ago))])
     machine.imports()
     yield machine
     if on_server:
@@ -85,7 +84,7 @@ def test_json_and_csv_are_exact_and_tables_are_for_people(machine: Machine) -> N
     rows = json.loads(machine.main(*args, "--format", "json").out)
     with machine.asking() as query:
         stored = dict(query("SELECT date, total_cost FROM ccusage_v_daily_summary ORDER BY date"))
-    days = [NOON.date() - timedelta(ago) for ago in (2, 1, 0)]
+    days = [noon().date() - timedelta(ago) for ago in (2, 1, 0)]
     assert [row["date"] for row in rows] == [str(day) for day in days]
     assert [row["total_cost"] for row in rows] == [stored.get(day, 0.0) for day in days]
     assert rows[1]["total_tokens"] == 110
@@ -345,7 +344,7 @@ def test_sql_from_stdin_loses_its_last_semicolon_only() -> None:
         ([1, "a"], "1, a"),
         (True, "True"),
         (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "2026-01-02 03:04"),
-        (NOON.date(), f"{NOON:%Y-%m-%d}"),
+        (date(2026, 1, 2), "2026-01-02"),
     ],
 )
 def test_people_read_numbers_rounded(value: Any, text: str) -> None:

@@ -16,7 +16,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tables import PROGRAM, Machine
+from tables import PROGRAM, Machine, noon
 from transcripts import OPUS, SONNET, UNPRICED, Message, purge, write_codex, write_session
 
 from ccusage_importer import ClickHouseImporter, Scope, Settings, open_client
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ccusage_importer import Statistics
 
 UTC = timezone.utc
-NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 PROJECT = "-home-dev-secret-plan"
 
 
@@ -115,8 +114,8 @@ def test_the_active_block_is_ccusages_own(alone: Machine) -> None:
 
 
 def test_what_is_free_for_want_of_a_price_is_named(served: Machine) -> None:
-    work(served, NOON - timedelta(1))
-    work(served, NOON - timedelta(1), model=UNPRICED, number=2)
+    work(served, noon() - timedelta(1))
+    work(served, noon() - timedelta(1), model=UNPRICED, number=2)
     done = served.imports()
     assert re.search(f"lower bound: no price for\\s+{UNPRICED}", done.out)
     assert statistics(served)["unpriced"] == {UNPRICED: 110}
@@ -127,10 +126,10 @@ def test_agents_and_machines_are_told_where_there_are_several(
 ) -> None:
     here, there = (Machine(tmp_path, name, database=database) for name in ("here", "there"))
     for machine in (here, there):
-        work(machine, NOON - timedelta(1))
+        work(machine, noon() - timedelta(1))
     here.imports()
     assert not re.search("^(Agents|Machines|Models +agent)", here.main("--stats").out, re.M)
-    write_codex(here.home / "codex", name_of(7), [Message(at=NOON - timedelta(2), model="gpt-5")])
+    write_codex(here.home / "codex", name_of(7), [Message(at=noon() - timedelta(2), model="gpt-5")])
     here.imports()
     done = there.imports()
     assert re.search("^Machines .*\nhere .*\nthere", done.out, re.M)
@@ -152,12 +151,12 @@ def test_agents_and_machines_are_told_where_there_are_several(
 
 def test_days_narrow_all_but_the_periods(served: Machine) -> None:
     for number, ago in enumerate((0, 1, 40)):
-        work(served, NOON - timedelta(ago), number=number)
+        work(served, noon() - timedelta(ago), number=number)
     served.imports()
     whole, two = statistics(served), statistics(served, "--days", "2")
     assert (whole["tokens"], two["tokens"]) == (330, 220)
     assert (whole["sessions"]["number"], two["sessions"]["number"]) == (3, 2)
-    assert two["first_day"] == str(NOON.date() - timedelta(1))
+    assert two["first_day"] == str(noon().date() - timedelta(1))
     assert [part["tokens"] for part in two["models"]] == [220]
     assert [part["tokens"] for part in two["projects"]] == [220]
     assert len(two["heatmap"]) == 2
@@ -178,13 +177,13 @@ def test_today_is_that_of_the_machines_zone(tmp_path: Path, database: Database) 
 
 
 def test_a_day_in_the_year_2199_is_counted_and_pointed_at(served: Machine) -> None:
-    work(served, NOON)
+    work(served, noon())
     work(served, datetime(2199, 12, 31, 12, tzinfo=UTC), number=2)
     done = served.imports()
     assert "some days lie in the future, up to 2199-12-31" in done.out
     stats = statistics(served)
     assert stats["tokens"] == 220
-    assert stats["heatmap"][-1]["date"] == str(NOON.date())
+    assert stats["heatmap"][-1]["date"] == str(noon().date())
     assert stats["streak"] == 1
 
 
@@ -206,7 +205,7 @@ def test_rows_between_an_insert_and_its_delete_are_counted_once(
 
 
 def test_a_second_import_is_compared_with_the_first(machine: Machine) -> None:
-    path = work(machine, NOON - timedelta(1))
+    path = work(machine, noon() - timedelta(1))
     first = machine.imports()
     assert "since" not in first.out
     with path.open("a") as file:
@@ -219,11 +218,11 @@ def test_a_second_import_is_compared_with_the_first(machine: Machine) -> None:
 
 
 def test_days_that_no_import_saw_are_unknown_in_the_heatmap(served: Machine) -> None:
-    work(served, NOON - timedelta(1))
-    work(served, NOON - timedelta(60), number=2)
+    work(served, noon() - timedelta(1))
+    work(served, noon() - timedelta(60), number=2)
     served.imports()
     days = {day["date"]: day["level"] for day in statistics(served)["heatmap"]}
-    level = [days[str(NOON.date() - timedelta(ago))] for ago in (0, 1, 29, 30, 60, 61)]
+    level = [days[str(noon().date() - timedelta(ago))] for ago in (0, 1, 29, 30, 60, 61)]
     assert level == [0, 4, 0, None, 4, None]
 
 
@@ -266,7 +265,7 @@ def test_statistics_take_one_statement_and_an_hourly_import_at_most_25(
     tmp_path: Path, database: Database
 ) -> None:
     machine = Machine(tmp_path, database=database)
-    path = work(machine, NOON - timedelta(1))
+    path = work(machine, noon() - timedelta(1))
     machine.imports()
     with path.open("a") as file:
         file.write(path.read_text().replace("msg_", "msg_b").replace("req_", "req_b"))
@@ -302,7 +301,7 @@ def test_empty_tables_are_as_good_as_none(machine: Machine) -> None:
 
 
 def test_one_row_is_enough(served: Machine) -> None:
-    work(served, NOON - timedelta(1))
+    work(served, noon() - timedelta(1))
     served.imports()
     stats = statistics(served)
     assert (stats["tokens"], stats["streak"], stats["longest_streak"]) == (110, 1, 1)
@@ -324,7 +323,7 @@ def test_one_row_is_enough(served: Machine) -> None:
 )
 def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    work(machine, NOON)
+    work(machine, noon())
     if "m2" in args:
         machine.imports()
     done = machine.run(*args)
@@ -333,7 +332,7 @@ def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) ->
 
 
 def test_statistics_wait_for_an_import_that_holds_the_embedded_database(alone: Machine) -> None:
-    work(alone, NOON)
+    work(alone, noon())
     alone.imports()
     import fcntl
 
@@ -380,7 +379,7 @@ def test_json_of_an_import_is_all_that_is_on_stdout(machine: Machine) -> None:
 
 
 def test_quiet_prints_nothing_on_success(served: Machine) -> None:
-    work(served, NOON)
+    work(served, noon())
     done = served.imports("--quiet")
     assert (done.out, done.err) == ("", "")
     target = served.home / "summary.json"
@@ -389,11 +388,11 @@ def test_quiet_prints_nothing_on_success(served: Machine) -> None:
 
 
 def test_rows_that_are_kept_are_told_with_the_reason(served: Machine) -> None:
-    day = NOON - timedelta(40)
+    day = noon() - timedelta(40)
     work(served, day)
-    work(served, day + timedelta(hours=1), NOON, number=2)
+    work(served, day + timedelta(hours=1), noon(), number=2)
     served.imports()
-    assert purge(served.claude, NOON)
+    assert purge(served.claude, noon())
     shown = " ".join(served.imports().out.split())
     assert re.search(r"Note \d+ rows? kept: their transcripts are gone", shown)
     assert re.search(r"Note  \d+ rows? kept: their transcripts", served.main("--stats").out)
@@ -409,7 +408,7 @@ def test_rows_that_are_kept_are_told_with_the_reason(served: Machine) -> None:
 
 
 def test_a_dry_run_in_an_empty_place_shows_what_would_be_new(alone: Machine) -> None:
-    work(alone, NOON)
+    work(alone, noon())
     shown = " ".join(alone.imports("--dry-run").out.split())
     assert "Rows would be new would be changed would be removed unchanged" in shown
     assert "daily 1 0 0 0" in shown
@@ -417,7 +416,7 @@ def test_a_dry_run_in_an_empty_place_shows_what_would_be_new(alone: Machine) -> 
 
 
 def test_names_are_hashed_in_everything_that_is_printed_unless_asked_for(served: Machine) -> None:
-    work(served, NOON)
+    work(served, noon())
     outputs = [served.imports("--format", form).out for form in ("table", "json")]
     outputs += [served.main("--stats", "--format", form).out for form in ("table", "json")]
     assert all(PROJECT not in out and name_of(1) not in out for out in outputs)
@@ -428,7 +427,7 @@ def test_names_are_hashed_in_everything_that_is_printed_unless_asked_for(served:
 
 def test_statistics_that_fail_do_not_undo_an_import(tmp_path: Path, database: Database) -> None:
     machine = Machine(tmp_path, database=database)
-    work(machine, NOON)
+    work(machine, noon())
     database.server.arm("http500", match="AS figure")
     done = machine.imports()
     assert "no statistics" in done.err
@@ -455,7 +454,7 @@ def test_what_is_piped_is_plain_and_json_and_csv_hold_the_same(served: Machine) 
 
 
 def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
-    work(served, NOON)
+    work(served, noon())
     served.imports()
     target = served.home / "report.md"
     target.write_text("before")
@@ -470,7 +469,7 @@ def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
 def test_an_ascii_locale_gets_ascii(env: dict[str, str], served: Machine) -> None:
-    work(served, NOON, model="claude-ünïcode-☃")
+    work(served, noon(), model="claude-ünïcode-☃")
     done = served.run(**env)
     assert done.code == 0, done.err
     assert not re.search("[·░▒▓█━–…]", done.out)
@@ -496,7 +495,7 @@ def on_a_terminal(machine: Machine, *args: str, width: int = 80, **env: str) -> 
 
 
 def test_a_terminal_gets_progress_colours_and_a_spinner(alone: Machine) -> None:
-    work(alone, NOON, model=OPUS)
+    work(alone, noon(), model=OPUS)
     shown = on_a_terminal(alone)
     for number in range(1, 6):
         assert re.search(rf"{number}/5 \w+ +\d\.\d\d s", shown)
@@ -509,7 +508,7 @@ def test_a_terminal_gets_progress_colours_and_a_spinner(alone: Machine) -> None:
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(alone: Machine) -> None:
-    work(alone, NOON)
+    work(alone, noon())
     alone.imports()
     process = alone.start("--stats", "--format", "json")
     assert process.stdout
