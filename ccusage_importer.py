@@ -559,14 +559,28 @@ def feed_argv(
     return [*ccusage.argv, *feed.argv, *tail]
 
 
-def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
-    """A report as parsed JSON; one retry after a pause. `home` holds what fences ccusage."""
+# Of an active block; they differ at every call.
+RATES = re.compile(r'"(burnRate|projection)": *\{[^{}]*\}')
+
+
+class Said(NamedTuple):
+    """A report as parsed JSON, and what tells it from another: the SHA-256 of its text."""
+
+    payload: Any
+    digest: str
+
+
+def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Said:
+    """A report; one retry after a pause. `home` holds what fences ccusage."""
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
     for attempt in (1, 2):
         try:
-            return read_answer(feed, argv, run(argv, env, settings.timeout, feed.label))
+            answer = run(argv, env, settings.timeout, feed.label)
+            text = RATES.sub("", answer.stdout).encode(errors="surrogateescape")
+            payload = read_answer(feed, argv, answer)
+            return Said(payload, hashlib.sha256(text).hexdigest())
         except FeedError as error:
             pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
             slow = time.monotonic() - began >= settings.patience
@@ -1761,8 +1775,9 @@ def _figure_sql(name: str) -> str:
 class Past(NamedTuple):
     """What the import history says of this machine.
 
-    `newest` is the newest `updated_at`; `others` are installations under its name, and when
-    they last imported; `upgraded`: its sessions were imported by ccusage 19 or newer.
+    `newest` is the newest `updated_at`; `installations` are those under its name, and when
+    they last imported; `upgraded`: its sessions were imported by ccusage 19 or newer;
+    `previous` is the row of the last run.
     """
 
     identity: Identity | None = None
@@ -1774,7 +1789,15 @@ class Past(NamedTuple):
     previous: Mapping[str, Any] | None = None
 
 
-PAST = """
+PREVIOUS = (
+    "started_at",
+    "total_tokens",
+    "total_cost",
+    "feeds_imported",
+    "held_reasons",
+    "unchanged_digest",
+)
+PAST = f"""
     SELECT
         installation_id,
         argMax(timezone, updated_at),
@@ -1786,12 +1809,12 @@ PAST = """
             has(feeds_imported, 'session')
             AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
         ),
-        argMax((started_at, total_tokens, total_cost), updated_at)
+        argMax(({", ".join(PREVIOUS)}), updated_at)
     FROM ccusage_import_history
-    WHERE machine_name = {machine:String}
+    WHERE machine_name = {{machine:String}}
     GROUP BY installation_id
     ORDER BY max(updated_at) DESC
-"""
+"""  # noqa: S608 (our names)
 INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
 
 
@@ -1847,7 +1870,6 @@ class ClickHouseImporter:
         if not rows:
             return Past()
         ids, zones, keys, newest, seen, periods, upgrades, last = zip(*rows, strict=True)
-        started_at, tokens, cost = last[0]
         return Past(
             identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
             newest=newest[0],
@@ -1855,8 +1877,18 @@ class ClickHouseImporter:
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            previous={"started_at": started_at, "total_tokens": tokens, "total_cost": cost},
+            previous=dict(zip(PREVIOUS, last[0], strict=True)),
         )
+
+    def glance(self) -> dict[str, tuple[int, int]]:
+        """By table how many rows this machine has, and a hash of all that they hold."""
+        sql = " UNION ALL ".join(
+            f"SELECT '{table.name}', count(), sum(cityHash64(tuple(*))) "  # noqa: S608 (our names)
+            f"FROM {table.name} WHERE machine_name = {{machine:String}}"
+            for table in ALL_TABLES
+        )
+        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
+        return {name: (count, content) for name, count, content in rows}
 
     def read_stored(self) -> Stored:
         """Every row of this machine, without FINAL, so that half-done work is seen."""
@@ -2300,11 +2332,11 @@ class ImportResult:
 
     identity: Identity
     ccusage_version: str
-    feeds_imported: list[str]
-    feeds_failed: dict[str, str]
-    tables: dict[str, TableCount]
-    held: dict[str, int]
-    lowered: list[Lowered]
+    feeds_imported: Sequence[str]
+    feeds_failed: Mapping[str, str]
+    tables: Mapping[str, TableCount]
+    held: Mapping[str, int]
+    lowered: Sequence[Lowered]
     total_tokens: int
     total_cost: float
     previous: Mapping[str, Any] | None
@@ -3218,6 +3250,7 @@ class Fetched(NamedTuple):
     ccusage: Ccusage
     answers: dict[Feed, Any]
     seconds: Mapping[Feed, float] = {}
+    digests: Mapping[Feed, str] = {}
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
@@ -3233,6 +3266,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     shown = [feed for feed in feeds if feed.agent == "claude"]
     answers: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
+    digests: dict[Feed, str] = {}
     with (
         tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
         ThreadPoolExecutor(settings.jobs) as pool,
@@ -3246,14 +3280,14 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
             feed, error = calls[call], call.exception()
             if error and not isinstance(error, FeedError):
                 raise error
-            answers[feed] = error or call.result()
+            answers[feed], digests[feed] = (error, "") if error else call.result()
             seconds[feed] = time.monotonic() - began
             if feed in shown and not error:
                 done = sum(other in answers for other in shown)
                 log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
             elif not error:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, answers, seconds)
+    return Fetched(ccusage, answers, seconds, digests)
 
 
 def parse_all(
@@ -3343,38 +3377,102 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run is going to write, and why."""
+    """What a run is going to write, and why; the totals of the machine's days after it."""
 
     at: datetime
     version: str
     cleanup_period_days: int
-    reported: Mapping[tuple[str, str], Records]
+    feeds: list[str]
     failed: Mapping[str, str]
-    decisions: Mapping[str, Decision]
-    changes: Changes
-    days: Records
+    tables: Mapping[str, TableCount]
+    held: Mapping[str, int]
+    total_tokens: int
+    total_cost: float
+    lowered: Sequence[Lowered] = ()
+    changes: Changes = field(default_factory=dict)
+    stored: Stored = field(default_factory=Stored)
+    unchanged_digest: str = ""
 
     @property
     def rows(self) -> int:
         return sum(map(len, self.changes.values()))
 
-    @property
-    def held(self) -> Counter[str]:
-        return Counter(reason for d in self.decisions.values() for reason in d.held.values())
 
-    @property
-    def totals(self) -> tuple[int, float]:
-        """Tokens and cost of all days of the machine, after the run."""
-        days = self.days.values()
-        return sum(day.tokens.total for day in days), math.fsum(day.cost for day in days)
+def plan_import(
+    importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
+) -> Plan:
+    """What to write. Rows are read while ccusage works, unless it seems that none will change."""
+    glance, last = importer.glance(), past.previous and past.previous["unchanged_digest"]
+    stored = Stored() if last else importer.read_stored()
+    fetched = fetching.result()
+    digest = fingerprint(importer.settings, past, glance, fetched)
+    if past.previous and digest and digest == last:
+        return repeated_plan(importer.settings, past, glance, fetched, digest)
+    stored = stored or importer.read_stored()
+    plan = make_plan(importer.settings, identity, past, stored, fetched)
+    unchanged = not plan.rows and not plan.failed
+    return replace(plan, unchanged_digest=digest if unchanged else "")
+
+
+def retention(settings: Settings, past: Past) -> int:
+    """Days: the shortest that Claude Code ever kept transcripts here."""
+    return min(cleanup_period(settings.environment), past.cleanup_period_days)
+
+
+def fingerprint(
+    settings: Settings, past: Past, glance: Mapping[str, tuple[int, int]], fetched: Fetched
+) -> str:
+    """Of all that decides what a run writes; empty where a report failed.
+
+    But for the time: as it passes, less may shrink. So where a run changed nothing, the next
+    one with the same fingerprint changes nothing either.
+    """
+    if not all(fetched.digests.values()):
+        return ""
+    decisive = (
+        __version__,
+        fetched.ccusage.version,
+        key_fingerprint(settings.hash_key),
+        settings.hash_projects,
+        settings.allow_shrink,
+        sorted(settings.agents),
+        retention(settings, past),
+        sorted(glance.items()),
+        sorted((feed.label, digest) for feed, digest in fetched.digests.items()),
+    )
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
+
+
+def repeated_plan(
+    settings: Settings,
+    past: Past,
+    glance: Mapping[str, tuple[int, int]],
+    fetched: Fetched,
+    digest: str,
+) -> Plan:
+    """The plan of the run before, which changed nothing, once more."""
+    before = past.previous or {}
+    return Plan(
+        at=next_version(past.newest),
+        version=fetched.ccusage.version_text,
+        cleanup_period_days=retention(settings, past),
+        feeds=before["feeds_imported"],
+        failed={},
+        tables={name: TableCount(0, 0, 0, rows) for name, (rows, _) in glance.items()},
+        held=before["held_reasons"],
+        total_tokens=before["total_tokens"],
+        total_cost=before["total_cost"],
+        unchanged_digest=digest,
+    )
+
+
+def next_version(*newest: datetime) -> datetime:
+    """The `updated_at` of a run: now, and newer than all that is stored."""
+    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
 
 
 def make_plan(
-    settings: Settings,
-    identity: Identity,
-    past: Past,
-    stored: Stored,
-    fetched: Fetched,
+    settings: Settings, identity: Identity, past: Past, stored: Stored, fetched: Fetched
 ) -> Plan:
     """Check what was fetched and decide what of it to write."""
     ids = Ids(settings.hash_key, hidden=settings.hash_projects)
@@ -3388,8 +3486,7 @@ def make_plan(
         log.error("%s", error)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
-    now = datetime.now(UTC)
-    period = min(cleanup_period(settings.environment), past.cleanup_period_days)
+    now, period = datetime.now(UTC), retention(settings, past)
     policy = Policy(
         version=fetched.ccusage.version,
         window_start=now - timedelta(days=min(period, 36_500) - 1) if period else None,
@@ -3399,27 +3496,32 @@ def make_plan(
         upgraded=upgraded,
     )
     decisions = decide_all(records, reported, ids, policy)
-    dropped = decisions["daily"].drop
+    changes = find_changes(decisions, stored, policy.version_text)
     days = {**records["daily"], **decisions["daily"].put}
+    kept = [day for key, day in days.items() if key not in decisions["daily"].drop]
     return Plan(
-        at=max(now, *(time + timedelta(milliseconds=1) for time in (past.newest, stored.newest))),
+        at=next_version(past.newest, stored.newest),
         version=policy.version_text,
         cleanup_period_days=period,
-        reported=reported,
+        feeds=sorted({feed for feed, _ in reported}),
         failed=failed,
-        decisions=decisions,
-        changes=find_changes(decisions, stored, policy.version_text),
-        days={key: day for key, day in days.items() if key not in dropped},
+        tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
+        held=Counter(reason for d in decisions.values() for reason in d.held.values()),
+        total_tokens=sum(day.tokens.total for day in kept),
+        total_cost=math.fsum(day.cost for day in kept),
+        lowered=list(lowered_rows(decisions)),
+        changes=changes,
+        stored=stored,
     )
 
 
-def write_plan(importer: ClickHouseImporter, plan: Plan, stored: Stored) -> None:
+def write_plan(importer: ClickHouseImporter, plan: Plan) -> None:
     """Upsert the changed tables, children first."""
     written = 0
     for table, rows in plan.changes.items():
         try:
             if rows:
-                importer.upsert(table, rows, stored, plan.at)
+                importer.upsert(table, rows, plan.stored, plan.at)
                 log.debug("%s: %d rows written", table.name, len(rows))
                 written += 1
         except StoreError as error:
@@ -3429,27 +3531,26 @@ def write_plan(importer: ClickHouseImporter, plan: Plan, stored: Stored) -> None
         log.debug("%d rows held: %s", number, reason)
 
 
-def history_row(
-    identity: Identity, plan: Plan, stored: Stored, started: datetime, hashed: bool
-) -> dict[str, Any]:
+def history_row(identity: Identity, plan: Plan, started: datetime, hashed: bool) -> dict[str, Any]:
     """The row of ccusage_import_history for a run that wrote its plan."""
-    replaced = sum(key in stored[table] for table, rows in plan.changes.items() for key in rows)
-    tokens, cost = plan.totals
     return {
         **identity._asdict(),
         "ccusage_version": plan.version,
         "importer_version": __version__,
         "cleanup_period_days": plan.cleanup_period_days,
         "hashed_projects": int(hashed),
-        "feeds_imported": sorted({feed for feed, _ in plan.reported}),
+        "feeds_imported": plan.feeds,
         "feeds_failed": sorted(plan.failed),
         "rows_inserted": plan.rows,
-        "rows_deleted": replaced,
-        "rows_held": plan.held.total(),
-        "rows_corrected": sum(len(d.lowered) for d in plan.decisions.values()),
+        "rows_deleted": sum(
+            key in plan.stored[t] for t, rows in plan.changes.items() for key in rows
+        ),
+        "rows_held": sum(plan.held.values()),
+        "rows_corrected": len(plan.lowered),
         "held_reasons": dict(plan.held),
-        "total_tokens": tokens,
-        "total_cost": cost,
+        "total_tokens": plan.total_tokens,
+        "total_cost": plan.total_cost,
+        "unchanged_digest": plan.unchanged_digest,
         "started_at": started,
         "finished_at": datetime.now(UTC),
         "updated_at": plan.at,
@@ -3492,37 +3593,34 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             fetched = fetched or fetch(identity.timezone)
             for warning in other_installations(past, identity):
                 log.warning("WARNING: %s", warning)
-            stored = importer.read_stored()
-            plan = make_plan(settings, identity, past, stored, fetched.result())
+            plan = plan_import(importer, identity, past, fetched)
             if not settings.dry_run:
                 if not recorded:
                     identity.save(settings.state_dir)
-                write_plan(importer, plan, stored)
-                importer.record_run(
-                    history_row(identity, plan, stored, started, settings.hash_projects), plan.at
-                )
+                write_plan(importer, plan)
+                row = history_row(identity, plan, started, settings.hash_projects)
+                importer.record_run(row, plan.at)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            result = import_result(settings, identity, past, plan, stored)
+            result = import_result(settings, identity, past, plan)
             return replace(result, statistics=stored_now(importer, identity) if summary else None)
 
 
-def import_result(
-    settings: Settings, identity: Identity, past: Past, plan: Plan, stored: Stored
-) -> ImportResult:
+def import_result(settings: Settings, identity: Identity, past: Past, plan: Plan) -> ImportResult:
     """What a run made of its plan, for the summary."""
+    before = past.previous
     return ImportResult(
         identity=identity,
         ccusage_version=plan.version,
-        feeds_imported=sorted({feed for feed, _ in plan.reported}),
-        feeds_failed=dict(plan.failed),
-        tables={t.name: count_changes(t, rows, stored) for t, rows in plan.changes.items()},
-        held=dict(plan.held),
-        lowered=list(lowered_rows(plan.decisions)),
-        total_tokens=plan.totals[0],
-        total_cost=plan.totals[1],
-        previous=past.previous,
+        feeds_imported=plan.feeds,
+        feeds_failed=plan.failed,
+        tables=plan.tables,
+        held=plan.held,
+        lowered=plan.lowered,
+        total_tokens=plan.total_tokens,
+        total_cost=plan.total_cost,
+        previous=before and {name: before[name] for name in PREVIOUS[:3]},
         hashed=settings.hash_projects,
         dry_run=settings.dry_run,
         allow_shrink=settings.allow_shrink,

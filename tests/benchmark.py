@@ -39,7 +39,11 @@ PHASES = {
     "start": (),
     "fetch": ("fetch_all",),
     "connect": ("connect", "ClickHouseImporter.prepare"),
-    "read": ("ClickHouseImporter.read_past", "ClickHouseImporter.read_stored"),
+    "read": (
+        "ClickHouseImporter.read_past",
+        "ClickHouseImporter.glance",
+        "ClickHouseImporter.read_stored",
+    ),
     "difference": ("make_plan",),
     "upsert": ("write_plan", "ClickHouseImporter.record_run"),
     "statistics": ("ClickHouseImporter.statistics",),
