@@ -1520,8 +1520,9 @@ def decide_all(
 # --- store ------------------------------------------------------------------------------
 
 SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# The engine's two background threads would make a DELETE over many parts wait for seconds.
-CHDB_OPTIONS = {"background_pool_size": 16}
+# The engine's two background threads would make a DELETE over many parts wait for seconds; to
+# compile a statement takes it longer than to read a few thousand rows.
+CHDB_OPTIONS = {"background_pool_size": 16, "compile_aggregate_expressions": 0}
 
 UNKNOWN_DATABASE, READONLY = 81, 164
 CLICKHOUSE_REMEDIES = {
