@@ -698,12 +698,20 @@ class Ids:
         return self.key(name)[:8] if self.hidden else name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, nor its path joined unasked: there are 100,000 in a year
 class Node:
     """A JSON value and its place in the feed, for errors that name the place."""
 
     value: Any
-    path: str
+    place: str | int
+    parent: Node | None = None
+
+    @property
+    def path(self) -> str:
+        if self.parent is None:
+            return str(self.place)
+        place = f"[{self.place}]" if isinstance(self.place, int) else f".{self.place}"
+        return self.parent.path + place
 
     def fail(self, expected: str) -> FeedError:
         kind = {"dict": "an object", "list": "a list"}.get(type(self.value).__name__)
@@ -717,12 +725,12 @@ class Node:
         cut = f"{got[:40]}…" if len(got) > 40 else got
         return FeedError(f"{self.path}: expected {expected}, got {cut}")
 
-    def __getitem__(self, name: object) -> Node:
+    def __getitem__(self, name: str) -> Node:
         if not isinstance(self.value, dict):
             raise self.fail("an object")
         if name not in self.value:
             raise FeedError(f"{self.path}.{name}: missing")
-        return Node(self.value[name], f"{self.path}.{name}")
+        return Node(self.value[name], name, self)
 
     def has(self, name: str) -> bool:
         return isinstance(self.value, dict) and self.value.get(name) is not None
@@ -730,12 +738,12 @@ class Node:
     def names(self) -> list[str]:
         if not isinstance(self.value, dict):
             raise self.fail("an object")
-        return [Node(name, self.path).text() for name in self.value]
+        return [Node(name, self.place, self.parent).text() for name in self.value]
 
     def each(self) -> Iterator[Node]:
         if not isinstance(self.value, list):
             raise self.fail("a list")
-        return (Node(item, f"{self.path}[{index}]") for index, item in enumerate(self.value))
+        return (Node(item, index, self) for index, item in enumerate(self.value))
 
     def text(self) -> str:
         if not isinstance(self.value, str) or not self.value:
