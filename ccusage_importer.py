@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import csv
 import fcntl
+import gc
 import hashlib
 import hmac
 import io
@@ -3843,6 +3844,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         stats = read_statistics(settings, args.days, args.machine)
         publish(figures_report(stats, statistics_sections(stats)), args)
     else:
+        gc.set_threshold(100_000)  # rows are no garbage: to look for it took a fifth of the time
         with spinner("importing"):
             result = import_usage(settings, summary=not args.quiet)
         if not args.quiet or args.output:
