@@ -2982,7 +2982,7 @@ class Checkup:
             if settings.host is None:
                 if path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
-                    stack.enter_context(locked(path.with_name(path.name + ".lock"), deadline))
+                    stack.enter_context(embedded_lock(settings, deadline))
                 self.check_disk(path)
             client = stack.enter_context(open_client(settings, writing=False))
             self.check_server(ClickHouseImporter(client, settings, name))
@@ -3328,15 +3328,15 @@ def parse_all(
 
 
 @contextlib.contextmanager
-def locked(path: Path, deadline: float) -> Iterator[None]:
+def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> Iterator[None]:
     """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
         raise ConfigError(
-            f"{path}: the lock cannot be written: {error.strerror}; "
-            "set CCUSAGE_STATE_DIR to a directory of yours"
+            f"{path}: the lock cannot be written: {error.strerror}\n"
+            f"  remedy: set {variable} to a directory of yours"
         ) from error
     with file:
         waiting = False
@@ -3360,6 +3360,12 @@ def locked(path: Path, deadline: float) -> Iterator[None]:
         yield
 
 
+def embedded_lock(settings: Settings, deadline: float) -> contextlib.AbstractContextManager[None]:
+    """The lock beside the embedded database's directory."""
+    path = settings.embedded_path
+    return locked(path.with_name(path.name + ".lock"), deadline, "CH_EMBEDDED_PATH")
+
+
 @contextlib.contextmanager
 def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
     """One import at a time per user; one process at a time in the embedded database."""
@@ -3368,8 +3374,7 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
         if importing or settings.host is None:
             stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
         if settings.host is None:
-            beside = settings.embedded_path.with_name(settings.embedded_path.name + ".lock")
-            stack.enter_context(locked(beside, deadline))
+            stack.enter_context(embedded_lock(settings, deadline))
         yield
 
 
