@@ -40,12 +40,8 @@ SIZES = {"S": (100, 60), "M": (1_500, 365), "L": (20_000, 1_095)}
 PHASES = {
     "start": (),
     "fetch": ("fetch_all",),
-    "connect": ("connect", "ClickHouseImporter.prepare"),
-    "read": (
-        "ClickHouseImporter.read_past",
-        "ClickHouseImporter.glance",
-        "ClickHouseImporter.read_stored",
-    ),
+    "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
+    "read": ("ClickHouseImporter.glance", "ClickHouseImporter.read_stored"),
     "difference": ("make_plan",),
     "upsert": ("write_plan", "ClickHouseImporter.record_run"),
     "statistics": ("ClickHouseImporter.statistics",),
@@ -256,6 +252,15 @@ def bench_size(size: str, runs: int, scratch: Path) -> dict[str, Result]:
         for name, result in lab.measure(runs, **server.env(), **state):
             results[f"{size} http {name}"] = result
             show(f"{size} http {name}", result)
+        for where in ("embedded", "http"):
+            unchanged = results[f"{size} {where} unchanged"]
+            cost = unchanged["read"] + unchanged["upsert"]
+            ratios = [cost / results[f"{size} {where} {n}"]["sql"] for n in ("naive", "naive warm")]
+            print(
+                "    {} unchanged, read + upsert: {:.2f} of naive, {:.2f} warm".format(
+                    where, *ratios
+                )
+            )
         if size == "M":
             server.latency(0.1)
             recorded.write_command(lab.grown.parent, recorded.grow(lab.feeds, 10**6))
