@@ -211,7 +211,6 @@ CREATE TABLE IF NOT EXISTS ccusage_import_history
     held_reasons Map(String, UInt64) COMMENT 'held rows per reason',
     total_tokens UInt64 COMMENT 'of all days of the machine, after the run',
     total_cost Float64 COMMENT 'of all days of the machine, after the run',
-    unchanged_digest String DEFAULT '' COMMENT 'of all that decided it, where the run changed nothing',
 
     started_at DateTime64(3, 'UTC'),
     finished_at DateTime64(3, 'UTC'),

@@ -22,6 +22,7 @@ import hmac
 import io
 import json
 import logging
+import marshal
 import math
 import os
 import random
@@ -38,7 +39,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
@@ -560,28 +561,14 @@ def feed_argv(
     return [*ccusage.argv, *feed.argv, *tail]
 
 
-# Of an active block; they differ at every call.
-RATES = re.compile(r'"(burnRate|projection)": *\{[^{}]*\}')
-
-
-class Said(NamedTuple):
-    """A report as parsed JSON, and what tells it from another: the SHA-256 of its text."""
-
-    payload: Any
-    digest: str
-
-
-def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Said:
-    """A report; one retry after a pause. `home` holds what fences ccusage."""
+def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
+    """The JSON of a report; one retry after a pause. `home` holds what fences ccusage."""
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
     for attempt in (1, 2):
         try:
-            answer = run(argv, env, settings.timeout, feed.label)
-            text = RATES.sub("", answer.stdout).encode(errors="surrogateescape")
-            payload = read_answer(feed, argv, answer)
-            return Said(payload, hashlib.sha256(text).hexdigest())
+            return read_answer(feed, argv, run(argv, env, settings.timeout, feed.label))
         except FeedError as error:
             pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
             slow = time.monotonic() - began >= settings.patience
@@ -727,19 +714,21 @@ class Node:
         return FeedError(f"{self.path}: expected {expected}, got {cut}")
 
     def __getitem__(self, name: str) -> Node:
-        if not isinstance(self.value, dict):
-            raise self.fail("an object")
-        if name not in self.value:
-            raise FeedError(f"{self.path}.{name}: missing")
-        return Node(self.value[name], name, self)
+        try:
+            return Node(self.fields()[name], name, self)
+        except KeyError:
+            raise FeedError(f"{self.path}.{name}: missing") from None
 
     def has(self, name: str) -> bool:
         return isinstance(self.value, dict) and self.value.get(name) is not None
 
     def names(self) -> list[str]:
+        return [Node(name, self.place, self.parent).text() for name in self.fields()]
+
+    def fields(self) -> dict[str, Any]:
         if not isinstance(self.value, dict):
             raise self.fail("an object")
-        return [Node(name, self.place, self.parent).text() for name in self.value]
+        return self.value
 
     def each(self) -> Iterator[Node]:
         if not isinstance(self.value, list):
@@ -760,6 +749,13 @@ class Node:
         if type(number) is not int or not 0 <= number <= UINT64_MAX:
             raise self.fail(f"a whole number from 0 to {UINT64_MAX}")
         return number
+
+    def counts(self, names: Sequence[str]) -> list[int]:
+        """Counts by name, all at a glance; one by one where that finds fault."""
+        found: list[Any] = [self.fields().get(name) for name in names]
+        if set(map(type, found)) == {int} and min(found) >= 0 and max(found) <= UINT64_MAX:
+            return found
+        return [self[name].count() for name in names]
 
     def money(self) -> float:
         if type(self.value) not in (int, float) or not abs(self.value) < 1e300:
@@ -800,6 +796,7 @@ class Node:
 
 
 COUNTERS = ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens")
+USAGE = (*COUNTERS, "totalTokens")
 BLOCK_COUNTERS = (
     "inputTokens",
     "outputTokens",
@@ -808,22 +805,21 @@ BLOCK_COUNTERS = (
 )
 
 
-def _counters(node: Node) -> list[int]:
-    if node.has("cachedInputTokens") and not node.has("cacheReadTokens"):
+def _tokens(node: Node) -> Tokens:
+    value = node.fields()
+    if "cachedInputTokens" in value and "cacheReadTokens" not in value:
         # Codex in ccusage 19 counts the cached within the input.
-        total, cached = node["inputTokens"].count(), node["cachedInputTokens"].count()
-        return [max(total - cached, 0), node["outputTokens"].count(), 0, cached]
-    return [node[name].count() for name in COUNTERS]
-
-
-def _usage(node: Node) -> Tokens:
-    return Tokens._make([*_counters(node), node["totalTokens"].count()])
+        names = ("inputTokens", "outputTokens", "cachedInputTokens", "totalTokens")
+        read, output, cached, total = node.counts(names)
+        return Tokens(max(read - cached, 0), output, 0, cached, total)
+    return Tokens._make(node.counts(USAGE))
 
 
 def _share(node: Node, cost: float) -> Share:
-    counters = _counters(node)
-    total = node["totalTokens"].count() if node.has("totalTokens") else sum(counters)
-    return Share(Tokens._make([*counters, min(total, UINT64_MAX)]), cost)
+    if node.has("totalTokens"):
+        return Share(_tokens(node), cost)
+    counters = node.counts(COUNTERS)
+    return Share(Tokens._make([*counters, min(sum(counters), UINT64_MAX)]), cost)
 
 
 def _cost(node: Node) -> float:
@@ -851,8 +847,10 @@ def _models(row: Node) -> tuple[frozenset[str], dict[str, Share]]:
     return frozenset(node.text() for node in row["modelsUsed"].each()), shares
 
 
-def _record(row: Node, agent: str, key: tuple[Any, ...], **details: Any) -> Record:
-    tokens, cost = _usage(row), _cost(row)
+def _record(
+    row: Node, agent: str, key: tuple[Any, ...], former: tuple[str, ...] = (), **details: Any
+) -> Record:
+    tokens, cost = _tokens(row), _cost(row)
     if agent == "claude":
         row["modelBreakdowns"]
     models, shares = _models(row)
@@ -864,16 +862,18 @@ def _record(row: Node, agent: str, key: tuple[Any, ...], **details: Any) -> Reco
         models=models,
         shares=shares,
         details=details,
+        former=former,
     )
 
 
-def _block(row: Node) -> Record:
-    counts = [row["tokenCounts"][name].count() for name in BLOCK_COUNTERS]
+def _block(line: Line) -> Record:
+    row = line.row
+    counts = row["tokenCounts"].counts(BLOCK_COUNTERS)
     reset = row["usageLimitResetTime"].instant() if row.has("usageLimitResetTime") else None
     end = row["actualEndTime"]
     return Record(
         agent="claude",
-        key=(row["id"].text(),),
+        key=(line.key,),
         tokens=Tokens._make([*counts, row["totalTokens"].count()]),
         cost=row["costUSD"].money(),
         models=frozenset(node.text() for node in row["models"].each()),
@@ -894,114 +894,178 @@ def _block(row: Node) -> Record:
     )
 
 
-def _session(row: Node, agent: str, ids: Ids, zone: tzinfo) -> Record:
+def _session(line: Line, ids: Ids, zone: tzinfo) -> Record:
     """A row of `session`: Claude's, another agent's, or one of the unified report."""
-    unified = row.has("period") and not row.has("sessionId")
-    session_id = row["period" if unified else "sessionId"].text()
-    project = row["projectPath"].text() if agent == "claude" else ""
-    times = row["metadata"] if unified and row.has("metadata") else row
-    record = _record(
+    row, claude = line.row, line.agent == "claude"
+    project, session_id = _session_names(row, line.agent)
+    times = row["metadata"] if row.has("metadata") and not row.has("sessionId") else row
+    lumped = ((f"{project}/{session_id}", "subagents"), ("Unknown Project", project))
+    return _record(
         row,
-        agent,
-        (ids.key(project, session_id),),
+        line.agent,
+        (line.key,),
+        tuple(ids.key(*names) for names in lumped if claude),
         project_path=ids.shown(project) if project else "",
         session_id=ids.shown(session_id),
         first_activity=_time(times, "firstActivity", zone),
-        last_activity=_time(times, "lastActivity", zone, required=agent == "claude"),
+        last_activity=_time(times, "lastActivity", zone, required=claude),
     )
-    if agent != "claude":
-        return record
-    former = ids.key(f"{project}/{session_id}", "subagents"), ids.key("Unknown Project", project)
-    return replace(record, former=former)
+
+
+def _session_names(row: Node, agent: str) -> tuple[str, str]:
+    unified = row.has("period") and not row.has("sessionId")
+    session_id = row["period" if unified else "sessionId"].text()
+    return row["projectPath"].text() if agent == "claude" else "", session_id
 
 
 def _time(node: Node, name: str, zone: tzinfo, required: bool = False) -> datetime | None:
     return node[name].instant_or_day(zone) if required or node.has(name) else None
 
 
-def _day(row: Node, agent: str, period: Node) -> Record:
-    return _record(row, agent, (period.day(),))
+class Line(NamedTuple):
+    """A row of a report: the feed whose table it fills, its key there as text, what it is of."""
+
+    feed: str
+    agent: str
+    key: str
+    row: Node
+    period: Node
+    project: str = ""
+
+    def record(self, ids: Ids, zone: tzinfo) -> Record:
+        """Raises FeedError with the place of the first value that ccusage does not promise."""
+        if self.feed == "blocks":
+            return _block(self)
+        if self.feed == "session":
+            return _session(self, ids, zone)
+        if self.feed == "monthly":
+            return _record(self.row, self.agent, (self.period.month(),))
+        if self.feed == "daily":
+            return _record(self.row, self.agent, (self.period.day(),))
+        key = (self.period.day(), ids.key(self.project))
+        return _record(self.row, self.agent, key, project_id=ids.shown(self.project))
 
 
-def _month(row: Node, agent: str, period: Node) -> Record:
-    return _record(row, agent, (period.month(),))
+def lines(feed: Feed, payload: Any, ids: Ids) -> Iterator[Line]:
+    """The rows of a report, whatever its form."""
+    if payload == []:
+        return
+    if feed is UNIFIED:
+        yield from _unified_lines(Node(payload, "agents"), ids)
+        return
+    # Without data, ccusage 20 gives no projects, but the days.
+    prefix = "" if feed.agent == "claude" else f"{feed.agent}."
+    rows = Node(payload.get(feed.key, {}), prefix + feed.key)
+    if feed.name == "projects":
+        for name in rows.names():
+            project = ids.key(name)
+            for row in Node(rows.value[name], f"{rows.path}[{ids.shown(name)}]").each():
+                day = row["date"]
+                yield Line("projects", feed.agent, f"{day.text()}_{project}", row, day, name)
+        return
+    names = {"daily": "date", "monthly": "month", "blocks": "id"}
+    for row in rows.each():
+        if feed.name == "session":
+            key = ids.key(*_session_names(row, feed.agent))
+            yield Line("session", feed.agent, key, row, row)
+        else:
+            period = row[names[feed.name]]
+            yield Line(feed.name, feed.agent, period.text(), row, period)
 
 
-def _projects(projects: Node, ids: Ids) -> Iterator[Record]:
-    for name in projects.names():
-        shown = ids.shown(name)
-        for row in Node(projects.value[name], f"{projects.path}[{shown}]").each():
-            yield _record(row, "claude", (row["date"].day(), ids.key(name)), project_id=shown)
+def _unified_lines(top: Node, ids: Ids) -> Iterator[Line]:
+    for feed in ("daily", "monthly"):
+        for row in top[feed].each():
+            for part in row["agents"].each():
+                period = row["period"]
+                yield Line(feed, part["agent"].text(), period.text(), part, period)
+    for row in top["session"].each():
+        agent = row["agent"].text()
+        yield Line("session", agent, ids.key(*_session_names(row, agent)), row, row)
 
 
-def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Records:
-    """The records of one agent's feed, by identity.
+# Rows that are judged together: feed, agent, key.
+Unit = tuple[str, str, str]
+
+
+def unit_of(feed: str, agent: str, key: str) -> Unit:
+    """A day belongs with its month, and all blocks belong together; else each row is alone."""
+    if feed == "blocks":
+        return feed, agent, ""
+    if feed in ("daily", "monthly"):
+        return "monthly", agent, key[:7]
+    return feed, agent, key
+
+
+def hash_units(answers: Mapping[Feed, Any], ids: Ids, salt: str) -> dict[Unit, str]:
+    """A hash of all that the reports say of each unit, and of what `salt` tells."""
+    seed = hashlib.blake2b(salt.encode(), digest_size=12)
+    hashes: dict[Unit, Any] = defaultdict(seed.copy)
+    for feed, payload in answers.items():
+        if isinstance(payload, FeedError):
+            continue
+        with contextlib.suppress(FeedError, ValueError):  # parse_feed tells what is wrong
+            for line in lines(feed, payload, ids):
+                said = line.row.fields()
+                if line.feed == "blocks":  # its rates differ at every call
+                    said = {name: said[name] for name in said if name not in _RATES}
+                place = (line.feed, line.agent, line.key)
+                # Version 2 of this format depends on nothing but the value.
+                hashes[unit_of(*place)].update(marshal.dumps((place, said), 2))
+    return {unit: said.hexdigest() for unit, said in hashes.items()}
+
+
+_RATES = ("burnRate", "projection")
+
+
+def parse_feed(
+    feed: Feed, payload: Any, ids: Ids, zone: tzinfo, fresh: Container[Unit] | None = None
+) -> dict[tuple[str, str], Records]:
+    """The records of a report by feed and agent: of the `fresh` units, else of all.
 
     Raises FeedError with the place of the first value that is not what ccusage promises.
     """
-    if payload == []:
-        return {}
-    agent = "" if feed.agent == "claude" else f"{feed.agent}."
-    # Without data, ccusage 20 gives no projects, but the days.
-    rows = Node(payload.get(feed.key, {}), agent + feed.key)
-    parse: dict[str, Callable[[], Iterable[Record]]] = {
-        "daily": lambda: (_day(row, feed.agent, row["date"]) for row in rows.each()),
-        "monthly": lambda: (_month(row, feed.agent, row["month"]) for row in rows.each()),
-        "session": lambda: (_session(row, feed.agent, ids, zone) for row in rows.each()),
-        "blocks": lambda: (_block(row) for row in rows.each()),
-        "projects": lambda: _projects(rows, ids),
-    }
-    records = list(parse[feed.name]())
-    # Without rows, ccusage 19 has null for the totals of other agents.
-    if feed.name != "blocks" and (records or payload.get("totals") is not None):
-        check_totals(records, Node(payload, agent + feed.name)["totals"])
-    return _by_identity(records, rows.path)
-
-
-def parse_unified(payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
-    """The records of the unified report by feed and agent. Its totals are those of its days."""
-    if payload == []:
-        return {}
-    top = Node(payload, "agents")
-    found: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for name, parse in (("daily", _day), ("monthly", _month)):
-        for row in top[name].each():
-            for part in row["agents"].each():
-                agent = part["agent"].text()
-                found[name, agent].append(parse(part, agent, row["period"]))
-    for row in top["session"].each():
-        agent = row["agent"].text()
-        found["session", agent].append(_session(row, agent, ids, zone))
-    days = [record for (name, _), records in found.items() if name == "daily" for record in records]
-    check_totals(days, top["totals"])
-    return {place: _by_identity(records, place[0]) for place, records in found.items()}
-
-
-def _by_identity(records: Iterable[Record], place: str) -> Records:
-    found: Records = {}
-    for index, record in enumerate(records):
-        if record.id not in found:
-            found[record.id] = record
-        elif record.agent != "claude":
-            found[record.id] = add(record, found[record.id])
-        else:
-            names = (record.details[name] for name in DISPLAY if name in record.details)
-            shown = " ".join(map(str, (*record.key, *names)))
-            raise FeedError(f"{place}[{index}]: {shown} is repeated")
+    unified = feed is UNIFIED
+    found: dict[tuple[str, str], Records] = {} if unified else {(feed.name, feed.agent): {}}
+    counted: list[tuple[Tokens, float]] = []
+    for line in lines(feed, payload, ids):
+        found.setdefault((line.feed, line.agent), {})
+        record = None
+        if fresh is None or unit_of(line.feed, line.agent, line.key) in fresh:
+            record = line.record(ids, zone)
+            records = found[line.feed, line.agent]
+            records[record.id] = _beside(records.get(record.id), record, line.row)
+        if line.feed == "daily" if unified else feed.name != "blocks":
+            said = (record.tokens, record.cost) if record else (_tokens(line.row), _cost(line.row))
+            counted.append(said)
+    # Without rows, ccusage 19 has null for the totals of other agents, and 15 to 18 nothing.
+    if counted or (feed.name != "blocks" and payload != [] and payload.get("totals") is not None):
+        prefix = "" if unified or feed.agent == "claude" else f"{feed.agent}."
+        check_totals(counted, Node(payload, prefix + feed.name)["totals"])
     return found
 
 
-def check_totals(records: Sequence[Record], totals: Node) -> None:
+def _beside(found: Record | None, record: Record, row: Node) -> Record:
+    """What a key holds with one more record of it, which of Claude's is an error."""
+    if found is None:
+        return record
+    if record.agent != "claude":
+        return add(record, found)
+    names = (record.details[name] for name in DISPLAY if name in record.details)
+    raise FeedError(f"{row.path}: {' '.join(map(str, (*record.key, *names)))} is repeated")
+
+
+def check_totals(rows: Sequence[tuple[Tokens, float]], totals: Node) -> None:
     """A feed must add up to its own totals: tokens exactly, cost but for float noise."""
-    expected, said = _usage(totals), _cost(totals)
-    sums = [sum(record.tokens[i] for record in records) for i in range(len(Tokens._fields))]
-    for counter, got, total in zip((*COUNTERS, "totalTokens"), sums, expected, strict=True):
+    expected, said = _tokens(totals), _cost(totals)
+    sums = [sum(tokens[i] for tokens, _ in rows) for i in range(len(Tokens._fields))]
+    for counter, got, total in zip(USAGE, sums, expected, strict=True):
         # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
         noise = total * 1e-9 if total > 2**53 else 0
         if abs(min(got, UINT64_MAX) - total) > noise:
             raise FeedError(f"{totals.path}.{counter}: {total}, but the rows add up to {got}")
-    cost = math.fsum(record.cost for record in records)
-    if abs(cost - said) > 1e-6 + 1e-8 * len(records) + 1e-9 * abs(said):
+    cost = math.fsum(cost for _, cost in rows)
+    if abs(cost - said) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said):
         raise FeedError(f"{totals.path}.totalCost: {said}, but the rows add up to {cost}")
 
 
@@ -1061,6 +1125,7 @@ TABLES = {
 _CHILD_KEY = ("record_type", "record_key", "model_name")
 BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"))
 MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
+RECORD_TYPES = tuple(table.record_type for table in TABLES.values())
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
@@ -1085,9 +1150,13 @@ class StoredRow(NamedTuple):
 
 
 class Stored(dict[Table, dict[Key, StoredRow]]):
-    """The rows of one machine by table and key; `newest` is their newest `updated_at`."""
+    """Rows of one machine by table and key; `newest` is their newest `updated_at`.
+
+    `counts` tells how many rows each table has, where not all were read.
+    """
 
     newest = EPOCH
+    counts: Mapping[Table, int] | None = None
 
     def keep(self, table: Table, key: Key, values: tuple[Any, ...], system: Sequence[Any]) -> None:
         """Take in a row, with its system columns; those of a key in the order of `updated_at`."""
@@ -1799,14 +1868,7 @@ class Past(NamedTuple):
     previous: Mapping[str, Any] | None = None
 
 
-PREVIOUS = (
-    "started_at",
-    "total_tokens",
-    "total_cost",
-    "feeds_imported",
-    "held_reasons",
-    "unchanged_digest",
-)
+PREVIOUS = ("started_at", "total_tokens", "total_cost")
 PAST = f"""
     SELECT
         installation_id,
@@ -1900,17 +1962,22 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(sql, machine=self.machine_name)
         return {name: (count, content) for name, count, content in rows}
 
-    def read_stored(self) -> Stored:
-        """Every row of this machine, without FINAL, so that half-done work is seen."""
+    def read_stored(self, types: Sequence[str] = RECORD_TYPES, keys: Sequence[str] = ()) -> Stored:
+        """The rows of this machine of these record types and, of the others, these record keys.
+
+        Without FINAL, so that half-done work is seen.
+        """
         stored = Stored({table: {} for table in ALL_TABLES})
-        for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
+        nothing = self.empty or not (types or keys)
+        wanted = {"machine": self.machine_name, "types": list(types), "keys": list(keys)}
+        for tables in () if nothing else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
             places = {
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), machine=self.machine_name):
+            for line in self.query(_select(tables, names), **wanted):
                 table, key_at, values_at = places[line[0]]
                 key = tuple([line[i] for i in key_at])
                 stored.keep(table, key, tuple([line[i] for i in values_at]), line[-4:])
@@ -1926,28 +1993,30 @@ class ClickHouseImporter:
         """
         before = stored[table]
         columns = ["machine_name", "agent", *table.key, *table.columns, *SYSTEM_COLUMNS]
-        lines = []
+        now, lines = _as_text(at), []
         for key, row in rows.items():
             found = before.get(key)
-            created_at = found.created_at if found else at
+            created_at = _as_text(found.created_at) if found else now
             values, version = row or _tombstone(table, before[key].row)
-            system = (version, created_at, at, int(row is None))
-            line = (self.machine_name, *key, *values, *system)
-            lines.append(json.dumps(line, default=_as_text, ensure_ascii=False))
+            system = (version, created_at, now, int(row is None))
+            lines.append((self.machine_name, *key, *values, *system))
         agents = "+".join(sorted({key[0] for key in rows}))
         self._insert(table.name, columns, lines, f"{at.isoformat()}/{self.machine_name}/{agents}")
         self._delete(table, [key for key in rows if key in before], at)
 
-    def _insert(self, table: str, columns: Sequence[str], lines: Sequence[str], token: str) -> None:
+    def _insert(
+        self, table: str, columns: Sequence[str], lines: Sequence[Sequence[Any]], token: str
+    ) -> None:
         """One block, which a server that has seen the token does not insert again."""
         token = f"{token}/{table}/0"  # the only batch: a second would not be atomic with it
+        by_column = list(zip(*lines, strict=True))
         with store_errors(self.settings):
             self.client.raw_insert(
                 table,
                 columns,
-                "\n".join(lines).encode(),
+                json.dumps(by_column, default=_as_text, ensure_ascii=False).encode(),
                 settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
-                fmt="JSONCompactEachRow",
+                fmt="JSONCompactColumns",
             )
 
     def _delete(self, table: Table, keys: Sequence[Key], at: datetime) -> None:
@@ -1971,9 +2040,8 @@ class ClickHouseImporter:
 
     def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
         """One row in the history. It is the last write of a run: with it the import counts."""
-        line = json.dumps(list(row.values()), default=_as_text, ensure_ascii=False)
         token = f"{at.isoformat()}/{self.machine_name}/all"
-        self._insert("ccusage_import_history", list(row), [line], token)
+        self._insert("ccusage_import_history", list(row), [list(row.values())], token)
 
     def statistics(self, scope: Scope) -> Statistics:
         """What is stored, in one statement."""
@@ -2006,9 +2074,14 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
     for table in tables:
         own = {*table.key, *table.columns}
         columns = ", ".join(f"`{n}`" if n in own else f"NULL AS `{n}`" for n in names)
+        record_type = f"'{table.record_type}'" if table.record_type else "toString(record_type)"
+        key = " || '_' || ".join(f"toString({name})" for name in table.key)
+        record_key = key if table.record_type else "record_key"
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
-            f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} WHERE machine_name = {{machine:String}}"
+            f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
+            "WHERE machine_name = {machine:String} AND "
+            f"({record_type} IN {{types:Array(String)}} OR {record_key} IN {{keys:Array(String)}})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -2021,12 +2094,14 @@ def _tombstone(table: Table, row: Row) -> Row:
 
 def _as_text(value: date | datetime) -> str:
     if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03}"
+        return value.astimezone(UTC).isoformat(" ", "milliseconds")[:23]
     return value.isoformat()
 
 
-def _batches(keys: Sequence[Key], limit: int = 60_000) -> Iterator[list[Key]]:
-    """Keys in lists that a form field of ClickHouse's HTTP interface holds (128 KiB)."""
+FIELD_LIMIT = 60_000  # characters, that even escaped a field of ClickHouse's forms holds (128 KiB)
+
+
+def _batches(keys: Sequence[Key], limit: int = FIELD_LIMIT) -> Iterator[list[Key]]:
     batch: list[Key] = []
     size = 0
     for key in keys:
@@ -2358,10 +2433,11 @@ class ImportResult:
 
 def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
     live = {key for key, found in stored[table].items() if found.live}
+    before = stored.counts[table] if stored.counts else len(live)
     new = sum(row is not None and key not in live for key, row in rows.items())
     changed = sum(row is not None and key in live for key, row in rows.items())
     removed = sum(row is None and key in live for key, row in rows.items())
-    return TableCount(new, changed, removed, len(live) - changed - removed)
+    return TableCount(new, changed, removed, before - changed - removed)
 
 
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
@@ -3260,7 +3336,13 @@ class Fetched(NamedTuple):
     ccusage: Ccusage
     answers: dict[Feed, Any]
     seconds: Mapping[Feed, float] = {}
-    digests: Mapping[Feed, str] = {}
+    units: Mapping[Unit, str] = {}
+    known: frozenset[str] = frozenset()
+
+    @property
+    def fresh(self) -> set[Unit]:
+        """The units whose hash is not known."""
+        return {unit for unit, said in self.units.items() if said not in self.known}
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
@@ -3276,7 +3358,6 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     shown = [feed for feed in feeds if feed.agent == "claude"]
     answers: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
-    digests: dict[Feed, str] = {}
     with (
         tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
         ThreadPoolExecutor(settings.jobs) as pool,
@@ -3290,38 +3371,38 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
             feed, error = calls[call], call.exception()
             if error and not isinstance(error, FeedError):
                 raise error
-            answers[feed], digests[feed] = (error, "") if error else call.result()
+            answers[feed] = error or call.result()
             seconds[feed] = time.monotonic() - began
             if feed in shown and not error:
                 done = sum(other in answers for other in shown)
                 log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
             elif not error:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, answers, seconds, digests)
+    return Fetched(ccusage, {feed: answers[feed] for feed in feeds}, seconds)
 
 
 def parse_all(
     fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str], upgraded: bool
 ) -> tuple[dict[tuple[str, str], Records], dict[str, str]]:
     """Records by feed and agent, and by report why there are none."""
+    fresh = fetched.fresh if fetched.known else None
     reported: dict[tuple[str, str], Records] = {}
     failed: dict[str, str] = {}
-    for feed in sorted(fetched.answers, key=lambda feed: feed.label):
+    for feed in list(fetched.answers):
         answer = fetched.answers.pop(feed)  # large: not kept while rows are built
         try:
             if isinstance(answer, FeedError):
                 raise answer
-            if feed is UNIFIED:
-                found = parse_unified(answer, ids, zone)
-                wanted = {p: r for p, r in found.items() if not agents or p[1] in agents}
-                reported |= {p: r for p, r in wanted.items() if p[1] != "claude"}
-                continue
             if upgraded and feed.name == "session" and fetched.ccusage.version < (19, 0, 0):
                 raise FeedError(
                     "session: the sessions of this machine were imported by ccusage 19 or newer, "
                     f"and {fetched.ccusage.version_text} counts them otherwise; update ccusage"
                 )
-            reported[feed.name, feed.agent] = parse_feed(feed, answer, ids, zone)
+            found = parse_feed(feed, answer, ids, zone, fresh)
+            if feed is UNIFIED:
+                wanted = {place for place in found if not agents or place[1] in agents}
+                found = {place: found[place] for place in wanted if place[1] != "claude"}
+            reported |= found
         except FeedError as error:
             failed[feed.label] = str(error)
     return reported, failed
@@ -3390,9 +3471,35 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
         yield client
 
 
+def recall(state_dir: Path, tables: str) -> frozenset[str]:
+    """Hashes of the units that the last run left stored as they were reported (imported.json).
+
+    None where the tables are no longer as it left them, or the file is not there or unreadable:
+    then everything is compared.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        left = json.loads((state_dir / "imported.json").read_text())
+        if left["tables"] == tables:
+            return frozenset(left["units"])
+    return frozenset()
+
+
+def remember(state_dir: Path, tables: str, units: Iterable[str]) -> None:
+    with contextlib.suppress(OSError):  # no harm: the next run compares everything
+        text = json.dumps({"tables": tables, "units": list(units)})
+        _write_whole(state_dir / "imported.json", text)
+
+
+def fingerprint(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run is going to write, and why; the totals of the machine's days after it."""
+    """What a run is going to write, and why; the totals of the machine's days after it.
+
+    `settled` are hashes of the units that are stored as they were reported, once it is written.
+    """
 
     at: datetime
     version: str
@@ -3403,10 +3510,10 @@ class Plan:
     held: Mapping[str, int]
     total_tokens: int
     total_cost: float
-    lowered: Sequence[Lowered] = ()
-    changes: Changes = field(default_factory=dict)
-    stored: Stored = field(default_factory=Stored)
-    unchanged_digest: str = ""
+    lowered: Sequence[Lowered]
+    changes: Changes
+    stored: Stored
+    settled: Collection[str]
 
     @property
     def rows(self) -> int:
@@ -3416,74 +3523,30 @@ class Plan:
 def plan_import(
     importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
 ) -> Plan:
-    """What to write. Rows are read while ccusage works, unless it seems that none will change."""
-    glance, last = importer.glance(), past.previous and past.previous["unchanged_digest"]
-    stored = Stored() if last else importer.read_stored()
-    fetched = fetching.result()
-    digest = fingerprint(importer.settings, past, glance, fetched)
-    if past.previous and digest and digest == last:
-        return repeated_plan(importer.settings, past, glance, fetched, digest)
-    stored = stored or importer.read_stored()
-    plan = make_plan(importer.settings, identity, past, stored, fetched)
-    unchanged = not plan.rows and not plan.failed
-    return replace(plan, unchanged_digest=digest if unchanged else "")
+    """What to write.
 
-
-def retention(settings: Settings, past: Past) -> int:
-    """Days: the shortest that Claude Code ever kept transcripts here."""
-    return min(cleanup_period(settings.environment), past.cleanup_period_days)
-
-
-def fingerprint(
-    settings: Settings, past: Past, glance: Mapping[str, tuple[int, int]], fetched: Fetched
-) -> str:
-    """Of all that decides what a run writes; empty where a report failed.
-
-    But for the time: as it passes, less may shrink. So where a run changed nothing, the next
-    one with the same fingerprint changes nothing either.
+    Where the tables are as the last run left them, only what ccusage says otherwise than then
+    is checked and compared. Else all is, and it is read while ccusage works.
     """
-    if not all(fetched.digests.values()):
-        return ""
-    decisive = (
+    settings, glance = importer.settings, importer.glance()
+    left = recall(settings.state_dir, fingerprint(_as_text(past.newest), glance))
+    stored = Stored() if left else importer.read_stored()
+    fetched = fetching.result()
+    options = (
         __version__,
         fetched.ccusage.version,
         key_fingerprint(settings.hash_key),
         settings.hash_projects,
-        settings.allow_shrink,
         sorted(settings.agents),
-        retention(settings, past),
-        sorted(glance.items()),
-        sorted((feed.label, digest) for feed, digest in fetched.digests.items()),
     )
-    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-
-
-def repeated_plan(
-    settings: Settings,
-    past: Past,
-    glance: Mapping[str, tuple[int, int]],
-    fetched: Fetched,
-    digest: str,
-) -> Plan:
-    """The plan of the run before, which changed nothing, once more."""
-    before = past.previous or {}
-    return Plan(
-        at=next_version(past.newest),
-        version=fetched.ccusage.version_text,
-        cleanup_period_days=retention(settings, past),
-        feeds=before["feeds_imported"],
-        failed={},
-        tables={name: TableCount(0, 0, 0, rows) for name, (rows, _) in glance.items()},
-        held=before["held_reasons"],
-        total_tokens=before["total_tokens"],
-        total_cost=before["total_cost"],
-        unchanged_digest=digest,
-    )
-
-
-def next_version(*newest: datetime) -> datetime:
-    """The `updated_at` of a run: now, and newer than all that is stored."""
-    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
+    units = hash_units(fetched.answers, Ids(settings.hash_key), fingerprint(options))
+    fetched = fetched._replace(units=units, known=left.intersection(units.values()))
+    if fetched.known:
+        stored = importer.read_stored(*what_to_read(fetched.fresh))
+        stored.counts = {table: glance[table.name][0] for table in ALL_TABLES}
+    elif left:
+        stored = importer.read_stored()
+    return make_plan(settings, identity, past, stored, fetched)
 
 
 def make_plan(
@@ -3512,8 +3575,10 @@ def make_plan(
     )
     decisions = decide_all(records, reported, ids, policy)
     changes = find_changes(decisions, stored, policy.version_text)
-    days = {**records["daily"], **decisions["daily"].put}
-    kept = [day for key, day in days.items() if key not in decisions["daily"].drop]
+    total = usage_of({**records["daily"], **decisions["daily"].put})
+    if fetched.known and past.previous:  # of the days that were not read
+        before = Usage(past.previous["total_cost"], past.previous["total_tokens"])
+        total = Usage.of([total, before.less(usage_of(records["daily"]))])
     return Plan(
         at=next_version(past.newest, stored.newest),
         version=policy.version_text,
@@ -3522,12 +3587,57 @@ def make_plan(
         failed=failed,
         tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
         held=Counter(reason for d in decisions.values() for reason in d.held.values()),
-        total_tokens=sum(day.tokens.total for day in kept),
-        total_cost=math.fsum(day.cost for day in kept),
+        total_tokens=total.tokens,
+        total_cost=round(total.cost, 8),
         lowered=list(lowered_rows(decisions)),
         changes=changes,
         stored=stored,
+        settled=() if failed else settled_units(fetched.units, reported, decisions),
     )
+
+
+def usage_of(records: Records) -> Usage:
+    return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
+
+
+def what_to_read(units: Iterable[Unit]) -> tuple[list[str], list[str]]:
+    """The record types and record keys of stored rows that a change of these units is about."""
+    types, keys = [], []
+    for feed, _, key in units:
+        if feed == "blocks":
+            types.append("block")
+        elif feed == "monthly":
+            keys += [key, *(f"{key}-{day:02}" for day in range(1, 32))]
+        else:
+            keys.append(key)
+    if sum(map(len, keys)) > FIELD_LIMIT:
+        return list(RECORD_TYPES), []
+    return types, keys
+
+
+def settled_units(
+    units: Mapping[Unit, str],
+    reported: Mapping[tuple[str, str], Records],
+    decisions: Mapping[str, Decision],
+) -> set[str]:
+    """The hashes of the units of which nothing was held or left out."""
+    open_units = {
+        unit_of(feed, agent, record_key(record.key))
+        for (feed, agent), records in reported.items()
+        for record in records.values()
+        if record.id in decisions[feed].held or record.id not in decisions[feed].put
+    }
+    return {said for unit, said in units.items() if unit not in open_units}
+
+
+def retention(settings: Settings, past: Past) -> int:
+    """Days: the shortest that Claude Code ever kept transcripts here."""
+    return min(cleanup_period(settings.environment), past.cleanup_period_days)
+
+
+def next_version(*newest: datetime) -> datetime:
+    """The `updated_at` of a run: now, and newer than all that is stored."""
+    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
 
 
 def write_plan(importer: ClickHouseImporter, plan: Plan) -> None:
@@ -3565,7 +3675,6 @@ def history_row(identity: Identity, plan: Plan, started: datetime, hashed: bool)
         "held_reasons": dict(plan.held),
         "total_tokens": plan.total_tokens,
         "total_cost": plan.total_cost,
-        "unchanged_digest": plan.unchanged_digest,
         "started_at": started,
         "finished_at": datetime.now(UTC),
         "updated_at": plan.at,
@@ -3615,6 +3724,8 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 write_plan(importer, plan)
                 row = history_row(identity, plan, started, settings.hash_projects)
                 importer.record_run(row, plan.at)
+                left = fingerprint(_as_text(plan.at), importer.glance())
+                remember(settings.state_dir, left, plan.settled)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
@@ -3624,7 +3735,6 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
 
 def import_result(settings: Settings, identity: Identity, past: Past, plan: Plan) -> ImportResult:
     """What a run made of its plan, for the summary."""
-    before = past.previous
     return ImportResult(
         identity=identity,
         ccusage_version=plan.version,
@@ -3635,7 +3745,7 @@ def import_result(settings: Settings, identity: Identity, past: Past, plan: Plan
         lowered=plan.lowered,
         total_tokens=plan.total_tokens,
         total_cost=plan.total_cost,
-        previous=before and {name: before[name] for name in PREVIOUS[:3]},
+        previous=past.previous,
         hashed=settings.hash_projects,
         dry_run=settings.dry_run,
         allow_shrink=settings.allow_shrink,
@@ -3849,9 +3959,10 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         stats = read_statistics(settings, args.days, args.machine)
         publish(figures_report(stats, statistics_sections(stats)), args)
     else:
-        gc.set_threshold(100_000)  # rows are no garbage: to look for it took a fifth of the time
+        gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
             result = import_usage(settings, summary=not args.quiet)
+        gc.enable()
         if not args.quiet or args.output:
             publish(figures_report(result, import_sections(result)), args)
         return 3 if result.feeds_failed else 0

@@ -416,7 +416,7 @@ def test_a_report_that_fails_once_is_asked_for_again_after_a_pause(
     wanted = settings(tmp_path, CCUSAGE_COMMAND=write_stub(tmp_path, body))
     ccusage = find_ccusage(wanted)
     began = time.monotonic()
-    answer = fetch_feed(FEEDS[0], ccusage, "UTC", wanted, tmp_path).payload
+    answer = fetch_feed(FEEDS[0], ccusage, "UTC", wanted, tmp_path)
     assert time.monotonic() - began >= 0.3
     assert len(answer["daily"]) == 3
     assert len(calls(tmp_path)) == 2

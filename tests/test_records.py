@@ -36,7 +36,6 @@ from ccusage_importer import (
     decide_all,
     find_changes,
     parse_feed,
-    parse_unified,
     read_answer,
     stored_records,
 )
@@ -64,9 +63,8 @@ def parse(feed: Feed, payload: Any, ids: Ids = NAMES, zone: Any = UTC) -> list[R
     """The records of a report, from the bytes on."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
     answer = read_answer(feed, ["ccusage"], Answer(0, text, ""))
-    if feed is UNIFIED:
-        return [r for found in parse_unified(answer, ids, zone).values() for r in found.values()]
-    return list(parse_feed(feed, answer, ids, zone).values())
+    found = parse_feed(feed, answer, ids, zone)
+    return [record for records in found.values() for record in records.values()]
 
 
 # --- recorded reports ----------------------------------------------------------------------
