@@ -31,7 +31,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,6 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
 from itertools import takewhile
@@ -94,15 +92,14 @@ class LockError(ImporterError):
 # --- config -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
     host: str | None
     port: int
     protocol: str
     user: str
-    password: str = field(repr=False)
+    password: str
     database: str
     ca_cert: str | None
     verify: bool
@@ -113,9 +110,9 @@ class Settings:
     timezone: str | None
     jobs: int
     timeout: float
-    hash_key: str = field(repr=False)
+    hash_key: str
     state_dir: Path
-    environment: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str]
     agents: frozenset[str] = frozenset()  # empty: all
     hash_projects: bool = True
     allow_shrink: bool = False
@@ -163,6 +160,9 @@ class Settings:
         if self.host is None:
             return f"the embedded database {self.embedded_path}"
         return f"ClickHouse at {self.protocol}://{self.host}:{self.port}"
+
+    def __repr__(self) -> str:  # which nothing secret is in
+        return f"Settings({self.where}, user {self.user})"
 
 
 _BOOLEANS = ("true", "1", "yes", "on", "false", "0", "no", "off")
@@ -332,6 +332,8 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
 
 
 def host_name() -> str:
+    import socket
+
     return socket.gethostname().lower() or "localhost"
 
 
@@ -374,6 +376,11 @@ class Feed(NamedTuple):
     def label(self) -> str:
         """Its name, as people see it."""
         return self.name if self.agent == "claude" else f"{self.agent} {self.name}"
+
+    @property
+    def path(self) -> str:
+        """Its name in the places of what is wrong."""
+        return self.name if self.agent in ("claude", "other") else f"{self.agent}.{self.name}"
 
 
 FEEDS = (
@@ -640,8 +647,7 @@ class Share(NamedTuple):
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One row of a feed: checked, its private ids hashed, money rounded to 1e-8 dollars.
 
     `key` and `details` are its table's key and further columns; `version` is the ccusage
@@ -669,12 +675,14 @@ Records = dict[tuple[Any, ...], Record]
 DISPLAY = ("project_path", "session_id", "project_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(NamedTuple):
     """Names what is private: `key` is its identity in the tables, `shown` what people see."""
 
-    hash_key: str = field(repr=False)
+    hash_key: str
     hidden: bool = True
+
+    def __repr__(self) -> str:
+        return f"Ids(hidden={self.hidden})"
 
     def key(self, *parts: str) -> str:
         text = "\0".join(parts).encode()
@@ -686,13 +694,15 @@ class Ids:
         return self.key(name)[:8] if self.hidden else name
 
 
-@dataclass(slots=True)  # not frozen, nor its path joined unasked: there are 100,000 in a year
 class Node:
     """A JSON value and its place in the feed, for errors that name the place."""
 
-    value: Any
-    place: str | int
-    parent: Node | None = None
+    __slots__ = ("parent", "place", "value")  # there are 100,000 in a year
+
+    def __init__(self, value: Any, place: str | int, parent: Node | None = None) -> None:
+        self.value = value
+        self.place = place
+        self.parent = parent
 
     @property
     def path(self) -> str:
@@ -922,6 +932,10 @@ def _time(node: Node, name: str, zone: tzinfo, required: bool = False) -> dateti
     return node[name].instant_or_day(zone) if required or node.has(name) else None
 
 
+# Rows that are judged together: feed, agent, key.
+Unit = tuple[str, str, str]
+
+
 class Line(NamedTuple):
     """A row of a report: the feed whose table it fills, its key there as text, what it is of."""
 
@@ -931,6 +945,19 @@ class Line(NamedTuple):
     row: Node
     period: Node
     project: str = ""
+
+    @property
+    def unit(self) -> Unit:
+        return unit_of(self.feed, self.agent, self.key)
+
+    def hash(self, salt: str) -> str:
+        """Of all that it says, but for the rates of an active block, which differ each time."""
+        said = self.row.fields()
+        if self.feed == "blocks":
+            said = {**said, "burnRate": None, "projection": None}
+        # Version 2 of this format depends on nothing but the value.
+        text = marshal.dumps((salt, self.feed, self.agent, self.key, said), 2)
+        return hashlib.blake2b(text, digest_size=12).hexdigest()
 
     def record(self, ids: Ids, zone: tzinfo) -> Record:
         """Raises FeedError with the place of the first value that ccusage does not promise."""
@@ -946,16 +973,24 @@ class Line(NamedTuple):
         return _record(self.row, self.agent, key, project_id=ids.shown(self.project))
 
 
+def unit_of(feed: str, agent: str, key: str) -> Unit:
+    """A day belongs with its month, and all blocks belong together; else each row is alone."""
+    if feed == "blocks":
+        return feed, agent, ""
+    if feed in ("daily", "monthly"):
+        return "monthly", agent, key[:7]
+    return feed, agent, key
+
+
 def lines(feed: Feed, payload: Any, ids: Ids) -> Iterator[Line]:
     """The rows of a report, whatever its form."""
     if payload == []:
         return
     if feed is UNIFIED:
-        yield from _unified_lines(Node(payload, "agents"), ids)
+        yield from _unified_lines(Node(payload, feed.path), ids)
         return
     # Without data, ccusage 20 gives no projects, but the days.
-    prefix = "" if feed.agent == "claude" else f"{feed.agent}."
-    rows = Node(payload.get(feed.key, {}), prefix + feed.key)
+    rows = Node(payload.get(feed.key, {}), feed._replace(name=feed.key).path)
     if feed.name == "projects":
         for name in rows.names():
             project = ids.key(name)
@@ -984,64 +1019,37 @@ def _unified_lines(top: Node, ids: Ids) -> Iterator[Line]:
         yield Line("session", agent, ids.key(*_session_names(row, agent)), row, row)
 
 
-# Rows that are judged together: feed, agent, key.
-Unit = tuple[str, str, str]
+class FeedReport(NamedTuple):
+    """A report that adds up to its totals: its rows, and hashes of what they say, by unit."""
+
+    lines: list[Line]
+    hashes: dict[Unit, list[str]]
 
 
-def unit_of(feed: str, agent: str, key: str) -> Unit:
-    """A day belongs with its month, and all blocks belong together; else each row is alone."""
-    if feed == "blocks":
-        return feed, agent, ""
-    if feed in ("daily", "monthly"):
-        return "monthly", agent, key[:7]
-    return feed, agent, key
+def read_report(feed: Feed, payload: Any, ids: Ids, salt: str = "") -> FeedReport:
+    """Raises FeedError with the place of what is wrong with rows or totals."""
+    found = list(lines(feed, payload, ids))
+    check_totals(feed, payload, found)
+    hashes: dict[Unit, list[str]] = defaultdict(list)
+    for line in found:
+        hashes[line.unit].append(line.hash(salt))
+    return FeedReport(found, hashes)
 
 
-def hash_units(answers: Mapping[Feed, Any], ids: Ids, salt: str) -> dict[Unit, str]:
-    """A hash of all that the reports say of each unit, and of what `salt` tells."""
-    seed = hashlib.blake2b(salt.encode(), digest_size=12)
-    hashes: dict[Unit, Any] = defaultdict(seed.copy)
-    for feed, payload in answers.items():
-        if isinstance(payload, FeedError):
-            continue
-        with contextlib.suppress(FeedError, ValueError):  # parse_feed tells what is wrong
-            for line in lines(feed, payload, ids):
-                said = line.row.fields()
-                if line.feed == "blocks":  # its rates differ at every call
-                    said = {name: said[name] for name in said if name not in _RATES}
-                place = (line.feed, line.agent, line.key)
-                # Version 2 of this format depends on nothing but the value.
-                hashes[unit_of(*place)].update(marshal.dumps((place, said), 2))
-    return {unit: said.hexdigest() for unit, said in hashes.items()}
-
-
-_RATES = ("burnRate", "projection")
-
-
-def parse_feed(
-    feed: Feed, payload: Any, ids: Ids, zone: tzinfo, fresh: Container[Unit] | None = None
+def parse_report(
+    feed: Feed, report: FeedReport, ids: Ids, zone: tzinfo, known: Container[Unit] = ()
 ) -> dict[tuple[str, str], Records]:
-    """The records of a report by feed and agent: of the `fresh` units, else of all.
+    """The records of a report by feed and agent, but for the units that are `known`.
 
     Raises FeedError with the place of the first value that is not what ccusage promises.
     """
-    unified = feed is UNIFIED
-    found: dict[tuple[str, str], Records] = {} if unified else {(feed.name, feed.agent): {}}
-    counted: list[tuple[Tokens, float]] = []
-    for line in lines(feed, payload, ids):
-        found.setdefault((line.feed, line.agent), {})
-        record = None
-        if fresh is None or unit_of(line.feed, line.agent, line.key) in fresh:
+    found: dict[tuple[str, str], Records] = {(feed.name, feed.agent): {}}
+    for line in report.lines:
+        records = found.setdefault((line.feed, line.agent), {})
+        if line.unit not in known:
             record = line.record(ids, zone)
-            records = found[line.feed, line.agent]
             records[record.id] = _beside(records.get(record.id), record, line.row)
-        if line.feed == "daily" if unified else feed.name != "blocks":
-            said = (record.tokens, record.cost) if record else (_tokens(line.row), _cost(line.row))
-            counted.append(said)
-    # Without rows, ccusage 19 has null for the totals of other agents, and 15 to 18 nothing.
-    if counted or (feed.name != "blocks" and payload != [] and payload.get("totals") is not None):
-        prefix = "" if unified or feed.agent == "claude" else f"{feed.agent}."
-        check_totals(counted, Node(payload, prefix + feed.name)["totals"])
+    found.pop((UNIFIED.name, UNIFIED.agent), None)  # whose rows are of other feeds
     return found
 
 
@@ -1055,16 +1063,22 @@ def _beside(found: Record | None, record: Record, row: Node) -> Record:
     raise FeedError(f"{row.path}: {' '.join(map(str, (*record.key, *names)))} is repeated")
 
 
-def check_totals(rows: Sequence[tuple[Tokens, float]], totals: Node) -> None:
+def check_totals(feed: Feed, payload: Any, found: Sequence[Line]) -> None:
     """A feed must add up to its own totals: tokens exactly, cost but for float noise."""
-    expected, said = _tokens(totals), _cost(totals)
-    sums = [sum(tokens[i] for tokens, _ in rows) for i in range(len(Tokens._fields))]
-    for counter, got, total in zip(USAGE, sums, expected, strict=True):
+    # Those of all agents are of their days. Without rows, ccusage 19 has null for another
+    # agent's, and 15 to 18 have none.
+    rows = [line.row for line in found if feed is not UNIFIED or line.feed == "daily"]
+    if feed.name == "blocks" or payload == [] or not (rows or payload.get("totals")):
+        return
+    totals = Node(payload, feed.path)["totals"]
+    tokens = list(zip(_tokens(totals), *map(_tokens, rows), strict=True))
+    for counter, (total, *counts) in zip(USAGE, tokens, strict=True):
         # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
         noise = total * 1e-9 if total > 2**53 else 0
-        if abs(min(got, UINT64_MAX) - total) > noise:
+        if abs(min(sum(counts), UINT64_MAX) - total) > noise:
+            got = sum(counts)
             raise FeedError(f"{totals.path}.{counter}: {total}, but the rows add up to {got}")
-    cost = math.fsum(cost for _, cost in rows)
+    said, cost = _cost(totals), math.fsum(map(_cost, rows))
     if abs(cost - said) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said):
         raise FeedError(f"{totals.path}.totalCost: {said}, but the rows add up to {cost}")
 
@@ -1313,19 +1327,19 @@ RECREDITED = "messages copied from purged sessions were credited to them"
 RECUT = "their transcripts are gone and the rest is cut into other blocks"
 
 
-@dataclass(slots=True)
 class Decision:
     """What a feed makes of its table. `held`: rows kept, by reason; `lowered`: old and new."""
 
-    put: Records = field(default_factory=dict)
-    drop: set[Key] = field(default_factory=set)
-    held: dict[Key, str] = field(default_factory=dict)
-    lowered: list[tuple[Record, Record]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.put: Records = {}
+        self.drop: set[Key] = set()
+        self.held: dict[Key, str] = {}
+        self.lowered: list[tuple[Record, Record]] = []
 
     def hold(self, old: Record, new: Record, reason: str) -> None:
         shown = {name: new.details[name] for name in DISPLAY if name in new.details}
         self.held[old.id] = reason
-        self.put[old.id] = replace(old, details={**old.details, **shown})
+        self.put[old.id] = old._replace(details={**old.details, **shown})
 
     def accept(self, old: Record | None, new: Record) -> None:
         if old and shrinks(old, new):
@@ -1365,8 +1379,7 @@ def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
     summed = {name: _sum_shares(found) for name, found in shares.items()}
     whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
     taken = any(sign < 0 for sign, _ in parts)
-    return replace(
-        record,
+    return record._replace(
         tokens=whole.tokens,
         cost=whole.cost,
         models=record.models.union(*(other.models for other in others)),
@@ -1443,11 +1456,11 @@ def reduce_projects(decision: Decision, stored: Records, reported: Records) -> N
             rest = add(old, less=[alone])
             shares = {**rest.shares, **done}
             models = old.models - (old.shares.keys() - shares.keys())
-            left[key] = replace(rest, shares=shares, models=models, version=old.version)
+            left[key] = rest._replace(shares=shares, models=models, version=old.version)
             alone = add(alone, less=[old])
     for key, record in left.items():
         if any(record.tokens):
-            decision.put[key] = replace(record, version="")
+            decision.put[key] = record._replace(version="")
         else:
             decision.drop.add(key)
 
@@ -1564,7 +1577,7 @@ def hide_names(stored: Records, ids: Ids) -> Records:
         raw = names and ids.key(*(record.details[n] for n in DISPLAY if n in record.details))
         if raw == record.key[-1]:
             shown = {name: ids.shown(value) for name, value in names.items()}
-            hidden[record.id] = replace(record, details={**record.details, **shown})
+            hidden[record.id] = record._replace(details={**record.details, **shown})
     return hidden
 
 
@@ -2204,8 +2217,7 @@ class LastRun(NamedTuple):
     held: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
+class Statistics(NamedTuple):
     """What is stored: the object of `--stats --format json`.
 
     Costs are US dollars, days those of `scope.zone`, shares go from 0 to 1, null is unknown.
@@ -2407,8 +2419,7 @@ class Lowered(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportResult:
+class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
@@ -2689,8 +2700,6 @@ def plain(value: Any) -> Any:
     """A value as JSON has it: exact, times in ISO, null for what is no number."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
-    elif is_dataclass(value):
-        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -3190,7 +3199,7 @@ class Checkup:
         for name in ("ccusage", "bunx", "npx"):
             self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
-        settings = replace(self.settings, timeout=timeout, patience=timeout)
+        settings = self.settings._replace(timeout=timeout, patience=timeout)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
             fetched = background.submit(fetch_all, settings, zone).result()
@@ -3200,7 +3209,7 @@ class Checkup:
                 self.check_feed(feed, fetched, ZoneInfo(zone))
 
     def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
-        settings, only = self.settings, Fetched(fetched.ccusage, {feed: fetched.answers[feed]})
+        settings, only = self.settings, Fetched(fetched.ccusage, {feed: fetched.reports[feed]})
         ids = Ids(settings.hash_key)
         found, failed = parse_all(only, ids, zone, settings.agents, self.past.upgraded)
         with self.failing(feed.label, "update ccusage, or set CCUSAGE_COMMAND to another version"):
@@ -3331,18 +3340,42 @@ def check_report(checks: Sequence[Check]) -> Report:
 
 
 class Fetched(NamedTuple):
-    """What ccusage answered, and when: per report its JSON, or the FeedError why there is none."""
+    """What ccusage answered, and when: its reports, or the FeedErrors why there are none.
+
+    `units` are the hashes of what the reports say; `known` are those that are stored so.
+    """
 
     ccusage: Ccusage
-    answers: dict[Feed, Any]
+    reports: dict[Feed, FeedReport | FeedError]
     seconds: Mapping[Feed, float] = {}
     units: Mapping[Unit, str] = {}
-    known: frozenset[str] = frozenset()
+    known: Container[Unit] = ()
 
-    @property
-    def fresh(self) -> set[Unit]:
-        """The units whose hash is not known."""
-        return {unit for unit, said in self.units.items() if said not in self.known}
+
+def salt_of(settings: Settings, ccusage: Ccusage) -> str:
+    """What, besides a report, decides how it is stored."""
+    return fingerprint(
+        __version__,
+        ccusage.version,
+        key_fingerprint(settings.hash_key),
+        settings.hash_projects,
+        sorted(settings.agents),
+    )
+
+
+def fingerprint(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def fetch_report(
+    feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path
+) -> FeedReport | FeedError:
+    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
+    try:
+        payload = fetch_feed(feed, ccusage, zone, settings, home)
+        return read_report(feed, payload, ids, salt_of(settings, ccusage))
+    except FeedError as error:
+        return error
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
@@ -3356,7 +3389,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     if not feeds:
         raise FeedError(f"ccusage {ccusage.version_text} reports {known}: update it, or --agents")
     shown = [feed for feed in feeds if feed.agent == "claude"]
-    answers: dict[Feed, Any] = {}
+    reports: dict[Feed, FeedReport | FeedError] = {}
     seconds: dict[Feed, float] = {}
     with (
         tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
@@ -3366,39 +3399,37 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
         (home / "ccusage.json").write_text("{}")
         (home / "projects").mkdir()
         began = time.monotonic()
-        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
+        calls = {pool.submit(fetch_report, f, ccusage, zone, settings, home): f for f in feeds}
         for call in as_completed(calls):
-            feed, error = calls[call], call.exception()
-            if error and not isinstance(error, FeedError):
-                raise error
-            answers[feed] = error or call.result()
-            seconds[feed] = time.monotonic() - began
-            if feed in shown and not error:
-                done = sum(other in answers for other in shown)
+            feed = calls[call]
+            reports[feed], seconds[feed] = call.result(), time.monotonic() - began
+            if isinstance(reports[feed], FeedError):
+                continue
+            if feed in shown:
+                done = sum(other in reports for other in shown)
                 log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
-            elif not error:
+            else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, {feed: answers[feed] for feed in feeds}, seconds)
+    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
 
 
 def parse_all(
     fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str], upgraded: bool
 ) -> tuple[dict[tuple[str, str], Records], dict[str, str]]:
     """Records by feed and agent, and by report why there are none."""
-    fresh = fetched.fresh if fetched.known else None
     reported: dict[tuple[str, str], Records] = {}
     failed: dict[str, str] = {}
-    for feed in list(fetched.answers):
-        answer = fetched.answers.pop(feed)  # large: not kept while rows are built
+    for feed in list(fetched.reports):
+        report = fetched.reports.pop(feed)  # large: not kept while rows are built
         try:
-            if isinstance(answer, FeedError):
-                raise answer
+            if isinstance(report, FeedError):
+                raise report
             if upgraded and feed.name == "session" and fetched.ccusage.version < (19, 0, 0):
                 raise FeedError(
                     "session: the sessions of this machine were imported by ccusage 19 or newer, "
                     f"and {fetched.ccusage.version_text} counts them otherwise; update ccusage"
                 )
-            found = parse_feed(feed, answer, ids, zone, fresh)
+            found = parse_report(feed, report, ids, zone, fetched.known)
             if feed is UNIFIED:
                 wanted = {place for place in found if not agents or place[1] in agents}
                 found = {place: found[place] for place in wanted if place[1] != "claude"}
@@ -3490,12 +3521,7 @@ def remember(state_dir: Path, tables: str, units: Iterable[str]) -> None:
         _write_whole(state_dir / "imported.json", text)
 
 
-def fingerprint(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(NamedTuple):
     """What a run is going to write, and why; the totals of the machine's days after it.
 
     `settled` are hashes of the units that are stored as they were reported, once it is written.
@@ -3532,20 +3558,14 @@ def plan_import(
     left = recall(settings.state_dir, fingerprint(_as_text(past.newest), glance))
     stored = Stored() if left else importer.read_stored()
     fetched = fetching.result()
-    options = (
-        __version__,
-        fetched.ccusage.version,
-        key_fingerprint(settings.hash_key),
-        settings.hash_projects,
-        sorted(settings.agents),
-    )
-    units = hash_units(fetched.answers, Ids(settings.hash_key), fingerprint(options))
-    fetched = fetched._replace(units=units, known=left.intersection(units.values()))
-    if fetched.known:
-        stored = importer.read_stored(*what_to_read(fetched.fresh))
+    units = hash_units(fetched.reports)
+    known = {unit for unit, said in units.items() if said in left}
+    if known:
+        stored = importer.read_stored(*what_to_read(units.keys() - known))
         stored.counts = {table: glance[table.name][0] for table in ALL_TABLES}
     elif left:
         stored = importer.read_stored()
+    fetched = fetched._replace(units=units, known=known)
     return make_plan(settings, identity, past, stored, fetched)
 
 
@@ -3596,6 +3616,16 @@ def make_plan(
     )
 
 
+def hash_units(reports: Mapping[Feed, FeedReport | FeedError]) -> dict[Unit, str]:
+    """A hash of all that the reports say of each unit."""
+    hashes: dict[Unit, list[str]] = defaultdict(list)
+    for report in reports.values():
+        if isinstance(report, FeedReport):
+            for unit, said in report.hashes.items():
+                hashes[unit] += said
+    return {unit: said[0] if len(said) == 1 else fingerprint(said) for unit, said in hashes.items()}
+
+
 def usage_of(records: Records) -> Usage:
     return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
 
@@ -3621,13 +3651,13 @@ def settled_units(
     decisions: Mapping[str, Decision],
 ) -> set[str]:
     """The hashes of the units of which nothing was held or left out."""
-    open_units = {
+    unsettled = {
         unit_of(feed, agent, record_key(record.key))
         for (feed, agent), records in reported.items()
         for record in records.values()
         if record.id in decisions[feed].held or record.id not in decisions[feed].put
     }
-    return {said for unit, said in units.items() if unit not in open_units}
+    return {said for unit, said in units.items() if unit not in unsettled}
 
 
 def retention(settings: Settings, past: Past) -> int:
@@ -3730,7 +3760,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
             result = import_result(settings, identity, past, plan)
-            return replace(result, statistics=stored_now(importer, identity) if summary else None)
+            return result._replace(statistics=stored_now(importer, identity) if summary else None)
 
 
 def import_result(settings: Settings, identity: Identity, past: Past, plan: Plan) -> ImportResult:

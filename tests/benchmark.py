@@ -2,13 +2,17 @@
 
     uv run python tests/benchmark.py [--sizes S M L] [--runs 3] [--output FILE]
 
-Sizes: S 100 sessions in 60 days, M 1,500 in a year, L 20,000 in three years; the feeds are
-recorded, so that ccusage is not what is measured. Each line is the median of several runs of
-the real program in a process of its own. `unchanged once` follows an import that changed
-something, so it reads back what is stored; later ones glance at it. `naive` deletes and inserts
-every row each time, in the plain way: its `sql` has what client.insert() costs a process, which
-is to import pandas; `naive warm` is the same again in that process. What `naive` does, the
-program does in `read` and `upsert`; its own `sql` has the statements of all phases.
+Sizes: S 100 sessions in 60 days, M 1,500 in a year, L 20,000 in three years, of five models. Their
+feeds are recorded, so that ccusage is not what is measured; `real` has the true ccusage 20 on the
+transcripts of such a year. Each line is the median of several runs, each in a process of its own:
+
+- first: into an empty database; unchanged: nothing happened; hourly: today's rows grew
+- five feeds: what the import asks of ccusage, asked by nobody else, three at once
+- naive: deletes and inserts every row each time, in the plain way, from the same checked records.
+  Its process pays for what client.insert() imports, which is pandas; warm: once more in it
+
+`connect` has the schema check and the history; `read` what is read of the rows; `sql` all
+statements. Phases overlap: ccusage works while the program connects and reads.
 """
 
 from __future__ import annotations
@@ -18,23 +22,28 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import real_ccusage  # noqa: E402
 import recorded  # noqa: E402
+import transcripts  # noqa: E402
 from clickhouse_server import ClickHouseServer  # noqa: E402
-from transcripts import environment  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 SIZES = {"S": (100, 60), "M": (1_500, 365), "L": (20_000, 1_095)}
 PHASES = {
@@ -42,7 +51,7 @@ PHASES = {
     "fetch": ("fetch_all",),
     "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
     "read": ("ClickHouseImporter.glance", "ClickHouseImporter.read_stored"),
-    "difference": ("make_plan",),
+    "difference": ("hash_units", "make_plan"),
     "upsert": ("write_plan", "ClickHouseImporter.record_run"),
     "statistics": ("ClickHouseImporter.statistics",),
 }
@@ -67,33 +76,20 @@ def timed(owner: Any, name: str, spent: Result, phase: str) -> None:
     setattr(owner, name, wrapper)
 
 
-def counted(client_class: Any, spent: Result) -> None:
-    """Count statements, rows and bytes of a client's class, and the time they take."""
-    insert, command = client_class.raw_insert, client_class.command
+def counted(owner: Any, name: str, spent: Result, count: Callable[..., Result]) -> None:
+    """Add what `count` says of the arguments of `owner.name`."""
+    original = getattr(owner, name)
 
-    def raw_insert(self: Any, table: str, columns: Any, block: bytes, **kwargs: Any) -> Any:
-        spent["rows"] += block.count(b"\n") + 1
-        spent["kB"] += len(block) / 1000
-        return insert(self, table, columns, block, **kwargs)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        for what, number in count(*args).items():
+            spent[what] += number
+        return original(*args, **kwargs)
 
-    def counted_command(self: Any, sql: str, *args: Any, **kwargs: Any) -> Any:
-        spent["mutations"] += sql.startswith("DELETE")
-        return command(self, sql, *args, **kwargs)
-
-    client_class.raw_insert, client_class.command = raw_insert, counted_command
-    for name in ("query", "command", "raw_insert"):
-        timed(client_class, name, spent, "sql")
-        method = getattr(client_class, name)
-
-        def count(*args: Any, method: Callable[..., Any] = method, **kwargs: Any) -> Any:
-            spent["statements"] += 1
-            return method(*args, **kwargs)
-
-        setattr(client_class, name, count)
+    setattr(owner, name, wrapper)
 
 
 def measured_run(began: float, output: Path) -> int:
-    """Run the program's main with its phases timed."""
+    """Run the program's main with its phases timed, its statements, rows and bytes counted."""
     spent: Result = defaultdict(float)
     import ccusage_importer as program
 
@@ -101,66 +97,72 @@ def measured_run(began: float, output: Path) -> int:
     for phase, names in PHASES.items():
         for name in names:
             *owners, last = name.split(".")
-            owner = getattr(program, owners[0]) if owners else program
-            timed(owner, last, spent, phase)
-    from clickhouse_connect.driver.client import Client
-
-    subclass = "ChdbClient" if not os.environ.get("CH_HOST") else "HttpClient"
-    module = "_chdbclient" if subclass == "ChdbClient" else "httpclient"
-    __import__(f"clickhouse_connect.driver.{module}")
-    classes = [c for c in subclasses(Client) if c.__name__ == subclass]
-    counted(classes[0], spent)
+            timed(getattr(program, owners[0]) if owners else program, last, spent, phase)
+    insert = program.ClickHouseImporter
+    counted(insert, "_insert", spent, lambda _, __, ___, rows, ____: {"rows": len(rows)})
+    client = client_class()
+    for name in ("query", "command", "raw_insert"):
+        timed(client, name, spent, "sql")
+        counted(client, name, spent, lambda *_: {"statements": 1})
+    counted(client, "raw_insert", spent, lambda *args: {"kB": len(args[3]) / 1000})
+    counted(client, "command", spent, lambda _, sql, *__: {"mutations": sql.startswith("DELETE")})
     code = program.main([])
-    spent["total"] = time.time() - began
-    spent["MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    output.write_text(json.dumps(spent))
+    tell(spent, began, output)
     return code
 
 
-def naive_upsert(client: Any, feeds: recorded.Feeds) -> float:
-    """Delete all rows of the machine and insert all that the feeds hold, table by table."""
+def client_class() -> Any:
+    """The class of the client that the program is going to use."""
+    if os.environ.get("CH_HOST"):
+        from clickhouse_connect.driver.httpclient import HttpClient
+
+        return HttpClient
+    from clickhouse_connect.driver._chdbclient import ChdbClient
+
+    return ChdbClient
+
+
+def tell(spent: Result, began: float, output: Path) -> None:
+    spent["total"] = time.time() - began
+    spent["MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    output.write_text(json.dumps(spent))
+
+
+def naive_run(began: float, output: Path, feeds: Path) -> int:
+    """The naive upsert in a process of its own, and once more while that is warm."""
     import ccusage_importer as program
 
     rows: dict[Any, list[list[Any]]] = defaultdict(list)
     now = program.datetime.now(program.UTC)
     for feed in program.FEEDS:
-        table = program.TABLES[feed.name]
-        records = program.parse_feed(feed, feeds[feed.name], program.Ids(""), program.UTC)
-        for record in records.values():
+        said = json.loads((feeds / f"{feed.name}.json").read_text())
+        ids = program.Ids("")
+        report = program.read_report(feed, said, ids)
+        parsed = program.parse_report(feed, report, ids, program.UTC)
+        for record in parsed[feed.name, "claude"].values():
+            table = program.TABLES[feed.name]
             for place, key, row in program.build_rows(table, record, "20.0.24"):
                 rows[place].append(["naive", *key, *row.values, row.version, now, now, 0])
-    began = time.perf_counter()
-    for table, lines in rows.items():
-        client.command(f"DELETE FROM {table.name} WHERE machine_name = 'naive'")
-        columns = ["machine_name", "agent", *table.key, *table.columns, *program.SYSTEM_COLUMNS]
-        client.insert(table.name, lines, column_names=columns)
-    return time.perf_counter() - began
-
-
-def naive_run(feeds: Path, output: Path) -> int:
-    """The naive upsert in a process of its own, and once more while that is warm."""
-    import ccusage_importer as program
-
-    said = {
-        feed.name: json.loads((feeds / f"{feed.name}.json").read_text()) for feed in program.FEEDS
-    }
-    settings = program.Settings.from_env(os.environ)
-    with contextlib.closing(program.connect(settings)) as client:
-        spent = {"sql": naive_upsert(client, said), "warm": naive_upsert(client, said)}
-    output.write_text(json.dumps(spent))
+    spent: Result = {}
+    with contextlib.closing(program.connect(program.Settings.from_env(os.environ))) as client:
+        for name in ("sql", "warm"):
+            start = time.perf_counter()
+            for table, lines in rows.items():
+                columns = ["machine_name", "agent", *table.key, *table.columns]
+                client.command(f"DELETE FROM {table.name} WHERE machine_name = 'naive'")
+                names = [*columns, *program.SYSTEM_COLUMNS]
+                client.insert(table.name, lines, column_names=names)
+            spent[name] = time.perf_counter() - start
+            if name == "sql":
+                tell(spent, began, output)
+    output.write_text(json.dumps({**json.loads(output.read_text()), **spent}))
     return 0
-
-
-def subclasses(cls: type) -> Iterator[type]:
-    for sub in cls.__subclasses__():
-        yield sub
-        yield from subclasses(sub)
 
 
 # --- what is measured -------------------------------------------------------------------
 
 
-def import_once(env: dict[str, str], scratch: Path, naive: str = "") -> Result:
+def run_child(env: dict[str, str], scratch: Path, naive: str = "") -> Result:
     output = scratch / f"result-{time.monotonic_ns()}.json"
     child = ["--child", str(output), repr(time.time()), naive]
     argv = [sys.executable, str(HERE / "benchmark.py"), *child]
@@ -176,58 +178,40 @@ def median(results: list[Result]) -> Result:
     return defaultdict(float, medians)
 
 
-def five_feeds(env: dict[str, str]) -> float:
-    """The five reports alone, three at once."""
-    argvs = [["daily"], ["monthly"], ["session"], ["blocks"], ["daily", "--instances"]]
-    began = time.perf_counter()
-    with ThreadPoolExecutor(3) as pool:
-        command = env["CCUSAGE_COMMAND"]
-        list(
-            pool.map(
-                lambda argv: subprocess.run(
-                    [command, "claude", *argv, "--json"],
-                    env=env,
-                    check=True,
-                    stdout=subprocess.DEVNULL,
-                ),
-                argvs,
-            )
-        )
-    return time.perf_counter() - began
-
-
 class Lab:
-    """One size in a directory: two states of the feeds, an hour of work apart."""
+    """A machine in a directory, and what ccusage says to it hour after hour."""
 
-    def __init__(self, directory: Path, size: str) -> None:
+    def __init__(self, directory: Path, size: str, runs: int) -> None:
         self.directory = directory
+        self.runs = runs
+        self.hours = 0
         self.feeds = recorded.build_feeds(*SIZES[size])
-        self.command = recorded.write_command(directory / "before", self.feeds)
-        self.grown = recorded.write_command(directory / "after", recorded.grow(self.feeds))
-        self.env = environment(
-            directory,
-            CCUSAGE_COMMAND=str(self.command),
-            CH_EMBEDDED_PATH=str(directory / "db" / "clickhouse"),
-            MACHINE_NAME="bench",
+        self.command = recorded.write_command(directory / "bin", self.feeds)
+        self.env = transcripts.environment(
+            directory, CCUSAGE_COMMAND=str(self.command), MACHINE_NAME="bench"
         )
 
-    def measure(self, runs: int, **env: str) -> Iterator[tuple[str, Result]]:
-        """First import, unchanged imports, hourly changes."""
-        env = {**self.env, **env}
-        yield "first", median([import_once(env, self.directory)])
-        yield "unchanged once", median([import_once(env, self.directory)])
-        yield "unchanged", median([import_once(env, self.directory) for _ in range(runs)])
+    def work(self) -> None:
+        """An hour passes."""
+        self.hours += 1
+        recorded.write_command(self.directory / "bin", recorded.grow(self.feeds, self.hours))
+
+    def measure(self, **env: str) -> Iterator[tuple[str, Result]]:
+        first = []
+        for number in range(self.runs):
+            state = self.directory / f"state-{env.get('CH_HOST')}-{number}"
+            database = {"CH_EMBEDDED_PATH": str(state / "db"), "CCUSAGE_STATE_DIR": str(state)}
+            here = {**self.env, **env, **database, "CH_DATABASE": f"first{number}"}
+            first.append(run_child(here, self.directory))
+        yield "first", median(first)
+        yield "unchanged", median([run_child(here, self.directory) for _ in range(self.runs)])
         hourly = []
-        for number in range(runs):
-            recorded.write_command(
-                self.directory / "after", recorded.grow(self.feeds, 1000 * (number + 1))
-            )
-            hourly.append(import_once({**env, "CCUSAGE_COMMAND": str(self.grown)}, self.directory))
+        for _ in range(self.runs):
+            self.work()
+            hourly.append(run_child(here, self.directory))
         yield "hourly", median(hourly)
         feeds = str(self.command.parent)
-        naive = median([import_once(env, self.directory, feeds) for _ in range(runs + 1)][1:])
-        yield "naive", defaultdict(float, sql=naive["sql"])
-        yield "naive warm", defaultdict(float, sql=naive["warm"])
+        yield "naive", median([run_child(here, self.directory, feeds) for _ in range(self.runs)])
 
 
 # --- the table --------------------------------------------------------------------------
@@ -239,67 +223,153 @@ def show(label: str, result: Result) -> None:
     print(f"{label:<26}", *cells, *counts, sep="", flush=True)
 
 
+def show_ratios(where: str, found: dict[str, Result]) -> None:
+    naive, unchanged, first = found["naive"], found["unchanged"], found["first"]
+    sql = unchanged["read"] + unchanged["upsert"]
+    print(
+        f"    {where}: the SQL of an unchanged import takes {sql / naive['sql']:.2f} of the naive "
+        f"upsert's ({sql / naive['warm']:.2f} of a warm one's), a first import "
+        f"{first['total'] / naive['total']:.2f} of a naive one",
+        flush=True,
+    )
+
+
 def bench_size(size: str, runs: int, scratch: Path) -> dict[str, Result]:
-    lab = Lab(scratch / size, size)
-    results = {}
-    feeds = statistics.median(five_feeds(lab.env) for _ in range(runs))
-    show(f"{size} five feeds alone", defaultdict(float, total=feeds))
-    for name, result in lab.measure(runs):
-        results[f"{size} embedded {name}"] = result
-        show(f"{size} embedded {name}", result)
+    lab = Lab(scratch / size, size, runs)
+    results: dict[str, Result] = {}
     with ClickHouseServer(lab.directory / "server") as server:
-        state = {"CCUSAGE_STATE_DIR": str(lab.directory / "http-state")}
-        for name, result in lab.measure(runs, **server.env(), **state):
-            results[f"{size} http {name}"] = result
-            show(f"{size} http {name}", result)
-        for where in ("embedded", "http"):
-            unchanged = results[f"{size} {where} unchanged"]
-            cost = unchanged["read"] + unchanged["upsert"]
-            ratios = [cost / results[f"{size} {where} {n}"]["sql"] for n in ("naive", "naive warm")]
-            print(
-                "    {} unchanged, read + upsert: {:.2f} of naive, {:.2f} warm".format(
-                    where, *ratios
-                )
-            )
+        for where, env in (("embedded", {}), ("server", server.env())):
+            for name, result in lab.measure(**env):
+                results[f"{size} {where} {name}"] = result
+                show(f"{size} {where} {name}", result)
+            found = {name: results[f"{size} {where} {name}"] for name in ("first", "unchanged")}
+            show_ratios(where, {**found, "naive": results[f"{size} {where} naive"]})
         if size == "M":
+            state = str(lab.directory / f"state-{server.env()['CH_HOST']}-{runs - 1}")
+            there = {"CCUSAGE_STATE_DIR": state, "CH_DATABASE": f"first{runs - 1}"}
             server.latency(0.1)
-            recorded.write_command(lab.grown.parent, recorded.grow(lab.feeds, 10**6))
-            env = {**lab.env, **server.env(), **state, "CCUSAGE_COMMAND": str(lab.grown)}
-            results["M http hourly, 100 ms away"] = import_once(env, lab.directory)
-            show("M http hourly, 100 ms away", results["M http hourly, 100 ms away"])
+            lab.work()
+            away = run_child({**lab.env, **server.env(), **there}, lab.directory)
+            results["M server hourly, 100 ms away"] = away
+            show("M server hourly, 100 ms away", away)
     return results
+
+
+def bench_growth(results: dict[str, Result]) -> None:
+    """What an hourly change costs on much history, of what it costs on little."""
+    for where in ("embedded", "server"):
+        few, many = (results.get(f"{size} {where} hourly") for size in "SL")
+        if few and many:
+            # The feeds are read, too: three years of them are 28 MB.
+            costs = [r["difference"] + r["upsert"] + r["statistics"] for r in (few, many)]
+            whole = [r["total"] - r["read"] - r["fetch"] for r in (few, many)]
+            print(
+                f"    {where}: an hourly change on L costs {whole[1] / whole[0]:.1f} of one on S, "
+                f"the reading apart (difference, upsert, statistics: {costs[1] / costs[0]:.1f})"
+            )
+
+
+def bench_real(runs: int, scratch: Path) -> dict[str, Result]:
+    """The true ccusage 20 on a year of transcripts: what the program adds to its five feeds."""
+    directory = scratch / "real"
+    now = datetime.now(timezone.utc)
+    env = transcripts.environment(
+        directory,
+        CCUSAGE_COMMAND=" ".join(real_ccusage.command(real_ccusage.NEWEST)),
+        CCUSAGE_ARGS="--offline",
+        MACHINE_NAME="bench",
+    )
+    first_day = now.date() - timedelta(days=364)
+    what: Any = {"start": first_day, "days": 365, "sessions_per_day": 3, "until": now}
+    files = transcripts.populate(directory / "claude", **what)
+    print(f"    real: ccusage {real_ccusage.NEWEST} on {len(files):,} transcripts")
+    found: dict[str, list[Result]] = defaultdict(list)
+    for number in range(runs):
+        env["CCUSAGE_STATE_DIR"] = str(directory / f"state-{number}")
+        env["CH_EMBEDDED_PATH"] = str(directory / f"state-{number}" / "db")
+        for name in ("first", "unchanged", "hourly"):
+            if name == "hourly":
+                work(files[-1], number)
+            alone = five_feeds(env)
+            result = run_child(env, directory)
+            found[f"real embedded {name}"].append(result)
+            found["real five feeds"].append(defaultdict(float, total=alone))
+            found[f"added, {name}"].append({"seconds": result["total"] - alone})
+    results = {name: median(those) for name, those in found.items()}
+    for name in ("real five feeds", *(n for n in results if " embedded " in n)):
+        show(name, results[name])
+    added = (f"{results[f'added, {n}']['seconds']:.2f} s" for n in ("first", "unchanged", "hourly"))
+    print(f"    the program adds to the five feeds: {', '.join(added)}", flush=True)
+    return results
+
+
+def work(session: Path, number: int) -> None:
+    now = datetime.now(timezone.utc)
+    transcripts.grow(session, [transcripts.Message(now, input=number, message_id=f"msg-{number}")])
+
+
+def five_feeds(env: dict[str, str]) -> float:
+    """The five reports alone, three at once."""
+    argvs = [["daily"], ["monthly"], ["session"], ["blocks"], ["daily", "--instances"]]
+
+    def ask(argv: list[str]) -> None:
+        command = [*env["CCUSAGE_COMMAND"].split(), "claude", *argv, "--json", "--offline"]
+        subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(ask, argvs))
+    return time.perf_counter() - began
 
 
 def bench_fleet(scratch: Path, machines: int = 50, at_once: int = 8) -> dict[str, Result]:
     """Machines that each import an hourly change into one server, several at once."""
     feeds = recorded.build_feeds(100, 60)
-    command = recorded.write_command(scratch / "fleet" / "bin", feeds)
+    bin_ = scratch / "fleet" / "bin"
+    command = recorded.write_command(bin_, feeds)
     with ClickHouseServer(scratch / "fleet" / "server") as server:
 
         def run(number: int) -> Result:
             home = scratch / "fleet" / f"machine-{number}"
-            env = environment(home, CCUSAGE_COMMAND=str(command), MACHINE_NAME=f"m{number}")
-            return import_once({**env, **server.env()}, home)
+            env = transcripts.environment(
+                home, CCUSAGE_COMMAND=str(command), MACHINE_NAME=f"m{number}"
+            )
+            return run_child({**env, **server.env()}, home)
 
         results = {}
         with ThreadPoolExecutor(at_once) as pool:
-            for hour in ("first", "hour 1", "hour 2"):
+            for hour in range(5):
+                recorded.write_command(bin_, recorded.grow(feeds, hour))
                 began = time.perf_counter()
                 result = median(list(pool.map(run, range(machines))))
+                took = time.perf_counter() - began
                 parts = server.query("SELECT count() FROM system.parts WHERE active")[0][0]
-                label = f"fleet {hour}, parts {parts}"
+                label = f"fleet hour {hour}" if hour else "fleet first"
                 results[label] = result
                 show(label, result)
-                print(f"    {machines} imports in {time.perf_counter() - began:.1f} s")
-                recorded.write_command(
-                    scratch / "fleet" / "bin", recorded.grow(feeds, 1000 * len(results))
-                )
-        expected = recorded.grow(feeds, 2000)["daily"]["totals"]["totalTokens"]
+                print(f"    {machines} imports in {took:.1f} s, {parts} active parts", flush=True)
+        expected = recorded.grow(feeds, hour)["daily"]["totals"]["totalTokens"]
         found = server.query(
             "SELECT machine_name, sum(total_tokens) FROM ccusage_usage_daily GROUP BY 1"
         )
         exact = sum(tokens == expected for _, tokens in found)
         print(f"    {exact} of {machines} machines exact")
+    return results
+
+
+def bench_start(runs: int) -> dict[str, Result]:
+    """Seconds of CPU until the program has said its version or its help."""
+    results = {}
+    for option in ("--version", "--help"):
+        seconds = []
+        for _ in range(runs):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            argv = [sys.executable, str(HERE.parent / "ccusage_importer.py"), option]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        results[option] = {"cpu": statistics.median(seconds)}
+        print(f"    {option}: {results[option]['cpu']:.2f} s of CPU", flush=True)
     return results
 
 
@@ -314,13 +384,16 @@ def main() -> int:
     if args.child:
         output, began, feeds = args.child
         if feeds:
-            return naive_run(Path(feeds), Path(output))
+            return naive_run(float(began), Path(output), Path(feeds))
         return measured_run(float(began), Path(output))
     print(f"{'seconds, then counts':<26}", *(f"{name:>11}" for name in COLUMNS), sep="")
-    results: dict[str, Result] = {}
+    results: dict[str, Any] = bench_start(args.runs)
     with tempfile.TemporaryDirectory() as name:
         for size in args.sizes:
             results |= bench_size(size, args.runs, Path(name))
+            shutil.rmtree(Path(name) / size)
+        bench_growth(results)
+        results |= bench_real(args.runs, Path(name))
         if not args.no_fleet:
             results |= bench_fleet(Path(name))
     if args.output:

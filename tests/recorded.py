@@ -118,25 +118,26 @@ def build_feeds(
     }
 
 
-def grow(feeds: Feeds, tokens: int = 1000) -> Feeds:
-    """The same feeds after another hour of work: today's rows hold more."""
+def grow(feeds: Feeds, hours: int = 1, tokens: int = 1000) -> Feeds:
+    """The same feeds after some more hours of work: today's rows hold more."""
     grown: Feeds = json.loads(json.dumps(feeds))
+    session = grown["session"]["sessions"][0]
     rows = [
         grown["daily"]["daily"][-1],
         grown["monthly"]["monthly"][-1],
-        grown["session"]["sessions"][0],
+        session,
         next(iter(grown["projects"]["projects"].values()))[-1],
     ]
     for row in (*rows, *(grown[feed]["totals"] for feed in FEEDS if feed != "blocks")):
-        row["inputTokens"] += tokens
-        row["totalTokens"] += tokens
+        row["inputTokens"] += hours * tokens
+        row["totalTokens"] += hours * tokens
         for share in row.get("modelBreakdowns", ())[:1]:
-            share["inputTokens"] += tokens
-    moved = datetime.fromisoformat(rows[2]["lastActivity"][:-1]) + timedelta(hours=1)
-    rows[2]["lastActivity"] = _instant(moved)
+            share["inputTokens"] += hours * tokens
+    moved = datetime.fromisoformat(session["lastActivity"][:-1]) + timedelta(hours=hours)
+    session["lastActivity"] = _instant(moved)
     block = grown["blocks"]["blocks"][-1]
-    block["tokenCounts"]["inputTokens"] += tokens
-    block["totalTokens"] += tokens
+    block["tokenCounts"]["inputTokens"] += hours * tokens
+    block["totalTokens"] += hours * tokens
     return grown
 
 

@@ -57,7 +57,7 @@ def dotenv(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]
 
 def test_without_any_variable_the_defaults_hold(home: Path) -> None:
     settings = Settings.from_env({})
-    found = {name: getattr(settings, name) for name in settings.__slots__}
+    found = {name: getattr(settings, name) for name in settings._fields}
     assert found == {
         "host": None,
         "port": 8123,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -104,12 +103,12 @@ def session(
 def block(start: datetime, number: int, version: str = NEW, cost: float = 1.0) -> Record:
     made = record((start.isoformat(),), {OPUS: (number, cost)}, version)
     times = {"start_time": start, "end_time": start + timedelta(hours=5), "is_gap": False}
-    return replace(made, shares={}, details=times)
+    return made._replace(shares={}, details=times)
 
 
 def gap(start: datetime, end: datetime, version: str = NEW) -> Record:
     made = record((f"gap-{start.isoformat()}",), {}, version)
-    return replace(made, details={"start_time": start, "end_time": end, "is_gap": True})
+    return made._replace(details={"start_time": start, "end_time": end, "is_gap": True})
 
 
 def by_id(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
@@ -125,7 +124,7 @@ def policy(days: int | None = 29, version: str = NEW, **more: Any) -> Policy:
 def apply(stored: dict[Any, Record], decision: Decision, version: str = NEW) -> dict[Any, Record]:
     """What is stored afterwards: what is put without a version is of this run's."""
     written = {
-        key: one if one == stored.get(key) else replace(one, version=one.version or version)
+        key: one if one == stored.get(key) else one._replace(version=one.version or version)
         for key, one in decision.put.items()
     }
     return {key: one for key, one in {**stored, **written}.items() if key not in decision.drop}
@@ -134,8 +133,7 @@ def apply(stored: dict[Any, Record], decision: Decision, version: str = NEW) -> 
 def reported(*records: Record) -> dict[Any, Record]:
     """As a feed has them: of no version yet."""
     return by_id(
-        replace(
-            one,
+        one._replace(
             version="",
             shares={n: share._replace(version="") for n, share in one.shares.items()},
         )
@@ -274,7 +272,7 @@ def test_rows_that_a_feed_no_longer_mentions_stay(feed: str, allow: bool) -> Non
     how = policy(allow_shrink=allow)
     other = one_of(feed, date(2026, 4, 1), 5)
     if feed == "session":
-        other = replace(other, key=("other",))
+        other = other._replace(key=("other",))
     for said in ({}, reported(other)):
         assert apply(stored, decide(feed, stored, said, how)).items() >= stored.items()
 
@@ -316,9 +314,9 @@ def test_a_held_row_keeps_its_version_and_so_may_still_be_corrected_later() -> N
 
 def test_a_held_row_is_shown_as_the_run_shows_names() -> None:
     old = one_of("projects", OUT, 100)
-    new = replace(one_of("projects", OUT, 9), details={"project_id": "hidden"})
+    new = one_of("projects", OUT, 9)._replace(details={"project_id": "hidden"})
     decision = decide("projects", by_id([old]), reported(new), policy())
-    assert decision.put[old.id] == replace(old, details={"project_id": "hidden"})
+    assert decision.put[old.id] == old._replace(details={"project_id": "hidden"})
 
 
 @pytest.mark.parametrize("version", [NEW, OLD])
@@ -528,8 +526,8 @@ def test_with_allow_shrink_a_session_is_what_is_reported() -> None:
 
 
 def test_sessions_of_other_agents_may_have_no_date() -> None:
-    old = replace(session("s", 50, agent="opencode"), details={"last_activity": None})
-    new = replace(session("s", 90, agent="opencode"), details={"last_activity": None})
+    old = session("s", 50, agent="opencode")._replace(details={"last_activity": None})
+    new = session("s", 90, agent="opencode")._replace(details={"last_activity": None})
     assert held("session", old, new) is None
     assert held("session", new, old) == GONE
 

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import json
 import math
-from dataclasses import replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +34,9 @@ from ccusage_importer import (
     connect,
     decide_all,
     find_changes,
-    parse_feed,
+    parse_report,
     read_answer,
+    read_report,
     stored_records,
 )
 
@@ -63,7 +63,7 @@ def parse(feed: Feed, payload: Any, ids: Ids = NAMES, zone: Any = UTC) -> list[R
     """The records of a report, from the bytes on."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
     answer = read_answer(feed, ["ccusage"], Answer(0, text, ""))
-    found = parse_feed(feed, answer, ids, zone)
+    found = parse_report(feed, read_report(feed, answer, ids), ids, zone)
     return [record for records in found.values() for record in records.values()]
 
 
@@ -617,7 +617,7 @@ def importer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseImp
 def records_of(feeds: dict[str, Any], ids: Ids) -> dict[tuple[str, str], Any]:
     return {
         (feed.name, "claude"): {
-            r.id: replace(r, former=()) for r in parse(feed, feeds[feed.name], ids, BERLIN)
+            r.id: r._replace(former=()) for r in parse(feed, feeds[feed.name], ids, BERLIN)
         }
         for feed in FEEDS
     }
@@ -656,8 +656,7 @@ def as_reported(stored: Stored) -> dict[str, Any]:
     """What is stored, without what only rows know."""
     return {
         name: {
-            key: replace(
-                record,
+            key: record._replace(
                 version="",
                 shares={n: share._replace(version="") for n, share in record.shares.items()},
             )
