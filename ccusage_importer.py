@@ -1031,8 +1031,11 @@ def read_report(feed: Feed, payload: Any, ids: Ids, salt: str = "") -> FeedRepor
     found = list(lines(feed, payload, ids))
     check_totals(feed, payload, found)
     hashes: dict[Unit, list[str]] = defaultdict(list)
-    for line in found:
-        hashes[line.unit].append(line.hash(salt))
+    try:
+        for line in found:
+            hashes[line.unit].append(line.hash(salt))
+    except ValueError as error:  # nested too deeply
+        raise FeedError(f"{feed.path}: {error}") from error
     return FeedReport(found, hashes)
 
 
@@ -1611,9 +1614,15 @@ def decide_all(
 # --- store ------------------------------------------------------------------------------
 
 SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# The engine's two background threads would make a DELETE over many parts wait for seconds; to
-# compile a statement takes it longer than to read a few thousand rows.
-CHDB_OPTIONS = {"background_pool_size": 16, "compile_aggregate_expressions": 0}
+# A DELETE waits for the engine's background. By default that has two threads, too few for many
+# parts, and having found nothing to do once, as while a part is merged, it sleeps up to a second.
+# To compile a statement takes it longer than to read a few thousand rows.
+CHDB_OPTIONS = {
+    "background_pool_size": 16,
+    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
+    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
+    "compile_aggregate_expressions": 0,
+}
 
 UNKNOWN_DATABASE, READONLY = 81, 164
 CLICKHOUSE_REMEDIES = {
@@ -3370,6 +3379,7 @@ def fingerprint(*values: Any) -> str:
 def fetch_report(
     feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path
 ) -> FeedReport | FeedError:
+    """A report, read as soon as it is there, or why there is none."""
     ids = Ids(settings.hash_key, hidden=settings.hash_projects)
     try:
         payload = fetch_feed(feed, ccusage, zone, settings, home)
@@ -3505,7 +3515,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
 def recall(state_dir: Path, tables: str) -> frozenset[str]:
     """Hashes of the units that the last run left stored as they were reported (imported.json).
 
-    None where the tables are no longer as it left them, or the file is not there or unreadable:
+    Nothing where the tables are no longer as it left them, or the file is missing or unreadable:
     then everything is compared.
     """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

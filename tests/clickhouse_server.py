@@ -159,7 +159,13 @@ USERS_XML = """<clickhouse><profiles><default/></profiles><quotas><default/></qu
 <profile>default</profile><quota>default</quota><grants>{grants}</grants></default></users>
 </clickhouse>"""
 # chDB's two background threads would make a DELETE over many parts wait for seconds.
-CONFIG_XML = """<clickhouse><background_pool_size>16</background_pool_size>
+# As the program sets its own engine: no test waits for the background's sleep, which is random.
+CONFIG_XML = """<clickhouse>
+<background_pool_size>16</background_pool_size>
+<background_processing_pool_thread_sleep_seconds_if_nothing_to_do>
+0.01</background_processing_pool_thread_sleep_seconds_if_nothing_to_do>
+<background_processing_pool_task_sleep_seconds_when_no_work_random_part>
+0</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
 <users_config>{users}</users_config></clickhouse>"""
 FORGOT_PASSWORD = """
 

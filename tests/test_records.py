@@ -666,6 +666,16 @@ def as_reported(stored: Stored) -> dict[str, Any]:
     }
 
 
+def test_a_report_nested_beyond_reason_is_refused() -> None:
+    payload = recorded("20.0.24", "daily")
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    payload["daily"][0]["extra"] = deep
+    with pytest.raises(FeedError, match=r"daily: .*nested"):
+        read_report(BY_NAME["daily"], payload, NAMES)
+
+
 junk = st.one_of(
     st.none(),
     st.booleans(),
