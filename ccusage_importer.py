@@ -2418,6 +2418,10 @@ class TableCount(NamedTuple):
     removed: int
     unchanged: int
 
+    @property
+    def after(self) -> int:
+        return self.new + self.changed + self.unchanged
+
 
 class Lowered(NamedTuple):
     """A row that got smaller, named as people see it."""
@@ -3525,31 +3529,18 @@ def recall(state_dir: Path, tables: str) -> frozenset[str]:
     return frozenset()
 
 
-def remember(state_dir: Path, tables: str, units: Iterable[str]) -> None:
-    with contextlib.suppress(OSError):  # no harm: the next run compares everything
-        text = json.dumps({"tables": tables, "units": list(units)})
-        _write_whole(state_dir / "imported.json", text)
-
-
 class Plan(NamedTuple):
-    """What a run is going to write, and why; the totals of the machine's days after it.
+    """What a run is going to write, as of `at`, and what it says of that.
 
     `settled` are hashes of the units that are stored as they were reported, once it is written.
     """
 
     at: datetime
-    version: str
     cleanup_period_days: int
-    feeds: list[str]
-    failed: Mapping[str, str]
-    tables: Mapping[str, TableCount]
-    held: Mapping[str, int]
-    total_tokens: int
-    total_cost: float
-    lowered: Sequence[Lowered]
     changes: Changes
     stored: Stored
     settled: Collection[str]
+    result: ImportResult
 
     @property
     def rows(self) -> int:
@@ -3594,10 +3585,10 @@ def make_plan(
         log.error("%s", error)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
-    now, period = datetime.now(UTC), retention(settings, past)
+    period = retention(settings, past)
     policy = Policy(
         version=fetched.ccusage.version,
-        window_start=now - timedelta(days=min(period, 36_500) - 1) if period else None,
+        window_start=window_start(period),
         zone=zone,
         allow_shrink=settings.allow_shrink,
         seen_until=past.seen_until,
@@ -3605,24 +3596,29 @@ def make_plan(
     )
     decisions = decide_all(records, reported, ids, policy)
     changes = find_changes(decisions, stored, policy.version_text)
-    total = usage_of({**records["daily"], **decisions["daily"].put})
-    if fetched.known and past.previous:  # of the days that were not read
-        before = Usage(past.previous["total_cost"], past.previous["total_tokens"])
-        total = Usage.of([total, before.less(usage_of(records["daily"]))])
+    previous = past.previous if fetched.known else None
+    total = total_usage(previous, records["daily"], decisions["daily"].put)
     return Plan(
         at=next_version(past.newest, stored.newest),
-        version=policy.version_text,
         cleanup_period_days=period,
-        feeds=sorted({feed for feed, _ in reported}),
-        failed=failed,
-        tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
-        held=Counter(reason for d in decisions.values() for reason in d.held.values()),
-        total_tokens=total.tokens,
-        total_cost=round(total.cost, 8),
-        lowered=list(lowered_rows(decisions)),
         changes=changes,
         stored=stored,
         settled=() if failed else settled_units(fetched.units, reported, decisions),
+        result=ImportResult(
+            identity=identity,
+            ccusage_version=policy.version_text,
+            feeds_imported=sorted({feed for feed, _ in reported}),
+            feeds_failed=failed,
+            tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
+            held=Counter(reason for d in decisions.values() for reason in d.held.values()),
+            lowered=list(lowered_rows(decisions)),
+            total_tokens=total.tokens,
+            total_cost=round(total.cost, 8),
+            previous=past.previous,
+            hashed=settings.hash_projects,
+            dry_run=settings.dry_run,
+            allow_shrink=settings.allow_shrink,
+        ),
     )
 
 
@@ -3636,8 +3632,17 @@ def hash_units(reports: Mapping[Feed, FeedReport | FeedError]) -> dict[Unit, str
     return {unit: said[0] if len(said) == 1 else fingerprint(said) for unit, said in hashes.items()}
 
 
-def usage_of(records: Records) -> Usage:
-    return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
+def total_usage(previous: Mapping[str, Any] | None, days: Records, put: Records) -> Usage:
+    """Of the machine's days after a run: of all `days`, or where not all were read, as before."""
+
+    def usage(records: Records) -> Usage:
+        return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
+
+    after = usage({**days, **put})
+    if previous is None:
+        return after
+    before = Usage(previous["total_cost"], previous["total_tokens"])
+    return Usage.of([after, before.less(usage(days))])
 
 
 def what_to_read(units: Iterable[Unit]) -> tuple[list[str], list[str]]:
@@ -3675,6 +3680,11 @@ def retention(settings: Settings, past: Past) -> int:
     return min(cleanup_period(settings.environment), past.cleanup_period_days)
 
 
+def window_start(period: int) -> datetime | None:
+    """Since when transcripts surely exist, which are kept for so many days."""
+    return datetime.now(UTC) - timedelta(days=min(period, 36_500) - 1) if period else None
+
+
 def next_version(*newest: datetime) -> datetime:
     """The `updated_at` of a run: now, and newer than all that is stored."""
     return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
@@ -3692,33 +3702,50 @@ def write_plan(importer: ClickHouseImporter, plan: Plan) -> None:
         except StoreError as error:
             error.exit_code = 3 if written else 1
             raise
-    for reason, number in plan.held.items():
+    for reason, number in plan.result.held.items():
         log.debug("%d rows held: %s", number, reason)
 
 
-def history_row(identity: Identity, plan: Plan, started: datetime, hashed: bool) -> dict[str, Any]:
+def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
     """The row of ccusage_import_history for a run that wrote its plan."""
+    result = plan.result
     return {
-        **identity._asdict(),
-        "ccusage_version": plan.version,
+        **result.identity._asdict(),
+        "ccusage_version": result.ccusage_version,
         "importer_version": __version__,
         "cleanup_period_days": plan.cleanup_period_days,
-        "hashed_projects": int(hashed),
-        "feeds_imported": plan.feeds,
-        "feeds_failed": sorted(plan.failed),
+        "hashed_projects": int(result.hashed),
+        "feeds_imported": result.feeds_imported,
+        "feeds_failed": sorted(result.feeds_failed),
         "rows_inserted": plan.rows,
         "rows_deleted": sum(
             key in plan.stored[t] for t, rows in plan.changes.items() for key in rows
         ),
-        "rows_held": sum(plan.held.values()),
-        "rows_corrected": len(plan.lowered),
-        "held_reasons": dict(plan.held),
-        "total_tokens": plan.total_tokens,
-        "total_cost": plan.total_cost,
+        "rows_held": sum(result.held.values()),
+        "rows_corrected": len(result.lowered),
+        "held_reasons": dict(result.held),
+        "total_tokens": result.total_tokens,
+        "total_cost": result.total_cost,
         "started_at": started,
         "finished_at": datetime.now(UTC),
         "updated_at": plan.at,
     }
+
+
+def remember(importer: ClickHouseImporter, plan: Plan) -> None:
+    """What a run left, for the next one; where this fails, that compares everything.
+
+    So it does where other rows are there than were planned, as of an earlier run that was cut
+    off, whose INSERT arrived only now.
+    """
+    with contextlib.suppress(OSError, StoreError):
+        glance = importer.glance()
+        planned = {name: count.after for name, count in plan.result.tables.items()}
+        units = (
+            plan.settled if planned == {name: rows for name, (rows, _) in glance.items()} else ()
+        )
+        left = {"tables": fingerprint(_as_text(plan.at), glance), "units": list(units)}
+        _write_whole(importer.settings.state_dir / "imported.json", json.dumps(left))
 
 
 def other_installations(past: Past, identity: Identity) -> list[str]:
@@ -3762,34 +3789,13 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 if not recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan)
-                row = history_row(identity, plan, started, settings.hash_projects)
-                importer.record_run(row, plan.at)
-                left = fingerprint(_as_text(plan.at), importer.glance())
-                remember(settings.state_dir, left, plan.settled)
+                importer.record_run(history_row(plan, started), plan.at)
+                remember(importer, plan)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            result = import_result(settings, identity, past, plan)
-            return result._replace(statistics=stored_now(importer, identity) if summary else None)
-
-
-def import_result(settings: Settings, identity: Identity, past: Past, plan: Plan) -> ImportResult:
-    """What a run made of its plan, for the summary."""
-    return ImportResult(
-        identity=identity,
-        ccusage_version=plan.version,
-        feeds_imported=plan.feeds,
-        feeds_failed=plan.failed,
-        tables=plan.tables,
-        held=plan.held,
-        lowered=plan.lowered,
-        total_tokens=plan.total_tokens,
-        total_cost=plan.total_cost,
-        previous=past.previous,
-        hashed=settings.hash_projects,
-        dry_run=settings.dry_run,
-        allow_shrink=settings.allow_shrink,
-    )
+            statistics = stored_now(importer, identity) if summary else None
+            return plan.result._replace(statistics=statistics)
 
 
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
@@ -4002,6 +4008,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
             result = import_usage(settings, summary=not args.quiet)
+        gc.freeze()  # nor is what is left, when the process ends
         gc.enable()
         if not args.quiet or args.output:
             publish(figures_report(result, import_sections(result)), args)

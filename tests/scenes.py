@@ -236,6 +236,21 @@ def first_import(tmp_path: Path, database: Database) -> Scene:
     return scene
 
 
+def an_hour(tmp_path: Path, database: Database) -> Scene:
+    """An hour's work: a session goes on, another begins. Only that is read and compared."""
+    machine = Machine(tmp_path, database=database)
+    machine.populate(days=5)
+    machine.imports()
+    path = max((machine.claude / "projects").glob("*/*.jsonl"), key=lambda path: path.name)
+    late = datetime(2025, 9, 24, 23, tzinfo=timezone.utc)
+    transcripts.grow(path, [Message(late)])
+    transcripts.write_session(machine.claude, "-new", "new", [Message(late, model="claude-new-1")])
+    scene = Scene(machine)
+    assert_same(scene.after, machine.expected())
+    assert (machine.state / "imported.json").exists()
+    return scene
+
+
 def upgrade(tmp_path: Path, database: Database) -> Scene:
     """From ccusage 18 to 20: the rows of projects make room for their sessions'."""
     machine = Machine(tmp_path, version="18.0.11", database=database)

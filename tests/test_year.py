@@ -105,8 +105,8 @@ def without_gaps(tables: Tables) -> Tables:
 @pytest.mark.parametrize(
     ("version", "retention", "every", "resumed"),
     [
-        ("20.0.24", 7, 2.8, True),
-        ("20.0.24", 30, 2.9, True),
+        ("20.0.24", 7, 3.7, True),
+        ("20.0.24", 30, 5.9, True),
         ("19.0.3", 30, 9.7, False),
         ("19.0.3", 7, 5.3, False),
     ],
