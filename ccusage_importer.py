@@ -3741,9 +3741,8 @@ def remember(importer: ClickHouseImporter, plan: Plan) -> None:
     with contextlib.suppress(OSError, StoreError):
         glance = importer.glance()
         planned = {name: count.after for name, count in plan.result.tables.items()}
-        units = (
-            plan.settled if planned == {name: rows for name, (rows, _) in glance.items()} else ()
-        )
+        found = {name: rows for name, (rows, _) in glance.items()}
+        units = plan.settled if found == planned else ()
         left = {"tables": fingerprint(_as_text(plan.at), glance), "units": list(units)}
         _write_whole(importer.settings.state_dir / "imported.json", json.dumps(left))
 
