@@ -3532,7 +3532,8 @@ def recall(state_dir: Path, tables: str) -> frozenset[str]:
 class Plan(NamedTuple):
     """What a run is going to write, as of `at`, and what it says of that.
 
-    `settled` are hashes of the units that are stored as they were reported, once it is written.
+    `settled` are hashes of the units that are stored as they were reported, once it is written;
+    `glance` is of the rows before.
     """
 
     at: datetime
@@ -3541,6 +3542,7 @@ class Plan(NamedTuple):
     stored: Stored
     settled: Collection[str]
     result: ImportResult
+    glance: Mapping[str, tuple[int, int]] = {}
 
     @property
     def rows(self) -> int:
@@ -3567,7 +3569,7 @@ def plan_import(
     elif left:
         stored = importer.read_stored()
     fetched = fetched._replace(units=units, known=known)
-    return make_plan(settings, identity, past, stored, fetched)
+    return make_plan(settings, identity, past, stored, fetched)._replace(glance=glance)
 
 
 def make_plan(
@@ -3739,7 +3741,7 @@ def remember(importer: ClickHouseImporter, plan: Plan) -> None:
     off, whose INSERT arrived only now.
     """
     with contextlib.suppress(OSError, StoreError):
-        glance = importer.glance()
+        glance = importer.glance() if plan.rows else plan.glance
         planned = {name: count.after for name, count in plan.result.tables.items()}
         found = {name: rows for name, (rows, _) in glance.items()}
         units = plan.settled if found == planned else ()
