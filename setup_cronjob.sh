@@ -38,7 +38,7 @@ main() {
     # What cannot be read is never replaced.
     LC_ALL=C crontab -l >"$scratch/old" 2>"$scratch/error" ||
         grep -q 'no crontab for' "$scratch/error" || abort 1 "crontab -l failed: $(<"$scratch/error")"
-    LC_ALL=C grep -av "$entry" "$scratch/old" >"$scratch/new" || (($? == 1)) # no line is left
+    LC_ALL=C grep -av "$entry" "$scratch/old" >"$scratch/new" || (($? == 1)) # 1: no line is left
     if [[ $action != remove ]]; then
         find_python
         [[ $action == print ]] || check || [[ $force ]] ||
@@ -91,7 +91,6 @@ present_schedule() {
 settings() {
     "${python[@]}" - "$1" "$here" "${python[@]}" <<'PYTHON'
 import contextlib, io, os, pwd, re, shlex, shutil, sys
-
 action, here, *python = sys.argv[1:]
 sys.path.insert(0, here)
 import ccusage_importer as importer, dotenv
@@ -122,9 +121,10 @@ def wanted(env):  # what .env must say, so that cron does as `env` does
 def line(name, value):  # as python-dotenv reads it
     quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     for form in (value,) if shlex.quote(value) == value else (quoted, value):
-        text = f"{name}={form}\nEND='.'\n"
-        if dotenv.dotenv_values(stream=io.StringIO(text), interpolate=False) == {name: value, "END": "."}:
-            return f"{name}={form}\n"
+        text = f"{name}={form}\n"
+        read = dotenv.dotenv_values(stream=io.StringIO(text + "END='.'\n"), interpolate=False)
+        if read == {name: value, "END": "."}:
+            return text
     sys.exit(f"{name}: its value cannot be written to .env")
 
 def word(text):  # for sh, in a crontab: every cron reads \% as %, but \\ each in its own way
@@ -137,14 +137,15 @@ if action == "install" and os.path.exists(file):
     for name in sorted(dict(now.items() ^ then.items())):
         print(f"warning: {file} does not say of {name} what your environment says", file=sys.stderr)
 elif action == "install":
-    lines = [line(*item) for item in sorted(now.items())]
+    lines = ["# Written by setup_cronjob.sh. .env.example explains the names.\n"]
+    lines += [line(*item) for item in sorted(now.items())]
     with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as new:
-        new.writelines(["# Written by setup_cronjob.sh. .env.example explains the names.\n", *lines])
+        new.writelines(lines)
 
-tools = ("ccusage", "node", "bun", "uv")
+tools = ("ccusage", "node", "bun", "uv")  # which cron's own PATH hardly leads to
 paths = [p for p in env["PATH"].split(":") if any(shutil.which(tool, path=p) for tool in tools)]
 paths = dict.fromkeys([*map(os.path.abspath, paths), "/usr/local/bin", "/usr/bin", "/bin"])
-words = [f"PATH={word(':'.join(paths))}", *map(word, [*python, f"{here}/ccusage_importer.py", "--quiet"])]
+words = [f"PATH={word(':'.join(paths))}", *map(word, python), word(f"{here}/ccusage_importer.py"), "--quiet"]
 if env["HOME"] != pwd.getpwuid(os.getuid()).pw_dir:
     words.insert(0, f"HOME={word(env['HOME'])}")
 print(*words)

@@ -30,7 +30,8 @@ main() {
     url="$(setting CH_PROTOCOL "$protocol")://$host:$port" database=$(setting CH_DATABASE default)
     if query server '' && query authentication 'SELECT currentUser()' &&
         query database 'SELECT currentDatabase()' "$database"; then
-        for name in {usage_{daily,monthly,sessions,blocks,projects_daily},model{_breakdowns,s_used}}' FINAL' \
+        for name in usage_{daily,monthly,sessions,blocks,projects_daily}' FINAL' \
+            model{_breakdowns,s_used}' FINAL' \
             v_{daily_summary,session_summary,model_performance,monthly_trends,active_blocks}; do
             query "ccusage_${name% *}" "SELECT count() || ' rows' FROM ccusage_$name" "$database" || :
         done
@@ -94,10 +95,9 @@ option() {
 }
 
 last_imports() {
-    local ages hours name machine good seen=''
+    local hours name machine good seen=''
     machine=$(setting MACHINE_NAME "$(hostname | tr '[:upper:]' '[:lower:]')")
-    local sql="SELECT dateDiff('hour', max(finished_at), now()), machine_name FROM"
-    ages=$(ask "$sql ccusage_import_history GROUP BY machine_name ORDER BY ALL FORMAT TSVRaw" "$database") || ages=''
+    local sql="SELECT dateDiff('hour', max(finished_at), now()), machine_name"
     while IFS=$'\t' read -r hours name && [[ $name ]]; do
         good="$name: $hours hours ago"
         if [[ $name == "$machine" ]]; then
@@ -105,17 +105,19 @@ last_imports() {
             ((hours <= 24)) || good=''
         fi
         result 'last import' "$good" "$seen"
-    done <<<"$ages"
+    done < <(ask "$sql FROM ccusage_import_history GROUP BY 2 ORDER BY ALL FORMAT TSVRaw" "$database")
     [[ $seen ]] || result 'last import' '' "$machine: none; run $here/ccusage_importer.py"
 }
 
 this_machine() {
-    local command candidates=(ccusage bunx npx) entry='^[[:space:]]*[^#[:space:]].* # ccusage-import$'
+    local command candidates=(ccusage bunx npx)
     command=$(setting CCUSAGE_COMMAND | xargs printf '%s\n' | head -n 1) || command='broken quotes'
     [[ ! $command ]] || candidates=("$command")
     result ccusage "$(type -P "${candidates[@]}" | head -n 1)" "not found: ${candidates[*]}"
 
-    result cron "$(LC_ALL=C crontab -l 2>/dev/null | grep -a "$entry")" "no entry; run $here/setup_cronjob.sh"
+    local entry='^[[:space:]]*[^#[:space:]].* # ccusage-import$'
+    entry=$(LC_ALL=C crontab -l 2>/dev/null | grep -a "$entry") || entry=''
+    result cron "$entry" "no entry; run $here/setup_cronjob.sh"
 
     local file=$here/.env mode good='' bad="$here/.env: none; run $here/setup_cronjob.sh"
     if mode=$(ls -ldL "$file" 2>/dev/null); then
