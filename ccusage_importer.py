@@ -1718,6 +1718,8 @@ def _embedded(path: Path, database: str) -> Client:
     before = Path.cwd()
     if Path("config.xml").exists():  # the engine would obey it
         os.chdir(path.parent)
+    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
+    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
     try:
         return clickhouse_connect.get_client(
             interface="chdb",
@@ -1735,6 +1737,8 @@ def _embedded(path: Path, database: str) -> Client:
         ) from error
     finally:
         os.chdir(before)
+        if arrow is None:
+            del sys.modules["pyarrow"]
 
 
 def schema_statements() -> list[str]:
