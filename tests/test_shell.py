@@ -159,6 +159,14 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     assert "UNKNOWN_TABLE" in project.verify(code=1)["ccusage_v_daily_summary"][1]
 
 
+def test_the_ccusage_that_is_found_is_a_program_on_path(project: Project) -> None:
+    project.machine.env["CCUSAGE_COMMAND"] = ""
+    ccusage = project.crontab.folder / "ccusage"
+    ccusage.write_text("#!/bin/sh\n")
+    ccusage.chmod(0o755)
+    assert project.verify(code=1)["ccusage"] == ("ok", str(ccusage))
+
+
 def test_an_old_import_of_this_machine_fails_and_one_of_another_does_not(project: Project) -> None:
     project.machine.imports()
     project.setup()
