@@ -49,7 +49,7 @@ from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
-    from rich.console import RenderableType
+    from rich.table import Table as Grid
 
 __version__ = "1.0.0"
 
@@ -1787,77 +1787,48 @@ _RUNS = (
     "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
 )
 _MILLISECONDS = "toUnixTimestamp64Milli"
-# What statistics are made of. All in one form, so that one statement can ask for all: lists of
-# texts, of whole numbers, of other numbers; and where they are from.
+# What statistics are made of. All in one form, so that one statement can ask for all: texts,
+# whole numbers, other numbers.
 FIGURES = {
-    "days": (
-        "toString(date)",
-        "sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens), "
-        "sum(cache_read_tokens)",
-        "sum(total_cost)",
-        f"ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date",
-    ),
-    "machines": (
-        "machine_name, agent",
-        "sum(total_tokens)",
-        "sum(total_cost)",
-        f"ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent",
-    ),
-    "models": (
-        "model_name, agent",
-        "sum(total_tokens), sumIf(total_tokens, cost = 0)",
-        "sum(cost)",
-        f"ccusage_model_breakdowns FINAL WHERE record_type = 'daily' AND {_SCOPE} "
-        "AND record_key >= toString({since:Date32}) GROUP BY model_name, agent",
-    ),
-    "projects": (
-        "argMax(project_id, updated_at), agent, project_key",
-        "sum(total_tokens)",
-        "sum(total_cost)",
-        f"ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent",
-    ),
-    "sessions": (
-        f"argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))",
-        "count(), ifNull(max(duration_minutes), 0)",
-        "sum(total_cost), max(total_cost)",
-        f"ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity, "
-        "{zone:String}), toDate32('1900-01-01')) >= {since:Date32} HAVING count() > 0",
-    ),
-    "blocks": (
-        "machine_name",
-        f"{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens",
-        "cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)",
-        f"ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE} "
-        "AND start_time <= {now:DateTime64(3, 'UTC')} AND end_time > {now:DateTime64(3, 'UTC')}",
-    ),
-    "hours": (
-        "",
-        "toHour(start_time, {zone:String}) AS hour, sum(total_tokens)",
-        "",
-        f"ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE} "
-        "AND toDate32(start_time, {zone:String}) >= {since:Date32} GROUP BY hour",
-    ),
-    "runs": (
-        "machine_name, argMax(ccusage_version, updated_at)",
-        f"{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)), "
-        "argMax(total_tokens, updated_at), argMin(total_tokens, updated_at), "
-        "argMax(hashed_projects, updated_at)",
-        "argMax(total_cost, updated_at), argMin(total_cost, updated_at)",
-        f"{_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC",
-    ),
-    "held": (
-        "machine_name, held.1",
-        "held.2",
-        "",
-        f"{_RUNS % 1} ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held",
-    ),
-    "imported": (
-        "toString(toDate32(started_at, {zone:String}) AS day)",
-        "max(cleanup_period_days)",
-        "",
-        f"ccusage_import_history WHERE has(feeds_imported, 'daily') AND {_MACHINE} "
-        "AND toDate32(started_at, {zone:String}) >= {year:Date32} GROUP BY day",
-    ),
+    "days": f"""([toString(date)],
+        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
+        sum(cache_read_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
+    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
+    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
+        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
+        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
+        GROUP BY model_name, agent""",
+    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
+        [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
+    "sessions": f"""(
+        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
+        [count(), ifNull(max(duration_minutes), 0)], [sum(total_cost), max(total_cost)]) AS row
+        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
+        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
+    "blocks": f"""([machine_name],
+        [{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens],
+        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
+        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
+        AND {{now:DateTime64(3, 'UTC')}} >= start_time AND {{now:DateTime64(3, 'UTC')}} < end_time
+        """,
+    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
+        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
+        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
+    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
+        [{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)),
+        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
+        argMax(hashed_projects, updated_at)],
+        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
+        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
+    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
+        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
+    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
+        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
+        WHERE has(feeds_imported, 'daily') AND {_MACHINE}
+        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
 }
 
 FigureRow = tuple[list[str], list[int], list[float]]
@@ -1865,12 +1836,8 @@ Figures = dict[str, list[FigureRow]]
 
 
 def _figure_sql(name: str) -> str:
-    texts, counts, numbers, source = FIGURES[name]
-    return (
-        f"SELECT '{name}' AS figure, CAST([{texts}] AS Array(String)) AS texts, "  # noqa: S608
-        f"CAST([{counts}] AS Array(UInt64)) AS counts, "
-        f"CAST([{numbers}] AS Array(Float64)) AS numbers FROM {source}"
-    )
+    row = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
+    return f"SELECT '{name}' AS figure, {row} FROM (SELECT {FIGURES[name]})"  # noqa: S608
 
 
 class Past(NamedTuple):
@@ -2069,7 +2036,7 @@ class ClickHouseImporter:
         """What is stored, in one statement."""
         figures: Figures = {name: [] for name in FIGURES}
         if not self.empty:
-            for name, *row in self.query(
+            for name, row in self.query(
                 " UNION ALL ".join(map(_figure_sql, FIGURES)),
                 machine=scope.machine,
                 agents=list(scope.agents),
@@ -2078,7 +2045,7 @@ class ClickHouseImporter:
                 zone=scope.zone,
                 now=_as_text(scope.now),
             ):
-                figures[name].append(tuple(row))
+                figures[name].append(row)
         return summarise(figures, scope)
 
     def zones(self) -> dict[str, str]:
@@ -2768,58 +2735,60 @@ def printable(text: str) -> str:
 
 
 def render_table(report: Report, width: int, *, colour: bool) -> str:
+    """Sections below each other; on a wide terminal, those with shares on the right."""
     from rich.console import Console, Group
-    from rich.table import Table as Grid
+    from rich.table import Column, Table
 
     file = io.StringIO()
     console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
     shades = bool(console.color_system) and not console.no_color
     shown = [section for section in report.sections if section.rows or section.drawing]
-    half, right = (width - 4) // 2, [section for section in shown if section.shares]
-    if 140 <= width < WIDE and right and all(draw(section, half)[1] <= half for section in shown):
-        left = [section for section in shown if not section.shares and not section.drawing]
-        columns = (Group(*(draw(section, half)[0] for section in part)) for part in (left, right))
-        grid = Grid.grid(padding=(0, 4, 0, 0), pad_edge=False)
-        grid.add_column(width=half)
-        grid.add_column(width=half)
-        grid.add_row(*columns)
-        console.print(grid, width=width)
-        shown = [section for section in shown if section.drawing]
+    half = (width - 4) // 2
+    if width >= 140 and any(section.shares for section in shown):
+        halves = [(section, draw(section, half)) for section in shown]
+        if all(console.measure(grid).maximum <= half for _, grid in halves):
+            left = (grid for section, grid in halves if not section.shares and section.rows)
+            right = (grid for section, grid in halves if section.shares)
+            both = Table.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
+            both.add_row(Group(*left), Group(*right))
+            console.print(both)
+            shown = [section for section in shown if section.drawing]
     for section in shown:
-        drawn, wide = draw(section, width, shades=shades)
-        console.print(drawn, width=wide)
+        console.print(draw(section, width, shades=shades))
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> tuple[RenderableType, int]:
-    """A section for a width, and the width that it needs: numbers are never cut."""
-    from rich.padding import Padding
-    from rich.table import Table as Grid
+def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
+    """A section and an empty line. It is wider than that where its numbers are: none is cut."""
+    from rich.table import Table
     from rich.text import Text
 
+    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    grid.show_header = bool(section.header)
     if section.drawing:
         colours = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
         marks = (
             ("■" if char in SHADES[1:] else char, colours[char]) if char in colours else char
             for char in "\n".join(section.drawing)
         )
-        return Padding(Text.assemble(*marks), (0, 0, 1, 0)), max(map(len, section.drawing))
+        grid.add_column(width=max(map(len, section.drawing)))
+        grid.add_row(Text.assemble(*marks))
+        grid.add_row()
+        return grid
     columns, widths = lay_out(section, width)
-    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    grid.show_header = bool(section.header)
     for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
         number = index > 0 and is_number(cells)
         grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-        if section.shares and index == 0:
-            grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
+    if section.shares:
+        grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
     for row in list(zip(*columns, strict=True))[1:]:
         styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
         texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
         if not section.header:
             texts[0].style = "bold"
         grid.add_row(*texts)
-    total = sum(widths) + 2 * len(widths) - 2
-    return Padding(grid, (0, 0, 1, 0), expand=False), max(total, 1)
+    grid.add_row()
+    return grid
 
 
 def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
@@ -2829,18 +2798,17 @@ def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[i
     columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
     if section.shares:
+        widths[0] = max(widths[0], 12)
         room = width - sum(2 + wide for wide in widths[1:])
         names = max(width // 3, min(40, room - 12, widths[0]))
         bar = room - names - 2
-        widths[0] = names if bar >= 10 else max(min(room, widths[0]), 12)
         if bar >= 10:
             bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
             columns.insert(1, ("", *bars))
-            widths.insert(1, bar)
-        return columns, widths
+            widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
     for index in sorted(range(len(widths)), key=lambda index: -widths[index]):
-        if excess > 0 and not (index and is_number(columns[index][1:])):
+        if not (index and is_number(columns[index][1:])):
             cut = max(min(excess, widths[index] - 12), 0)
             widths[index] -= cut
             excess -= cut
