@@ -2114,7 +2114,7 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage]) -> Usage:
+    def of(cls, usages: Iterable[Usage | Part]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
 
@@ -2237,17 +2237,18 @@ class Statistics(NamedTuple):
 
 def summarise(figures: Figures, scope: Scope) -> Statistics:
     """Statistics of the rows of FIGURES."""
-    counts = {date.fromisoformat(day): numbers for (day,), numbers, _ in figures["days"]}
     days = {date.fromisoformat(day): Usage(cost, n[0]) for (day,), n, (cost,) in figures["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(counts[day][place] for day in inside) for place in (1, 2))
+    since = scope.since.isoformat()
+    counts = [counts for (day,), counts, _ in figures["days"] if day >= since]
+    given, cached = (sum(numbers[place] for numbers in counts) for place in (1, 2))
     past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(past, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    hours = Counter({hour: tokens for _, (hour, tokens), _ in figures["hours"]})
+    hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
     agents = parts(figures["machines"], total, 1, 1)
     return Statistics(
         scope=scope,
@@ -2264,12 +2265,12 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         machines=parts(figures["machines"], total, 0),
         unpriced=unpriced_models(figures["models"], agents),
         sessions=sessions(figures["sessions"]),
-        blocks=[active_block(*row, scope) for row in figures["blocks"]],
+        blocks=[active_block(row, scope) for row in figures["blocks"]],
         streak=streak,
         longest_streak=longest,
-        costliest_day=max(inside, key=lambda day: inside[day], default=None),
-        busiest_weekday=max(weekdays, key=lambda day: weekdays[day], default=None),
-        busiest_hour=max(hours, key=lambda hour: hours[hour], default=None),
+        costliest_day=max(inside, key=inside.__getitem__, default=None),
+        busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
+        busiest_hour=max(hours, key=hours.__getitem__, default=None),
         heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
         runs=list(last_runs(figures, ZoneInfo(scope.zone))),
     )
@@ -2300,20 +2301,17 @@ def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[s
 
 def sessions(rows: Sequence[FigureRow]) -> Sessions:
     for (costliest, longest), (number, minutes), (cost, most) in rows:
-        if number:
-            name = longest if minutes else ""
-            return Sessions(number, cost / number, most, costliest, minutes, name)
+        name = longest if minutes else ""
+        return Sessions(number, cost / number, most, costliest, minutes, name)
     return Sessions(0, None, 0.0, "", 0, "")
 
 
-def active_block(
-    texts: list[str], counts: list[int], costs: list[float], scope: Scope
-) -> ActiveBlock:
-    start, end = (moment(count, ZoneInfo(scope.zone)) for count in counts[:2])
+def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
+    (machine,), (*times, tokens), (cost, *rates) = row
+    start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
     left = int((end - scope.now).total_seconds() // 60)
-    cost, *known = costs
-    rates = (rate if math.isfinite(rate) else None for rate in known)
-    return ActiveBlock(texts[0], start, end, left, counts[2], cost, *rates)
+    known = (rate if math.isfinite(rate) else None for rate in rates)
+    return ActiveBlock(machine, start, end, left, tokens, cost, *known)
 
 
 def moment(milliseconds: int, zone: tzinfo) -> datetime:
@@ -2425,10 +2423,9 @@ class ImportResult(NamedTuple):
 def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
     live = {key for key, found in stored[table].items() if found.live}
     before = stored.counts[table] if stored.counts else len(live)
-    new = sum(row is not None and key not in live for key, row in rows.items())
-    changed = sum(row is not None and key in live for key, row in rows.items())
-    removed = sum(row is None and key in live for key, row in rows.items())
-    return TableCount(new, changed, removed, before - changed - removed)
+    changes = Counter((key in live, row is not None) for key, row in rows.items())
+    changed, removed = changes[True, True], changes[True, False]
+    return TableCount(changes[False, True], changed, removed, before - changed - removed)
 
 
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
@@ -2529,48 +2526,40 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 
 
 def period_section(stats: Statistics) -> Section:
-    rows = [
-        (
-            period.name.capitalize(),
-            money(period.cost),
-            human(period.tokens),
-            money(period.cost_before),
-            change(period.cost, period.cost_before_so_far),
-            "" if period.projected_cost is None else money(period.projected_cost),
-        )
-        for period in stats.periods
-    ]
+    rows = []
+    for period in stats.periods:
+        amounts = money(period.cost), human(period.tokens), money(period.cost_before)
+        pace = change(period.cost, period.cost_before_so_far)
+        forecast = "" if period.projected_cost is None else money(period.projected_cost)
+        rows.append((period.name.capitalize(), *amounts, pace, forecast))
     return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
     """The largest models, projects, agents and machines; of the last two only several."""
-    agents, machines = stats.agents, stats.machines
-    for title, found in (
-        ("Models", stats.models),
-        ("Projects", stats.projects),
-        ("Agents", agents if len(agents) > 1 else []),
-        ("Machines", machines if len(machines) > 1 else []),
+    for title, found, least in (
+        ("Models", stats.models, 1),
+        ("Projects", stats.projects, 1),
+        ("Agents", stats.agents, 2),
+        ("Machines", stats.machines, 2),
     ):
-        shown, rest = found[:limit], found[limit:]
-        if rest:
-            usage = Usage.of(Usage(part.cost, part.tokens) for part in rest)
-            share = math.fsum(part.share for part in rest)
-            shown = [*shown, Part(f"{len(rest)} more", "", *usage, share)]
-        by_agent = title == "Models" and len(agents) > 1
-        rows = [
-            (
-                part.name,
-                *([part.agent] if by_agent else []),
-                "<1%" if 0 < part.share < 0.005 else f"{part.share:.0%}",
-                money(part.cost),
-                human(part.tokens),
-            )
-            for part in shown
-        ]
-        header = (title, *(["agent"] if by_agent else []), "share", "cost", "tokens")
-        if rows:
-            yield Section(header, rows, [part.share for part in shown])
+        if len(found) >= least:
+            by_agent = title == "Models" and len(stats.agents) > 1
+            yield part_section(title, found, limit, by_agent=by_agent)
+
+
+def part_section(title: str, parts: Sequence[Part], limit: int, *, by_agent: bool) -> Section:
+    shown, rest = [*parts[:limit]], parts[limit:]
+    if rest:
+        shares = math.fsum(part.share for part in rest)
+        shown.append(Part(f"{len(rest)} more", "", *Usage.of(rest), shares))
+    rows = []
+    for part in shown:
+        agent = [part.agent] if by_agent else []
+        share = "<1%" if 0 < part.share < 0.005 else f"{part.share:.0%}"
+        rows.append((part.name, *agent, share, money(part.cost), human(part.tokens)))
+    header = (title, *(["agent"] if by_agent else []), "share", "cost", "tokens")
+    return Section(header, rows, [part.share for part in shown])
 
 
 SHADES = "·░▒▓█"
@@ -2579,21 +2568,18 @@ SHADES = "·░▒▓█"
 def heat_section(stats: Statistics) -> Section:
     """The heatmap: a column for a week, under its month where that begins."""
     first = stats.heatmap[0].date
-    start = first - timedelta(first.weekday())
-    weeks = (stats.scope.today - start).days // 7 + 1
-    grid = [[" "] * weeks for _ in range(7)]
-    for day in stats.heatmap:
-        column, row = divmod((day.date - start).days, 7)
-        grid[row][column] = " " if day.level is None else SHADES[day.level]
+    cells = [" "] * first.weekday()
+    cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
+    cells += [" "] * (-len(cells) % 7)
     months = ""
-    for column in range(weeks):
-        monday = start + timedelta(7 * column)
+    for column in range(len(cells) // 7):
+        monday = first + timedelta(7 * column - first.weekday())
         if monday.day <= 7 and len(months) <= column:
             months = months.ljust(column) + f"{monday:%b} "
-    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
-    lines = [f"{label:<4}{''.join(row)}" for label, row in zip(labels, grid, strict=True)]
-    legend = f"    less {SHADES} more, blank: not imported"
-    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
+    lines = [f"    {months[: len(cells) // 7]}"]
+    for number, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun")):
+        lines.append(f"{label:<4}{''.join(cells[number::7])}")
+    return Section(drawing=[*lines, f"    less {SHADES} more, blank: not imported"])
 
 
 def statistics_sections(stats: Statistics) -> list[Section]:
@@ -2601,9 +2587,7 @@ def statistics_sections(stats: Statistics) -> list[Section]:
     if stats.first_day is None:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
         return [Section(rows=[("Empty", nothing)])]
-    held: Counter[str] = Counter()
-    for run in stats.runs:
-        held.update(run.held)
+    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
     return [
         Section(rows=list(total_facts(stats))),
         period_section(stats),
@@ -2896,13 +2880,15 @@ def written_query(text: str) -> Query:
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
-    unknown = values.keys() - query.parameters.keys()
+    unknown = sorted(values.keys() - query.parameters.keys())
     missing = sorted(name for name, value in values.items() if value is None)
     if unknown or missing:
+        problem = "no value for" if missing else "it has no parameter"
         known = ", ".join(query.parameters) or "none"
-        problem = f"no value for {', '.join(missing)}" if missing else ""
-        problem = problem or f"it has no parameter {', '.join(sorted(unknown))}"
-        raise ConfigError(f"--query {query.name}: {problem}; its parameters: {known}")
+        raise ConfigError(
+            f"--query {query.name}: {problem} {', '.join(missing or unknown)}; "
+            f"its parameters: {known}"
+        )
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -2962,11 +2948,11 @@ def people(value: Any) -> str:
 
 
 def list_queries() -> Report:
-    queries = list(read_queries(QUERIES.read_text(encoding="utf-8")).values())
-    value = [{"name": q.name, "question": q.question, "parameters": q.parameters} for q in queries]
-    rows = [(query.name, query.question) for query in queries]
-    csv_rows = [list(item.values()) for item in value]
-    return Report(value, [Section(("Name", "Question"), rows)], list(value[0]), csv_rows, WIDE)
+    names = Query._fields[:3]
+    queries = [query[:3] for query in read_queries(QUERIES.read_text(encoding="utf-8")).values()]
+    value = [dict(zip(names, query, strict=True)) for query in queries]
+    section = Section(("Name", "Question"), [query[:2] for query in queries])
+    return Report(value, [section], names, queries, WIDE)
 
 
 # --- check ------------------------------------------------------------------------------
