@@ -1836,8 +1836,8 @@ Figures = dict[str, list[FigureRow]]
 
 
 def _figure_sql(name: str) -> str:
-    row = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
-    return f"SELECT '{name}' AS figure, {row} FROM (SELECT {FIGURES[name]})"  # noqa: S608
+    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
+    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
 
 
 class Past(NamedTuple):
@@ -2197,18 +2197,13 @@ class Statistics(NamedTuple):
     """What is stored: the object of `--stats --format json`.
 
     Costs are US dollars, days those of `scope.zone`, shares go from 0 to 1, null is unknown.
-
-    - scope: what was asked for, and when
-    - first_day, last_day: of the rows in the scope; active_days: those with tokens
-    - cost, tokens: the totals; cache_share: of the input, what was read from the cache
-    - periods: today, this week from Monday, this month; of all days, whatever --days says
-    - models, projects, agents, machines: the most expensive first
-    - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
-    - sessions; blocks: the active ones
-    - streak: days in a row up to today or yesterday; longest_streak; costliest_day
-    - busiest_weekday, busiest_hour: by tokens; the hour is that in which blocks start
-    - heatmap: each day of the last 53 weeks
-    - runs: the last import of each machine, the newest first
+    first_day and last_day are of the rows in the scope, active_days those with tokens; cost and
+    tokens the totals; cache_share is what of the input was read from the cache. periods are of
+    all days, whatever --days says. models, projects, agents and machines begin with the most
+    expensive, runs with the newest. unpriced are, by model, tokens that ccusage knows no price
+    of: the costs are a lower bound. sessions; the blocks that are active. streak and
+    longest_streak are days in a row, costliest_day, busiest_weekday and busiest_hour (by tokens;
+    in which blocks start) one each; the heatmap has the days of the last 53 weeks.
     """
 
     scope: Scope
@@ -2369,9 +2364,9 @@ def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
         held[machine][reason] = number
     for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
         at, before, tokens, tokens_before, hashed = counts
-        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
-        previous = moment(before, zone) if before < at else None
         run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
+        previous = moment(before, zone) if before < at else None
+        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
         yield LastRun(*run, previous, *added, held[machine])
 
 
@@ -2438,9 +2433,6 @@ def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
             yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
 
 
-# For people: texts in sections
-
-
 class Section(NamedTuple):
     """A table under its header, with a bar for each share; labels and texts; or a drawing."""
 
@@ -2475,6 +2467,10 @@ def change(now: float, before: float) -> str:
     return "+0%" if text == "-0%" else text
 
 
+def amount(cost: float, tokens: int, sign: str = "") -> str:
+    return f"{money(cost, sign)}, {human(tokens, sign)} tokens"
+
+
 def duration(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
@@ -2485,7 +2481,7 @@ def counted(number: int, noun: str) -> str:
 
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
-    yield "Total", f"{money(stats.cost)}, {human(stats.tokens)} tokens{cached}"
+    yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
     yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
     number, mean, most, costliest, minutes, longest = stats.sessions
     if mean is not None:
@@ -2494,7 +2490,7 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
-        text = f"{where}{times}: {money(block.cost)}, {human(block.tokens)} tokens"
+        text = f"{where}{times}: {amount(block.cost, block.tokens)}"
         if block.cost_per_hour is not None and block.projected_cost is not None:
             text += f", {money(block.cost_per_hour)} an hour, {money(block.projected_cost)} by then"
         yield "Active block", text
@@ -2507,11 +2503,9 @@ def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     if stats.busiest_hour is not None:
         yield "Busiest", f"{stats.busiest_weekday}s; blocks from {stats.busiest_hour:02}:00"
     for run in stats.runs[:1]:
-        text = f"{run.at:%Y-%m-%d %H:%M} on {run.machine}"
-        if run.previous_at:
-            text += f": {money(run.added_cost, '+')}, {human(run.added_tokens, '+')} tokens since"
-            text += f" {run.previous_at:%Y-%m-%d %H:%M}"
-        yield "Last import", text
+        added = amount(run.added_cost, run.added_tokens, "+")
+        since = f": {added} since {run.previous_at:%Y-%m-%d %H:%M}" if run.previous_at else ""
+        yield "Last import", f"{run.at:%Y-%m-%d %H:%M} on {run.machine}{since}"
 
 
 def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -2543,23 +2537,22 @@ def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
         ("Agents", stats.agents, 2),
         ("Machines", stats.machines, 2),
     ):
+        shown, rest = found[:limit], found[limit:]
+        if rest:
+            share = math.fsum(part.share for part in rest)
+            shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
+        shares = [part.share for part in shown]
+        columns = {
+            title: [part.name for part in shown],
+            "agent": [part.agent for part in shown],
+            "share": ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in shares],
+            "cost": [money(part.cost) for part in shown],
+            "tokens": [human(part.tokens) for part in shown],
+        }
+        if title != "Models" or len(stats.agents) < 2:
+            del columns["agent"]
         if len(found) >= least:
-            by_agent = title == "Models" and len(stats.agents) > 1
-            yield part_section(title, found, limit, by_agent=by_agent)
-
-
-def part_section(title: str, parts: Sequence[Part], limit: int, *, by_agent: bool) -> Section:
-    shown, rest = [*parts[:limit]], parts[limit:]
-    if rest:
-        shares = math.fsum(part.share for part in rest)
-        shown.append(Part(f"{len(rest)} more", "", *Usage.of(rest), shares))
-    rows = []
-    for part in shown:
-        agent = [part.agent] if by_agent else []
-        share = "<1%" if 0 < part.share < 0.005 else f"{part.share:.0%}"
-        rows.append((part.name, *agent, share, money(part.cost), human(part.tokens)))
-    header = (title, *(["agent"] if by_agent else []), "share", "cost", "tokens")
-    return Section(header, rows, [part.share for part in shown])
+            yield Section(list(columns), list(zip(*columns.values(), strict=True)), shares)
 
 
 SHADES = "·░▒▓█"
@@ -2599,28 +2592,26 @@ def statistics_sections(stats: Statistics) -> list[Section]:
 
 
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
-    who, total = result.identity, Usage(result.total_cost, result.total_tokens)
-    would = "would be " if result.dry_run else ""
+    zone = result.identity.timezone
     if result.dry_run:
         yield "Dry run", "nothing was written"
     names = "names hashed" if result.hashed else "names stored as they are"
-    where = f"{who.machine_name}, days in {who.timezone}"
+    where = f"{result.identity.machine_name}, days in {zone}"
     yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
-    text = f"{money(total.cost)}, {human(total.tokens)} tokens of this machine"
+    total = Usage(result.total_cost, result.total_tokens)
+    text = f"{amount(*total)} of this machine"
     if past := result.previous:
-        added = total.less(Usage(past["total_cost"], past["total_tokens"]))
-        at = past["started_at"].astimezone(ZoneInfo(who.timezone))
-        text += f": {money(added.cost, '+')}, {human(added.tokens, '+')} tokens since"
-        text += f" {at:%Y-%m-%d %H:%M}"
+        added = amount(*total.less(Usage(past["total_cost"], past["total_tokens"])), "+")
+        text += f": {added} since {past['started_at'].astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
     yield "Stored", text
     if result.lowered and not result.allow_shrink:
-        smaller = counted(len(result.lowered), "row")
-        yield "Corrected", f"{smaller} {would}smaller, as ccusage now counts"
+        smaller = f"{'would be ' if result.dry_run else ''}smaller"
+        yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
 
 
-def import_sections(result: ImportResult) -> list[Section]:
+def import_sections(result: ImportResult) -> Iterator[Section]:
     """What the import did, in short what is stored, and what to know of both."""
     would = "would be " if result.dry_run else ""
     header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
@@ -2628,22 +2619,19 @@ def import_sections(result: ImportResult) -> list[Section]:
         (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
         for name, count in result.tables.items()
     ]
-    sections = [Section(header, rows), Section(rows=list(import_facts(result)))]
+    yield Section(header, rows)
+    yield Section(rows=list(import_facts(result)))
     if result.allow_shrink and result.lowered:
+        title = f"{would}lowered by --allow-shrink".capitalize()
         lowered = [
             (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
         ]
-        title = f"{would}lowered by --allow-shrink".capitalize()
-        sections.append(Section((title, "from tokens", "to tokens"), lowered))
+        yield Section((title, "from tokens", "to tokens"), lowered)
     stats = result.statistics
     if stats and stats.first_day:
-        shown = [part for part in part_sections(stats, 5) if part.header[0] != "Projects"]
-        sections += [Section(rows=list(total_facts(stats))), *shown]
-        sections.append(Section(rows=list(notes(stats, result.held))))
-    return sections
-
-
-# The forms of an answer
+        yield Section(rows=list(total_facts(stats)))
+        yield from (part for part in part_sections(stats, 5) if part.header[0] != "Projects")
+        yield Section(rows=list(notes(stats, result.held)))
 
 
 class Report(NamedTuple):
@@ -2656,8 +2644,8 @@ class Report(NamedTuple):
     width: int = 80  # where no terminal says
 
 
-def figures_report(value: Any, sections: Sequence[Section]) -> Report:
-    return Report(plain(value), sections, ("figure", "value"), flatten(plain(value)))
+def figures_report(value: Any, sections: Iterable[Section]) -> Report:
+    return Report(plain(value), list(sections), ("figure", "value"), flatten(plain(value)))
 
 
 def plain(value: Any) -> Any:
@@ -2838,17 +2826,15 @@ def read_queries(text: str) -> dict[str, Query]:
     """Read what is written in the manner of queries.sql, by name."""
     queries: dict[str, Query] = {}
     for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
-        header = chunk.partition("\n")[0]
+        line = chunk.partition("\n")[0]
         match = QUERY.fullmatch(chunk)
         if match is None:
-            raise ConfigError(
-                f"queries: '{header}' is not followed by a question and one statement"
-            )
+            raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
         name, question, settings, sql = match.groups()
         if name in queries:
-            raise ConfigError(f"queries: '{header}' occurs twice")
+            raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
-            raise ConfigError(f"queries: a SET line of '{header}' is no default of a parameter")
+            raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
         defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(settings)}
         queries[name] = Query(name, question, defaults, sql)
     return queries
