@@ -2148,12 +2148,12 @@ class Period(NamedTuple):
 class Sessions(NamedTuple):
     """How many there are, what they cost, and the names of two of them."""
 
-    number: int
-    mean_cost: float | None
-    max_cost: float
-    costliest: str
-    longest_minutes: int
-    longest: str
+    number: int = 0
+    mean_cost: float | None = None
+    max_cost: float = 0.0
+    costliest: str = ""
+    longest_minutes: int = 0
+    longest: str = ""
 
 
 class ActiveBlock(NamedTuple):
@@ -2235,8 +2235,7 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
     days = {date.fromisoformat(day): Usage(cost, n[0]) for (day,), n, (cost,) in figures["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    since = scope.since.isoformat()
-    counts = [counts for (day,), counts, _ in figures["days"] if day >= since]
+    counts = [n for (day,), n, _ in figures["days"] if date.fromisoformat(day) in inside]
     given, cached = (sum(numbers[place] for numbers in counts) for place in (1, 2))
     past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(past, scope.today)
@@ -2245,6 +2244,10 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         weekdays[f"{day:%A}"] += usage.tokens
     hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
     agents = parts(figures["machines"], total, 1, 1)
+    sessions = Sessions()
+    for (costliest, longest_name), (number, minutes), (cost, most) in figures["sessions"]:
+        name = longest_name if minutes else ""
+        sessions = Sessions(number, cost / number, most, costliest, minutes, name)
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -2259,7 +2262,7 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         agents=agents,
         machines=parts(figures["machines"], total, 0),
         unpriced=unpriced_models(figures["models"], agents),
-        sessions=sessions(figures["sessions"]),
+        sessions=sessions,
         blocks=[active_block(row, scope) for row in figures["blocks"]],
         streak=streak,
         longest_streak=longest,
@@ -2294,13 +2297,6 @@ def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[s
     return {model: tokens for model, tokens in found.most_common() if tokens}
 
 
-def sessions(rows: Sequence[FigureRow]) -> Sessions:
-    for (costliest, longest), (number, minutes), (cost, most) in rows:
-        name = longest if minutes else ""
-        return Sessions(number, cost / number, most, costliest, minutes, name)
-    return Sessions(0, None, 0.0, "", 0, "")
-
-
 def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
     (machine,), (*times, tokens), (cost, *rates) = row
     start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
@@ -2333,12 +2329,10 @@ def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     """Days in a row: those up to today or yesterday, and the most there ever were."""
-    current = longest = 0
-    before = date.min
-    for day in days:
-        current = current + 1 if day - before == timedelta(1) else 1
-        longest, before = max(longest, current), day
-    return current if today - before <= timedelta(1) else 0, longest
+    # In a row, the day's number grows as its place does.
+    lengths = Counter(day.toordinal() - place for place, day in enumerate(days))
+    lasts = days and today - days[-1] <= timedelta(1)
+    return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
 
 
 def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
@@ -2735,16 +2729,11 @@ def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    grid.show_header = bool(section.header)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.show_header, grid.header_style = bool(section.header), "bold"
     if section.drawing:
-        colours = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
-        marks = (
-            ("■" if char in SHADES[1:] else char, colours[char]) if char in colours else char
-            for char in "\n".join(section.drawing)
-        )
-        grid.add_column(width=max(map(len, section.drawing)))
-        grid.add_row(Text.assemble(*marks))
+        marks = HEAT if shades else {}
+        grid.add_row(Text.assemble(*(marks.get(char, char) for char in "\n".join(section.drawing))))
         grid.add_row()
         return grid
     columns, widths = lay_out(section, width)
@@ -2794,6 +2783,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
 }
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 HEAT_STYLES = ("bright_black", "#0e4429", "#006d32", "#26a641", "#39d353")
+HEAT = dict(zip(SHADES, zip("·■■■■", HEAT_STYLES, strict=True), strict=True))
 WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
 # What a terminal without Unicode shows instead.
 ASCII = str.maketrans("·░▒▓█━…–×→�", ".:+*#=~-x>?")
