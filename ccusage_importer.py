@@ -1812,8 +1812,8 @@ FIGURES = {
         [{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens],
         [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
         FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
-        AND {{now:DateTime64(3, 'UTC')}} >= start_time AND {{now:DateTime64(3, 'UTC')}} < end_time
-        """,
+        AND start_time <= {{now:DateTime64(3, 'UTC')}}
+        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
     "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
         FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
         AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
@@ -2197,13 +2197,18 @@ class Statistics(NamedTuple):
     """What is stored: the object of `--stats --format json`.
 
     Costs are US dollars, days those of `scope.zone`, shares go from 0 to 1, null is unknown.
-    first_day and last_day are of the rows in the scope, active_days those with tokens; cost and
-    tokens the totals; cache_share is what of the input was read from the cache. periods are of
-    all days, whatever --days says. models, projects, agents and machines begin with the most
-    expensive, runs with the newest. unpriced are, by model, tokens that ccusage knows no price
-    of: the costs are a lower bound. sessions; the blocks that are active. streak and
-    longest_streak are days in a row, costliest_day, busiest_weekday and busiest_hour (by tokens;
-    in which blocks start) one each; the heatmap has the days of the last 53 weeks.
+
+    - scope: what was asked for, and when
+    - first_day, last_day: of the rows in the scope; active_days: those with tokens
+    - cost, tokens: the totals; cache_share: of the input, what was read from the cache
+    - periods: today, this week from Monday, this month; of all days, whatever --days says
+    - models, projects, agents, machines: the most expensive first
+    - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
+    - sessions; blocks: the active ones
+    - streak: days in a row up to today or yesterday; longest_streak; costliest_day
+    - busiest_weekday, busiest_hour: by tokens; the hour is that in which blocks start
+    - heatmap: each day of the last 53 weeks
+    - runs: the last import of each machine, the newest first
     """
 
     scope: Scope
@@ -2558,31 +2563,30 @@ def heat_section(stats: Statistics) -> Section:
     cells = [" "] * first.weekday()
     cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
     cells += [" "] * (-len(cells) % 7)
-    months = ""
-    for column in range(len(cells) // 7):
-        monday = first + timedelta(7 * column - first.weekday())
-        if monday.day <= 7 and len(months) <= column:
-            months = months.ljust(column) + f"{monday:%b} "
-    lines = [f"    {months[: len(cells) // 7]}"]
-    for number, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun")):
-        lines.append(f"{label:<4}{''.join(cells[number::7])}")
-    return Section(drawing=[*lines, f"    less {SHADES} more, blank: not imported"])
+    weeks, months = len(cells) // 7, ""
+    for week in range(weeks):
+        monday = first + timedelta(7 * week - first.weekday())
+        if monday.day <= 7 and len(months) <= week:
+            months = months.ljust(week) + f"{monday:%b} "
+    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
+    lines = [f"{label:<4}{''.join(cells[day::7])}" for day, label in enumerate(labels)]
+    legend = f"    less {SHADES} more, blank: not imported"
+    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
 
 
-def statistics_sections(stats: Statistics) -> list[Section]:
+def statistics_sections(stats: Statistics) -> Iterator[Section]:
     """What is stored, for people."""
     if stats.first_day is None:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
-        return [Section(rows=[("Empty", nothing)])]
+        yield Section(rows=[("Empty", nothing)])
+        return
+    yield Section(rows=list(total_facts(stats)))
+    yield period_section(stats)
+    yield from part_sections(stats, 10)
+    yield heat_section(stats)
+    yield Section(rows=list(habit_facts(stats)))
     held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
-    return [
-        Section(rows=list(total_facts(stats))),
-        period_section(stats),
-        *part_sections(stats, 10),
-        heat_section(stats),
-        Section(rows=list(habit_facts(stats))),
-        Section(rows=list(notes(stats, held))),
-    ]
+    yield Section(rows=list(notes(stats, held)))
 
 
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
@@ -2860,11 +2864,8 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     missing = sorted(name for name, value in values.items() if value is None)
     if unknown or missing:
         problem = "no value for" if missing else "it has no parameter"
-        known = ", ".join(query.parameters) or "none"
-        raise ConfigError(
-            f"--query {query.name}: {problem} {', '.join(missing or unknown)}; "
-            f"its parameters: {known}"
-        )
+        names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
+        raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
     return {name: value for name, value in values.items() if value is not None}
 
 
