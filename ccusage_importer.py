@@ -2714,7 +2714,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     shades = bool(console.color_system) and not console.no_color
     shown = [section for section in report.sections if section.rows or section.drawing]
     half = (width - 4) // 2
-    if width >= 140 and any(section.shares for section in shown):
+    if 140 <= width < WIDE and any(section.shares for section in shown):
         halves = [(section, draw(section, half)) for section in shown]
         if all(console.measure(grid).maximum <= half for _, grid in halves):
             left = (grid for section, grid in halves if not section.shares and section.rows)
