@@ -49,7 +49,7 @@ from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
-    from rich.console import RenderableType
+    from rich.table import Table as Grid
 
 __version__ = "1.0.0"
 
@@ -1791,77 +1791,48 @@ _RUNS = (
     "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
 )
 _MILLISECONDS = "toUnixTimestamp64Milli"
-# What statistics are made of. All in one form, so that one statement can ask for all: lists of
-# texts, of whole numbers, of other numbers; and where they are from.
+# What statistics are made of. All in one form, so that one statement can ask for all: texts,
+# whole numbers, other numbers.
 FIGURES = {
-    "days": (
-        "toString(date)",
-        "sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens), "
-        "sum(cache_read_tokens)",
-        "sum(total_cost)",
-        f"ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date",
-    ),
-    "machines": (
-        "machine_name, agent",
-        "sum(total_tokens)",
-        "sum(total_cost)",
-        f"ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent",
-    ),
-    "models": (
-        "model_name, agent",
-        "sum(total_tokens), sumIf(total_tokens, cost = 0)",
-        "sum(cost)",
-        f"ccusage_model_breakdowns FINAL WHERE record_type = 'daily' AND {_SCOPE} "
-        "AND record_key >= toString({since:Date32}) GROUP BY model_name, agent",
-    ),
-    "projects": (
-        "argMax(project_id, updated_at), agent, project_key",
-        "sum(total_tokens)",
-        "sum(total_cost)",
-        f"ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent",
-    ),
-    "sessions": (
-        f"argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))",
-        "count(), ifNull(max(duration_minutes), 0)",
-        "sum(total_cost), max(total_cost)",
-        f"ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity, "
-        "{zone:String}), toDate32('1900-01-01')) >= {since:Date32} HAVING count() > 0",
-    ),
-    "blocks": (
-        "machine_name",
-        f"{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens",
-        "cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)",
-        f"ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE} "
-        "AND start_time <= {now:DateTime64(3, 'UTC')} AND end_time > {now:DateTime64(3, 'UTC')}",
-    ),
-    "hours": (
-        "",
-        "toHour(start_time, {zone:String}) AS hour, sum(total_tokens)",
-        "",
-        f"ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE} "
-        "AND toDate32(start_time, {zone:String}) >= {since:Date32} GROUP BY hour",
-    ),
-    "runs": (
-        "machine_name, argMax(ccusage_version, updated_at)",
-        f"{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)), "
-        "argMax(total_tokens, updated_at), argMin(total_tokens, updated_at), "
-        "argMax(hashed_projects, updated_at)",
-        "argMax(total_cost, updated_at), argMin(total_cost, updated_at)",
-        f"{_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC",
-    ),
-    "held": (
-        "machine_name, held.1",
-        "held.2",
-        "",
-        f"{_RUNS % 1} ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held",
-    ),
-    "imported": (
-        "toString(toDate32(started_at, {zone:String}) AS day)",
-        "max(cleanup_period_days)",
-        "",
-        f"ccusage_import_history WHERE has(feeds_imported, 'daily') AND {_MACHINE} "
-        "AND toDate32(started_at, {zone:String}) >= {year:Date32} GROUP BY day",
-    ),
+    "days": f"""([toString(date)],
+        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
+        sum(cache_read_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
+    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
+    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
+        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
+        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
+        GROUP BY model_name, agent""",
+    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
+        [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
+    "sessions": f"""(
+        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
+        [count(), ifNull(max(duration_minutes), 0)], [sum(total_cost), max(total_cost)]) AS row
+        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
+        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
+    "blocks": f"""([machine_name],
+        [{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens],
+        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
+        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
+        AND start_time <= {{now:DateTime64(3, 'UTC')}}
+        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
+    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
+        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
+        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
+    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
+        [{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)),
+        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
+        argMax(hashed_projects, updated_at)],
+        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
+        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
+    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
+        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
+    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
+        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
+        WHERE has(feeds_imported, 'daily') AND {_MACHINE}
+        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
 }
 
 FigureRow = tuple[list[str], list[int], list[float]]
@@ -1869,12 +1840,8 @@ Figures = dict[str, list[FigureRow]]
 
 
 def _figure_sql(name: str) -> str:
-    texts, counts, numbers, source = FIGURES[name]
-    return (
-        f"SELECT '{name}' AS figure, CAST([{texts}] AS Array(String)) AS texts, "  # noqa: S608
-        f"CAST([{counts}] AS Array(UInt64)) AS counts, "
-        f"CAST([{numbers}] AS Array(Float64)) AS numbers FROM {source}"
-    )
+    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
+    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
 
 
 class Past(NamedTuple):
@@ -2073,7 +2040,7 @@ class ClickHouseImporter:
         """What is stored, in one statement."""
         figures: Figures = {name: [] for name in FIGURES}
         if not self.empty:
-            for name, *row in self.query(
+            for name, row in self.query(
                 " UNION ALL ".join(map(_figure_sql, FIGURES)),
                 machine=scope.machine,
                 agents=list(scope.agents),
@@ -2082,7 +2049,7 @@ class ClickHouseImporter:
                 zone=scope.zone,
                 now=_as_text(scope.now),
             ):
-                figures[name].append(tuple(row))
+                figures[name].append(row)
         return summarise(figures, scope)
 
     def zones(self) -> dict[str, str]:
@@ -2151,7 +2118,7 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage]) -> Usage:
+    def of(cls, usages: Iterable[Usage | Part]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
 
@@ -2185,12 +2152,12 @@ class Period(NamedTuple):
 class Sessions(NamedTuple):
     """How many there are, what they cost, and the names of two of them."""
 
-    number: int
-    mean_cost: float | None
-    max_cost: float
-    costliest: str
-    longest_minutes: int
-    longest: str
+    number: int = 0
+    mean_cost: float | None = None
+    max_cost: float = 0.0
+    costliest: str = ""
+    longest_minutes: int = 0
+    longest: str = ""
 
 
 class ActiveBlock(NamedTuple):
@@ -2274,18 +2241,22 @@ class Statistics(NamedTuple):
 
 def summarise(figures: Figures, scope: Scope) -> Statistics:
     """Statistics of the rows of FIGURES."""
-    counts = {date.fromisoformat(day): numbers for (day,), numbers, _ in figures["days"]}
     days = {date.fromisoformat(day): Usage(cost, n[0]) for (day,), n, (cost,) in figures["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(counts[day][place] for day in inside) for place in (1, 2))
+    counts = [n for (day,), n, _ in figures["days"] if date.fromisoformat(day) in inside]
+    given, cached = (sum(numbers[place] for numbers in counts) for place in (1, 2))
     past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(past, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    hours = Counter({hour: tokens for _, (hour, tokens), _ in figures["hours"]})
+    hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
     agents = parts(figures["machines"], total, 1, 1)
+    sessions = Sessions()
+    for (costliest, longest_name), (number, minutes), (cost, most) in figures["sessions"]:
+        name = longest_name if minutes else ""
+        sessions = Sessions(number, cost / number, most, costliest, minutes, name)
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -2300,13 +2271,13 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         agents=agents,
         machines=parts(figures["machines"], total, 0),
         unpriced=unpriced_models(figures["models"], agents),
-        sessions=sessions(figures["sessions"]),
-        blocks=[active_block(*row, scope) for row in figures["blocks"]],
+        sessions=sessions,
+        blocks=[active_block(row, scope) for row in figures["blocks"]],
         streak=streak,
         longest_streak=longest,
-        costliest_day=max(inside, key=lambda day: inside[day], default=None),
-        busiest_weekday=max(weekdays, key=lambda day: weekdays[day], default=None),
-        busiest_hour=max(hours, key=lambda hour: hours[hour], default=None),
+        costliest_day=max(inside, key=inside.__getitem__, default=None),
+        busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
+        busiest_hour=max(hours, key=hours.__getitem__, default=None),
         heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
         runs=list(last_runs(figures, ZoneInfo(scope.zone))),
     )
@@ -2335,22 +2306,12 @@ def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[s
     return {model: tokens for model, tokens in found.most_common() if tokens}
 
 
-def sessions(rows: Sequence[FigureRow]) -> Sessions:
-    for (costliest, longest), (number, minutes), (cost, most) in rows:
-        if number:
-            name = longest if minutes else ""
-            return Sessions(number, cost / number, most, costliest, minutes, name)
-    return Sessions(0, None, 0.0, "", 0, "")
-
-
-def active_block(
-    texts: list[str], counts: list[int], costs: list[float], scope: Scope
-) -> ActiveBlock:
-    start, end = (moment(count, ZoneInfo(scope.zone)) for count in counts[:2])
+def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
+    (machine,), (*times, tokens), (cost, *rates) = row
+    start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
     left = int((end - scope.now).total_seconds() // 60)
-    cost, *known = costs
-    rates = (rate if math.isfinite(rate) else None for rate in known)
-    return ActiveBlock(texts[0], start, end, left, counts[2], cost, *rates)
+    known = (rate if math.isfinite(rate) else None for rate in rates)
+    return ActiveBlock(machine, start, end, left, tokens, cost, *known)
 
 
 def moment(milliseconds: int, zone: tzinfo) -> datetime:
@@ -2377,12 +2338,10 @@ def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     """Days in a row: those up to today or yesterday, and the most there ever were."""
-    current = longest = 0
-    before = date.min
-    for day in days:
-        current = current + 1 if day - before == timedelta(1) else 1
-        longest, before = max(longest, current), day
-    return current if today - before <= timedelta(1) else 0, longest
+    # In a row, the day's number grows as its place does.
+    lengths = Counter(day.toordinal() - place for place, day in enumerate(days))
+    lasts = days and today - days[-1] <= timedelta(1)
+    return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
 
 
 def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
@@ -2408,9 +2367,9 @@ def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
         held[machine][reason] = number
     for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
         at, before, tokens, tokens_before, hashed = counts
-        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
-        previous = moment(before, zone) if before < at else None
         run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
+        previous = moment(before, zone) if before < at else None
+        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
         yield LastRun(*run, previous, *added, held[machine])
 
 
@@ -2462,10 +2421,9 @@ class ImportResult(NamedTuple):
 def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
     live = {key for key, found in stored[table].items() if found.live}
     before = stored.counts[table] if stored.counts else len(live)
-    new = sum(row is not None and key not in live for key, row in rows.items())
-    changed = sum(row is not None and key in live for key, row in rows.items())
-    removed = sum(row is None and key in live for key, row in rows.items())
-    return TableCount(new, changed, removed, before - changed - removed)
+    changes = Counter((key in live, row is not None) for key, row in rows.items())
+    changed, removed = changes[True, True], changes[True, False]
+    return TableCount(changes[False, True], changed, removed, before - changed - removed)
 
 
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
@@ -2476,9 +2434,6 @@ def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
             words += [] if feed == "session" else [str(old.key[0])]
             words += [new.details[name] for name in DISPLAY if new.details.get(name)]
             yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
-
-
-# For people: texts in sections
 
 
 class Section(NamedTuple):
@@ -2515,6 +2470,10 @@ def change(now: float, before: float) -> str:
     return "+0%" if text == "-0%" else text
 
 
+def amount(cost: float, tokens: int, sign: str = "") -> str:
+    return f"{money(cost, sign)}, {human(tokens, sign)} tokens"
+
+
 def duration(minutes: int) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
@@ -2525,7 +2484,7 @@ def counted(number: int, noun: str) -> str:
 
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
-    yield "Total", f"{money(stats.cost)}, {human(stats.tokens)} tokens{cached}"
+    yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
     yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
     number, mean, most, costliest, minutes, longest = stats.sessions
     if mean is not None:
@@ -2534,7 +2493,7 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
-        text = f"{where}{times}: {money(block.cost)}, {human(block.tokens)} tokens"
+        text = f"{where}{times}: {amount(block.cost, block.tokens)}"
         if block.cost_per_hour is not None and block.projected_cost is not None:
             text += f", {money(block.cost_per_hour)} an hour, {money(block.projected_cost)} by then"
         yield "Active block", text
@@ -2547,11 +2506,9 @@ def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     if stats.busiest_hour is not None:
         yield "Busiest", f"{stats.busiest_weekday}s; blocks from {stats.busiest_hour:02}:00"
     for run in stats.runs[:1]:
-        text = f"{run.at:%Y-%m-%d %H:%M} on {run.machine}"
-        if run.previous_at:
-            text += f": {money(run.added_cost, '+')}, {human(run.added_tokens, '+')} tokens since"
-            text += f" {run.previous_at:%Y-%m-%d %H:%M}"
-        yield "Last import", text
+        added = amount(run.added_cost, run.added_tokens, "+")
+        since = f": {added} since {run.previous_at:%Y-%m-%d %H:%M}" if run.previous_at else ""
+        yield "Last import", f"{run.at:%Y-%m-%d %H:%M} on {run.machine}{since}"
 
 
 def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -2566,48 +2523,39 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 
 
 def period_section(stats: Statistics) -> Section:
-    rows = [
-        (
-            period.name.capitalize(),
-            money(period.cost),
-            human(period.tokens),
-            money(period.cost_before),
-            change(period.cost, period.cost_before_so_far),
-            "" if period.projected_cost is None else money(period.projected_cost),
-        )
-        for period in stats.periods
-    ]
+    rows = []
+    for period in stats.periods:
+        amounts = money(period.cost), human(period.tokens), money(period.cost_before)
+        pace = change(period.cost, period.cost_before_so_far)
+        forecast = "" if period.projected_cost is None else money(period.projected_cost)
+        rows.append((period.name.capitalize(), *amounts, pace, forecast))
     return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
     """The largest models, projects, agents and machines; of the last two only several."""
-    agents, machines = stats.agents, stats.machines
-    for title, found in (
-        ("Models", stats.models),
-        ("Projects", stats.projects),
-        ("Agents", agents if len(agents) > 1 else []),
-        ("Machines", machines if len(machines) > 1 else []),
+    for title, found, least in (
+        ("Models", stats.models, 1),
+        ("Projects", stats.projects, 1),
+        ("Agents", stats.agents, 2),
+        ("Machines", stats.machines, 2),
     ):
         shown, rest = found[:limit], found[limit:]
         if rest:
-            usage = Usage.of(Usage(part.cost, part.tokens) for part in rest)
             share = math.fsum(part.share for part in rest)
-            shown = [*shown, Part(f"{len(rest)} more", "", *usage, share)]
-        by_agent = title == "Models" and len(agents) > 1
-        rows = [
-            (
-                part.name,
-                *([part.agent] if by_agent else []),
-                "<1%" if 0 < part.share < 0.005 else f"{part.share:.0%}",
-                money(part.cost),
-                human(part.tokens),
-            )
-            for part in shown
-        ]
-        header = (title, *(["agent"] if by_agent else []), "share", "cost", "tokens")
-        if rows:
-            yield Section(header, rows, [part.share for part in shown])
+            shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
+        shares = [part.share for part in shown]
+        columns = {
+            title: [part.name for part in shown],
+            "agent": [part.agent for part in shown],
+            "share": ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in shares],
+            "cost": [money(part.cost) for part in shown],
+            "tokens": [human(part.tokens) for part in shown],
+        }
+        if title != "Models" or len(stats.agents) < 2:
+            del columns["agent"]
+        if len(found) >= least:
+            yield Section(list(columns), list(zip(*columns.values(), strict=True)), shares)
 
 
 SHADES = "·░▒▓█"
@@ -2616,64 +2564,56 @@ SHADES = "·░▒▓█"
 def heat_section(stats: Statistics) -> Section:
     """The heatmap: a column for a week, under its month where that begins."""
     first = stats.heatmap[0].date
-    start = first - timedelta(first.weekday())
-    weeks = (stats.scope.today - start).days // 7 + 1
-    grid = [[" "] * weeks for _ in range(7)]
-    for day in stats.heatmap:
-        column, row = divmod((day.date - start).days, 7)
-        grid[row][column] = " " if day.level is None else SHADES[day.level]
-    months = ""
-    for column in range(weeks):
-        monday = start + timedelta(7 * column)
-        if monday.day <= 7 and len(months) <= column:
-            months = months.ljust(column) + f"{monday:%b} "
+    cells = [" "] * first.weekday()
+    cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
+    cells += [" "] * (-len(cells) % 7)
+    weeks, months = len(cells) // 7, ""
+    for week in range(weeks):
+        monday = first + timedelta(7 * week - first.weekday())
+        if monday.day <= 7 and len(months) <= week:
+            months = months.ljust(week) + f"{monday:%b} "
     labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
-    lines = [f"{label:<4}{''.join(row)}" for label, row in zip(labels, grid, strict=True)]
+    lines = [f"{label:<4}{''.join(cells[day::7])}" for day, label in enumerate(labels)]
     legend = f"    less {SHADES} more, blank: not imported"
     return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
 
 
-def statistics_sections(stats: Statistics) -> list[Section]:
+def statistics_sections(stats: Statistics) -> Iterator[Section]:
     """What is stored, for people."""
     if stats.first_day is None:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
-        return [Section(rows=[("Empty", nothing)])]
-    held: Counter[str] = Counter()
-    for run in stats.runs:
-        held.update(run.held)
-    return [
-        Section(rows=list(total_facts(stats))),
-        period_section(stats),
-        *part_sections(stats, 10),
-        heat_section(stats),
-        Section(rows=list(habit_facts(stats))),
-        Section(rows=list(notes(stats, held))),
-    ]
+        yield Section(rows=[("Empty", nothing)])
+        return
+    yield Section(rows=list(total_facts(stats)))
+    yield period_section(stats)
+    yield from part_sections(stats, 10)
+    yield heat_section(stats)
+    yield Section(rows=list(habit_facts(stats)))
+    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
+    yield Section(rows=list(notes(stats, held)))
 
 
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
-    who, total = result.identity, Usage(result.total_cost, result.total_tokens)
-    would = "would be " if result.dry_run else ""
+    zone = result.identity.timezone
     if result.dry_run:
         yield "Dry run", "nothing was written"
     names = "names hashed" if result.hashed else "names stored as they are"
-    where = f"{who.machine_name}, days in {who.timezone}"
+    where = f"{result.identity.machine_name}, days in {zone}"
     yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
-    text = f"{money(total.cost)}, {human(total.tokens)} tokens of this machine"
+    total = Usage(result.total_cost, result.total_tokens)
+    text = f"{amount(*total)} of this machine"
     if past := result.previous:
-        added = total.less(Usage(past["total_cost"], past["total_tokens"]))
-        at = past["started_at"].astimezone(ZoneInfo(who.timezone))
-        text += f": {money(added.cost, '+')}, {human(added.tokens, '+')} tokens since"
-        text += f" {at:%Y-%m-%d %H:%M}"
+        added = amount(*total.less(Usage(past["total_cost"], past["total_tokens"])), "+")
+        text += f": {added} since {past['started_at'].astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
     yield "Stored", text
     if result.lowered and not result.allow_shrink:
-        smaller = counted(len(result.lowered), "row")
-        yield "Corrected", f"{smaller} {would}smaller, as ccusage now counts"
+        smaller = f"{'would be ' if result.dry_run else ''}smaller"
+        yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
 
 
-def import_sections(result: ImportResult) -> list[Section]:
+def import_sections(result: ImportResult) -> Iterator[Section]:
     """What the import did, in short what is stored, and what to know of both."""
     would = "would be " if result.dry_run else ""
     header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
@@ -2681,22 +2621,19 @@ def import_sections(result: ImportResult) -> list[Section]:
         (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
         for name, count in result.tables.items()
     ]
-    sections = [Section(header, rows), Section(rows=list(import_facts(result)))]
+    yield Section(header, rows)
+    yield Section(rows=list(import_facts(result)))
     if result.allow_shrink and result.lowered:
+        title = f"{would}lowered by --allow-shrink".capitalize()
         lowered = [
             (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
         ]
-        title = f"{would}lowered by --allow-shrink".capitalize()
-        sections.append(Section((title, "from tokens", "to tokens"), lowered))
+        yield Section((title, "from tokens", "to tokens"), lowered)
     stats = result.statistics
     if stats and stats.first_day:
-        shown = [part for part in part_sections(stats, 5) if part.header[0] != "Projects"]
-        sections += [Section(rows=list(total_facts(stats))), *shown]
-        sections.append(Section(rows=list(notes(stats, result.held))))
-    return sections
-
-
-# The forms of an answer
+        yield Section(rows=list(total_facts(stats)))
+        yield from (part for part in part_sections(stats, 5) if part.header[0] != "Projects")
+        yield Section(rows=list(notes(stats, result.held)))
 
 
 class Report(NamedTuple):
@@ -2709,8 +2646,8 @@ class Report(NamedTuple):
     width: int = 80  # where no terminal says
 
 
-def figures_report(value: Any, sections: Sequence[Section]) -> Report:
-    return Report(plain(value), sections, ("figure", "value"), flatten(plain(value)))
+def figures_report(value: Any, sections: Iterable[Section]) -> Report:
+    return Report(plain(value), list(sections), ("figure", "value"), flatten(plain(value)))
 
 
 def plain(value: Any) -> Any:
@@ -2772,58 +2709,55 @@ def printable(text: str) -> str:
 
 
 def render_table(report: Report, width: int, *, colour: bool) -> str:
+    """Sections below each other; on a wide terminal, those with shares on the right."""
     from rich.console import Console, Group
-    from rich.table import Table as Grid
+    from rich.table import Column, Table
 
     file = io.StringIO()
     console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
     shades = bool(console.color_system) and not console.no_color
     shown = [section for section in report.sections if section.rows or section.drawing]
-    half, right = (width - 4) // 2, [section for section in shown if section.shares]
-    if 140 <= width < WIDE and right and all(draw(section, half)[1] <= half for section in shown):
-        left = [section for section in shown if not section.shares and not section.drawing]
-        columns = (Group(*(draw(section, half)[0] for section in part)) for part in (left, right))
-        grid = Grid.grid(padding=(0, 4, 0, 0), pad_edge=False)
-        grid.add_column(width=half)
-        grid.add_column(width=half)
-        grid.add_row(*columns)
-        console.print(grid, width=width)
-        shown = [section for section in shown if section.drawing]
+    half = (width - 4) // 2
+    if 140 <= width < WIDE and any(section.shares for section in shown):
+        halves = [(section, draw(section, half)) for section in shown]
+        if all(console.measure(grid).maximum <= half for _, grid in halves):
+            left = (grid for section, grid in halves if not section.shares and section.rows)
+            right = (grid for section, grid in halves if section.shares)
+            both = Table.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
+            both.add_row(Group(*left), Group(*right))
+            console.print(both)
+            shown = [section for section in shown if section.drawing]
     for section in shown:
-        drawn, wide = draw(section, width, shades=shades)
-        console.print(drawn, width=wide)
+        console.print(draw(section, width, shades=shades))
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> tuple[RenderableType, int]:
-    """A section for a width, and the width that it needs: numbers are never cut."""
-    from rich.padding import Padding
-    from rich.table import Table as Grid
+def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
+    """A section and an empty line. It is wider than that where its numbers are: none is cut."""
+    from rich.table import Table
     from rich.text import Text
 
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.show_header, grid.header_style = bool(section.header), "bold"
     if section.drawing:
-        colours = dict(zip(SHADES, HEAT_STYLES, strict=True)) if shades else {}
-        marks = (
-            ("■" if char in SHADES[1:] else char, colours[char]) if char in colours else char
-            for char in "\n".join(section.drawing)
-        )
-        return Padding(Text.assemble(*marks), (0, 0, 1, 0)), max(map(len, section.drawing))
+        marks = HEAT if shades else {}
+        grid.add_row(Text.assemble(*(marks.get(char, char) for char in "\n".join(section.drawing))))
+        grid.add_row()
+        return grid
     columns, widths = lay_out(section, width)
-    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    grid.show_header = bool(section.header)
     for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
         number = index > 0 and is_number(cells)
         grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-        if section.shares and index == 0:
-            grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
+    if section.shares:
+        grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
     for row in list(zip(*columns, strict=True))[1:]:
         styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
         texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
         if not section.header:
             texts[0].style = "bold"
         grid.add_row(*texts)
-    total = sum(widths) + 2 * len(widths) - 2
-    return Padding(grid, (0, 0, 1, 0), expand=False), max(total, 1)
+    grid.add_row()
+    return grid
 
 
 def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
@@ -2833,18 +2767,17 @@ def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[i
     columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
     if section.shares:
+        widths[0] = max(widths[0], 12)
         room = width - sum(2 + wide for wide in widths[1:])
         names = max(width // 3, min(40, room - 12, widths[0]))
         bar = room - names - 2
-        widths[0] = names if bar >= 10 else max(min(room, widths[0]), 12)
         if bar >= 10:
             bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
             columns.insert(1, ("", *bars))
-            widths.insert(1, bar)
-        return columns, widths
+            widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
     for index in sorted(range(len(widths)), key=lambda index: -widths[index]):
-        if excess > 0 and not (index and is_number(columns[index][1:])):
+        if not (index and is_number(columns[index][1:])):
             cut = max(min(excess, widths[index] - 12), 0)
             widths[index] -= cut
             excess -= cut
@@ -2858,6 +2791,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
 }
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 HEAT_STYLES = ("bright_black", "#0e4429", "#006d32", "#26a641", "#39d353")
+HEAT = dict(zip(SHADES, zip("·■■■■", HEAT_STYLES, strict=True), strict=True))
 WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
 # What a terminal without Unicode shows instead.
 ASCII = str.maketrans("·░▒▓█━…–×→�", ".:+*#=~-x>?")
@@ -2890,17 +2824,15 @@ def read_queries(text: str) -> dict[str, Query]:
     """Read what is written in the manner of queries.sql, by name."""
     queries: dict[str, Query] = {}
     for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
-        header = chunk.partition("\n")[0]
+        line = chunk.partition("\n")[0]
         match = QUERY.fullmatch(chunk)
         if match is None:
-            raise ConfigError(
-                f"queries: '{header}' is not followed by a question and one statement"
-            )
+            raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
         name, question, settings, sql = match.groups()
         if name in queries:
-            raise ConfigError(f"queries: '{header}' occurs twice")
+            raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
-            raise ConfigError(f"queries: a SET line of '{header}' is no default of a parameter")
+            raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
         defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(settings)}
         queries[name] = Query(name, question, defaults, sql)
     return queries
@@ -2932,13 +2864,12 @@ def written_query(text: str) -> Query:
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
-    unknown = values.keys() - query.parameters.keys()
+    unknown = sorted(values.keys() - query.parameters.keys())
     missing = sorted(name for name, value in values.items() if value is None)
     if unknown or missing:
-        known = ", ".join(query.parameters) or "none"
-        problem = f"no value for {', '.join(missing)}" if missing else ""
-        problem = problem or f"it has no parameter {', '.join(sorted(unknown))}"
-        raise ConfigError(f"--query {query.name}: {problem}; its parameters: {known}")
+        problem = "no value for" if missing else "it has no parameter"
+        names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
+        raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -2998,11 +2929,11 @@ def people(value: Any) -> str:
 
 
 def list_queries() -> Report:
-    queries = list(read_queries(QUERIES.read_text(encoding="utf-8")).values())
-    value = [{"name": q.name, "question": q.question, "parameters": q.parameters} for q in queries]
-    rows = [(query.name, query.question) for query in queries]
-    csv_rows = [list(item.values()) for item in value]
-    return Report(value, [Section(("Name", "Question"), rows)], list(value[0]), csv_rows, WIDE)
+    names = Query._fields[:3]
+    queries = [query[:3] for query in read_queries(QUERIES.read_text(encoding="utf-8")).values()]
+    value = [dict(zip(names, query, strict=True)) for query in queries]
+    section = Section(("Name", "Question"), [query[:2] for query in queries])
+    return Report(value, [section], names, queries, WIDE)
 
 
 # --- check ------------------------------------------------------------------------------
