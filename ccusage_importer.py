@@ -123,31 +123,27 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        get = {name: value for name, value in env.items() if value.strip()}.get
-        port = _number(env, "CH_PORT", 8123, int)
+        given = {name: value for name, value in env.items() if value.strip()}
+        get = given.get
+        port = _number(given, "CH_PORT", 8123, int)
+        protocol = "https" if port in (443, 8443, 9440) else "http"
+        data = _xdg(env, "XDG_DATA_HOME", ".local/share")
         return cls(
             host=_host(get("CH_HOST")),
             port=port,
-            protocol=_choice(
-                "CH_PROTOCOL",
-                get("CH_PROTOCOL", "https" if port in (443, 8443, 9440) else "http"),
-                ("http", "https"),
-            ),
+            protocol=_choice("CH_PROTOCOL", get("CH_PROTOCOL", protocol), ("http", "https")),
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
             ca_cert=get("CH_CA_CERT"),
-            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS)
-            in _BOOLEANS[:4],
-            embedded_path=_path(
-                get("CH_EMBEDDED_PATH"), _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse"
-            ),
+            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
+            embedded_path=_path(get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
             ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
             ccusage_args=_words("CCUSAGE_ARGS", get("CCUSAGE_ARGS", "")),
             timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
-            jobs=_number(env, "CCUSAGE_JOBS", 3, int),
-            timeout=_number(env, "CCUSAGE_TIMEOUT", 120, float),
+            jobs=_number(given, "CCUSAGE_JOBS", 3, int),
+            timeout=_number(given, "CCUSAGE_TIMEOUT", 120, float),
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
@@ -165,7 +161,8 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
-_BOOLEANS = ("true", "1", "yes", "on", "false", "0", "no", "off")
+_TRUE = ("true", "1", "yes", "on")
+_BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
 
 def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
@@ -197,15 +194,12 @@ def _choice(name: str, text: str, known: Sequence[str]) -> str:
 
 
 def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = env.get(name, "").strip() or str(default)
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not (0 < value < 65536):
-        whole = "whole " if kind is int else ""
-        raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
-    return value
+    text = env.get(name, str(default)).strip()
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < 65536:
+            return value
+    whole = "whole " if kind is int else ""
+    raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:
@@ -248,9 +242,7 @@ def system_zone(env: Mapping[str, str]) -> str:
     """The IANA name of the machine's zone, from TZ or /etc."""
     if "TZ" in env:
         return _zone_name("TZ", env["TZ"].lstrip(":")) or "UTC"
-    link = os.path.realpath("/etc/localtime")
-    if "/zoneinfo/" in link:
-        name = link.partition("/zoneinfo/")[2]
+    if name := os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]:
         return _zone_name("/etc/localtime", name.removeprefix("posix/")) or "UTC"
     with contextlib.suppress(OSError):
         return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
@@ -350,14 +342,13 @@ def cleanup_period(env: Mapping[str, str]) -> int:
     periods = []
     for directory in claude_directories(env):
         try:
-            days = json.loads((directory / "settings.json").read_text()).get(
-                "cleanupPeriodDays", 30
-            )
-            periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
+            settings = json.loads((directory / "settings.json").read_text())
+            days = settings.get("cleanupPeriodDays", 30)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError):
-            periods.append(0)
+            days = 0
+        periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
     return min(periods, default=30)
 
 
@@ -399,6 +390,9 @@ UNIFIED = Feed(
 AGENTS_OF_19 = ("codex", "opencode")
 
 
+COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
+
+
 class Ccusage(NamedTuple):
     """A ccusage that runs: its command line, version, and environment."""
 
@@ -414,12 +408,10 @@ class Ccusage(NamedTuple):
 class Answer(NamedTuple):
     """What a command said, and how it ended."""
 
+    argv: Sequence[str]
     code: int = 0
     stdout: str = ""
     stderr: str = ""
-
-
-NO_ANSWER = Answer()
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -434,17 +426,10 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
     path = settings.environment.get("PATH")
-    if settings.ccusage_command:
-        candidates = [settings.ccusage_command]
-    else:
-        candidates = [
-            ("ccusage",),
-            ("bunx", "ccusage@latest"),
-            ("npx", "-y", "ccusage@latest"),
-        ]
-    for words in candidates:
-        if program := shutil.which(os.path.expanduser(words[0]), path=path):
-            return (program, *map(os.path.expanduser, words[1:]))
+    for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
+        name, *arguments = map(os.path.expanduser, words)
+        if program := shutil.which(name, path=path):
+            return (program, *arguments)
     if settings.ccusage_command:
         raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
     raise ConfigError(
@@ -459,10 +444,9 @@ def find_ccusage(settings: Settings) -> Ccusage:
     argv = find_command(settings)
     if Path(argv[0]).name == "npx":
         argv = resolve_npx(argv, env, settings.timeout)
-    ask = [*argv, "--version"]
-    answer = run(ask, env, settings.timeout, "ccusage --version")
+    answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
     if answer.code or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
-        raise FeedError(_complaint("ccusage --version", ask, "no version in the answer", answer))
+        raise _complaint("ccusage --version", "no version in the answer", answer)
     return Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
 
 
@@ -473,12 +457,12 @@ def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -
     if not package or any(word.startswith(("-p", "--package", "-c", "--call")) for word in options):
         return argv  # the package is not the next word
     name = re.sub(r"(?<=.)@.*", "", package).rpartition("/")[2]
-    ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c"]
-    ask.append(f"command -v {shlex.quote(name)}")
+    script = f"command -v {shlex.quote(name)}"
+    ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c", script]
     answer = run(ask, env, timeout, "npx")
     found = [line for line in answer.stdout.split("\n") if line.startswith("/")]
     if answer.code or not found:
-        raise FeedError(_complaint("npx", ask, f"could not install {package}", answer))
+        raise _complaint("npx", f"could not install {package}", answer)
     return (found[-1], *arguments)
 
 
@@ -500,7 +484,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
             start_new_session=True,
         )
     except OSError as error:
-        raise FeedError(_complaint(name, argv, f"cannot be run: {error.strerror}")) from error
+        raise _complaint(name, f"cannot be run: {error.strerror}", Answer(argv)) from error
     _children.add(child)
     if _stopping.is_set():  # since it was asked above: nobody else may have seen this child
         _end(child)
@@ -508,11 +492,12 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
         try:
             stdout, stderr = child.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise FeedError(_complaint(name, argv, f"no answer within {timeout:g} s")) from None
+            raise _complaint(name, f"no answer within {timeout:g} s", Answer(argv)) from None
         finally:
             _end(child)
             _children.discard(child)
     return Answer(
+        argv,
         child.returncode,
         stdout.decode("utf-8", "surrogateescape"),
         stderr.decode("utf-8", "replace"),
@@ -528,15 +513,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def in_background() -> Iterator[ThreadPoolExecutor]:
     """A thread for calls; those that still run when the program fails or is interrupted end."""
+    background = ThreadPoolExecutor(1)
     try:
-        with ThreadPoolExecutor(1) as background:
-            try:
-                yield background
-            finally:
-                _stopping.set()
-                for child in tuple(_children):
-                    _end(child)
+        yield background
     finally:
+        _stopping.set()
+        for child in tuple(_children):
+            _end(child)
+        background.shutdown()
         _stopping.clear()
 
 
@@ -573,32 +557,34 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
-    for attempt in (1, 2):
-        try:
-            return read_answer(feed, argv, run(argv, env, settings.timeout, feed.label))
-        except FeedError as error:
-            pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
-            slow = time.monotonic() - began >= settings.patience
-            if attempt == 2 or slow or _stopping.wait(pause):
-                raise
-            log.info("%s: trying again: %s", feed.label, error)
-    raise AssertionError("unreachable")
+
+    def ask() -> Any:
+        return read_answer(feed, run(argv, env, settings.timeout, feed.label))
+
+    try:
+        return ask()
+    except FeedError as error:
+        slow = time.monotonic() - began >= settings.patience
+        if slow or _stopping.wait(random.uniform(0.5, 1)):  # noqa: S311 (only jitter)
+            raise
+        log.info("%s: trying again: %s", feed.label, error)
+    return ask()
 
 
-def read_answer(feed: Feed, argv: Sequence[str], answer: Answer) -> Any:
+def read_answer(feed: Feed, answer: Answer) -> Any:
     """The JSON of an answer whose top level is known; exit code 0 alone is no success."""
     if answer.code:
-        raise FeedError(_complaint(feed.label, argv, f"exit code {answer.code}", answer))
+        raise _complaint(feed.label, f"exit code {answer.code}", answer)
     try:
         payload = json.loads(answer.stdout)
     except (ValueError, RecursionError) as error:
         shape = "no JSON" if answer.stdout[:1] not in ("{", "[") else f"broken JSON ({error})"
-        raise FeedError(_complaint(feed.label, argv, shape, answer)) from None
-    if payload == [] or (isinstance(payload, dict) and feed.key in payload):
+        raise _complaint(feed.label, shape, answer) from None
+    known = payload if isinstance(payload, dict) else {}
+    no_projects = feed.name == "projects" and known.get("daily") == []
+    if payload == [] or feed.key in known or no_projects:
         return payload
-    if feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
-        return payload
-    raise FeedError(_complaint(feed.label, argv, f"no key {feed.key!r} in the answer", answer))
+    raise _complaint(feed.label, f"no key {feed.key!r} in the answer", answer)
 
 
 # By what is said, as a regular expression.
@@ -615,15 +601,15 @@ REMEDIES = {
 }
 
 
-def _complaint(name: str, argv: Sequence[str], problem: str, answer: Answer = NO_ANSWER) -> str:
+def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
     # What follows an opening brace, or one of these directories, holds names, which are private.
     said = answer.stderr.strip() or answer.stdout.partition("{")[0]
     remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
     said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
     said = re.sub(r"(projects|sessions|storage|chats)[/\\].*", r"\1/…", said, flags=re.DOTALL)
     quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
-    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
-    return text.encode(errors="replace").decode()
+    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.argv)}\n  remedy: {remedy}"
+    return FeedError(text.encode(errors="replace").decode())
 
 
 # --- records ----------------------------------------------------------------------------
@@ -3190,7 +3176,7 @@ class Checkup:
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
         env = self.settings.environment
-        for name in ("ccusage", "bunx", "npx"):
+        for name, *_ in COMMANDS:
             self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
         settings = self.settings._replace(timeout=timeout, patience=timeout)
