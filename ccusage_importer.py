@@ -315,12 +315,9 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
             "set the former one (it is the same on all machines)"
         )
-    return Identity(
-        settings.machine_name or (recorded and recorded.machine_name) or host_name(),
-        zone,
-        fingerprint,
-        recorded.installation_id if recorded else secrets.token_hex(8),
-    )
+    name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
+    installation_id = recorded.installation_id if recorded else secrets.token_hex(8)
+    return Identity(name, zone, fingerprint, installation_id)
 
 
 def host_name() -> str:
@@ -388,7 +385,6 @@ UNIFIED = Feed(
 )
 # ccusage 19 has no report by agent; these two agents have their own.
 AGENTS_OF_19 = ("codex", "opencode")
-
 
 COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
@@ -466,7 +462,7 @@ def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -
     return (found[-1], *arguments)
 
 
-_children: set[subprocess.Popen[bytes]] = set()
+_children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
@@ -481,6 +477,8 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="surrogateescape",
             start_new_session=True,
         )
     except OSError as error:
@@ -496,15 +494,10 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
         finally:
             _end(child)
             _children.discard(child)
-    return Answer(
-        argv,
-        child.returncode,
-        stdout.decode("utf-8", "surrogateescape"),
-        stderr.decode("utf-8", "replace"),
-    )
+    return Answer(argv, child.returncode, stdout, stderr)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -3210,11 +3203,10 @@ class Checkup:
         said = ""
         with contextlib.suppress(FeedError):
             said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
-        lines = [line.strip() for line in said.splitlines()]
-        entries = [line for line in lines if line.endswith(CRON_TAG) and line[0] != "#"]
-        times = [" ".join(line.split()[: 1 if line[0] == "@" else 5]) for line in entries]
-        cron = "; ".join(times) or "no entry"
-        self.note("cron", cron, "run setup_cronjob.sh", when=len(entries) != 1)
+        lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
+        entries = [words for words in lines if words[0][0] != "#"]
+        times = "; ".join(" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries)
+        self.note("cron", times or "no entry", "run setup_cronjob.sh", when=len(entries) != 1)
         if self.past.previous is None:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
@@ -3298,11 +3290,10 @@ def _outdated_views(importer: ClickHouseImporter) -> list[str]:
 
 
 def check_report(checks: Sequence[Check]) -> Report:
-    rows = defaultdict(list)
+    rows: dict[str, list[Sequence[str]]] = defaultdict(list)
     for check in checks:
-        rows[check.section].append((check.name, check.status, check.detail))
-        if check.remedy:
-            rows[check.section].append(("", "", f"→ {check.remedy}"))
+        remedy = [("", "", f"→ {check.remedy}")] if check.remedy else []
+        rows[check.section] += [(check.name, check.status, check.detail), *remedy]
     sections = [Section(header=(name, "", ""), rows=found) for name, found in rows.items()]
     return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
 
