@@ -3085,7 +3085,8 @@ class Checkup:
             self.check_creation(importer)
             return
         missing = importer.missing_schema()
-        self.check_schema(importer, missing)
+        with self.failing("schema"):
+            self.check_schema(importer, missing)
         with self.failing("writing"):
             self.check_writing(importer, creating=bool(missing))
         if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
