@@ -123,31 +123,27 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        get = {name: value for name, value in env.items() if value.strip()}.get
-        port = _number(env, "CH_PORT", 8123, int)
+        given = {name: value for name, value in env.items() if value.strip()}
+        get = given.get
+        port = _number(given, "CH_PORT", 8123, int)
+        protocol = "https" if port in (443, 8443, 9440) else "http"
+        data = _xdg(env, "XDG_DATA_HOME", ".local/share")
         return cls(
             host=_host(get("CH_HOST")),
             port=port,
-            protocol=_choice(
-                "CH_PROTOCOL",
-                get("CH_PROTOCOL", "https" if port in (443, 8443, 9440) else "http"),
-                ("http", "https"),
-            ),
+            protocol=_choice("CH_PROTOCOL", get("CH_PROTOCOL", protocol), ("http", "https")),
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
             ca_cert=get("CH_CA_CERT"),
-            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS)
-            in _BOOLEANS[:4],
-            embedded_path=_path(
-                get("CH_EMBEDDED_PATH"), _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse"
-            ),
+            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
+            embedded_path=_path(get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
             ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
             ccusage_args=_words("CCUSAGE_ARGS", get("CCUSAGE_ARGS", "")),
             timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
-            jobs=_number(env, "CCUSAGE_JOBS", 3, int),
-            timeout=_number(env, "CCUSAGE_TIMEOUT", 120, float),
+            jobs=_number(given, "CCUSAGE_JOBS", 3, int),
+            timeout=_number(given, "CCUSAGE_TIMEOUT", 120, float),
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
@@ -165,7 +161,8 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
-_BOOLEANS = ("true", "1", "yes", "on", "false", "0", "no", "off")
+_TRUE = ("true", "1", "yes", "on")
+_BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
 
 def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
@@ -197,15 +194,12 @@ def _choice(name: str, text: str, known: Sequence[str]) -> str:
 
 
 def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = env.get(name, "").strip() or str(default)
-    try:
-        value = kind(text)
-    except ValueError:
-        value = 0
-    if not (0 < value < 65536):
-        whole = "whole " if kind is int else ""
-        raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
-    return value
+    text = env.get(name, str(default)).strip()
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < 65536:
+            return value
+    whole = "whole " if kind is int else ""
+    raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:
@@ -248,9 +242,7 @@ def system_zone(env: Mapping[str, str]) -> str:
     """The IANA name of the machine's zone, from TZ or /etc."""
     if "TZ" in env:
         return _zone_name("TZ", env["TZ"].lstrip(":")) or "UTC"
-    link = os.path.realpath("/etc/localtime")
-    if "/zoneinfo/" in link:
-        name = link.partition("/zoneinfo/")[2]
+    if name := os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]:
         return _zone_name("/etc/localtime", name.removeprefix("posix/")) or "UTC"
     with contextlib.suppress(OSError):
         return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
@@ -323,12 +315,9 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
             "set the former one (it is the same on all machines)"
         )
-    return Identity(
-        settings.machine_name or (recorded and recorded.machine_name) or host_name(),
-        zone,
-        fingerprint,
-        recorded.installation_id if recorded else secrets.token_hex(8),
-    )
+    name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
+    installation_id = recorded.installation_id if recorded else secrets.token_hex(8)
+    return Identity(name, zone, fingerprint, installation_id)
 
 
 def host_name() -> str:
@@ -350,14 +339,13 @@ def cleanup_period(env: Mapping[str, str]) -> int:
     periods = []
     for directory in claude_directories(env):
         try:
-            days = json.loads((directory / "settings.json").read_text()).get(
-                "cleanupPeriodDays", 30
-            )
-            periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
+            settings = json.loads((directory / "settings.json").read_text())
+            days = settings.get("cleanupPeriodDays", 30)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError):
-            periods.append(0)
+            days = 0
+        periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
     return min(periods, default=30)
 
 
@@ -398,6 +386,8 @@ UNIFIED = Feed(
 # ccusage 19 has no report by agent; these two agents have their own.
 AGENTS_OF_19 = ("codex", "opencode")
 
+COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
+
 
 class Ccusage(NamedTuple):
     """A ccusage that runs: its command line, version, and environment."""
@@ -414,12 +404,10 @@ class Ccusage(NamedTuple):
 class Answer(NamedTuple):
     """What a command said, and how it ended."""
 
+    argv: Sequence[str]
     code: int = 0
     stdout: str = ""
     stderr: str = ""
-
-
-NO_ANSWER = Answer()
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -434,17 +422,10 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
     path = settings.environment.get("PATH")
-    if settings.ccusage_command:
-        candidates = [settings.ccusage_command]
-    else:
-        candidates = [
-            ("ccusage",),
-            ("bunx", "ccusage@latest"),
-            ("npx", "-y", "ccusage@latest"),
-        ]
-    for words in candidates:
-        if program := shutil.which(os.path.expanduser(words[0]), path=path):
-            return (program, *map(os.path.expanduser, words[1:]))
+    for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
+        name, *arguments = map(os.path.expanduser, words)
+        if program := shutil.which(name, path=path):
+            return (program, *arguments)
     if settings.ccusage_command:
         raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
     raise ConfigError(
@@ -459,10 +440,9 @@ def find_ccusage(settings: Settings) -> Ccusage:
     argv = find_command(settings)
     if Path(argv[0]).name == "npx":
         argv = resolve_npx(argv, env, settings.timeout)
-    ask = [*argv, "--version"]
-    answer = run(ask, env, settings.timeout, "ccusage --version")
+    answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
     if answer.code or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
-        raise FeedError(_complaint("ccusage --version", ask, "no version in the answer", answer))
+        raise _complaint("ccusage --version", "no version in the answer", answer)
     return Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
 
 
@@ -473,16 +453,16 @@ def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -
     if not package or any(word.startswith(("-p", "--package", "-c", "--call")) for word in options):
         return argv  # the package is not the next word
     name = re.sub(r"(?<=.)@.*", "", package).rpartition("/")[2]
-    ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c"]
-    ask.append(f"command -v {shlex.quote(name)}")
+    script = f"command -v {shlex.quote(name)}"
+    ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c", script]
     answer = run(ask, env, timeout, "npx")
     found = [line for line in answer.stdout.split("\n") if line.startswith("/")]
     if answer.code or not found:
-        raise FeedError(_complaint("npx", ask, f"could not install {package}", answer))
+        raise _complaint("npx", f"could not install {package}", answer)
     return (found[-1], *arguments)
 
 
-_children: set[subprocess.Popen[bytes]] = set()
+_children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
@@ -497,10 +477,12 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="surrogateescape",
             start_new_session=True,
         )
     except OSError as error:
-        raise FeedError(_complaint(name, argv, f"cannot be run: {error.strerror}")) from error
+        raise _complaint(name, f"cannot be run: {error.strerror}", Answer(argv)) from error
     _children.add(child)
     if _stopping.is_set():  # since it was asked above: nobody else may have seen this child
         _end(child)
@@ -508,18 +490,14 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
         try:
             stdout, stderr = child.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise FeedError(_complaint(name, argv, f"no answer within {timeout:g} s")) from None
+            raise _complaint(name, f"no answer within {timeout:g} s", Answer(argv)) from None
         finally:
             _end(child)
             _children.discard(child)
-    return Answer(
-        child.returncode,
-        stdout.decode("utf-8", "surrogateescape"),
-        stderr.decode("utf-8", "replace"),
-    )
+    return Answer(argv, child.returncode, stdout, stderr)
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
+def _end(child: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -528,15 +506,14 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def in_background() -> Iterator[ThreadPoolExecutor]:
     """A thread for calls; those that still run when the program fails or is interrupted end."""
+    background = ThreadPoolExecutor(1)
     try:
-        with ThreadPoolExecutor(1) as background:
-            try:
-                yield background
-            finally:
-                _stopping.set()
-                for child in tuple(_children):
-                    _end(child)
+        yield background
     finally:
+        _stopping.set()
+        for child in tuple(_children):
+            _end(child)
+        background.shutdown()
         _stopping.clear()
 
 
@@ -573,32 +550,34 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
-    for attempt in (1, 2):
-        try:
-            return read_answer(feed, argv, run(argv, env, settings.timeout, feed.label))
-        except FeedError as error:
-            pause = 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311 (only jitter)
-            slow = time.monotonic() - began >= settings.patience
-            if attempt == 2 or slow or _stopping.wait(pause):
-                raise
-            log.info("%s: trying again: %s", feed.label, error)
-    raise AssertionError("unreachable")
+
+    def ask() -> Any:
+        return read_answer(feed, run(argv, env, settings.timeout, feed.label))
+
+    try:
+        return ask()
+    except FeedError as error:
+        slow = time.monotonic() - began >= settings.patience
+        if slow or _stopping.wait(random.uniform(0.5, 1)):  # noqa: S311 (only jitter)
+            raise
+        log.info("%s: trying again: %s", feed.label, error)
+    return ask()
 
 
-def read_answer(feed: Feed, argv: Sequence[str], answer: Answer) -> Any:
+def read_answer(feed: Feed, answer: Answer) -> Any:
     """The JSON of an answer whose top level is known; exit code 0 alone is no success."""
     if answer.code:
-        raise FeedError(_complaint(feed.label, argv, f"exit code {answer.code}", answer))
+        raise _complaint(feed.label, f"exit code {answer.code}", answer)
     try:
         payload = json.loads(answer.stdout)
     except (ValueError, RecursionError) as error:
         shape = "no JSON" if answer.stdout[:1] not in ("{", "[") else f"broken JSON ({error})"
-        raise FeedError(_complaint(feed.label, argv, shape, answer)) from None
-    if payload == [] or (isinstance(payload, dict) and feed.key in payload):
+        raise _complaint(feed.label, shape, answer) from None
+    known = payload if isinstance(payload, dict) else {}
+    no_projects = feed.name == "projects" and known.get("daily") == []
+    if payload == [] or feed.key in known or no_projects:
         return payload
-    if feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
-        return payload
-    raise FeedError(_complaint(feed.label, argv, f"no key {feed.key!r} in the answer", answer))
+    raise _complaint(feed.label, f"no key {feed.key!r} in the answer", answer)
 
 
 # By what is said, as a regular expression.
@@ -615,15 +594,15 @@ REMEDIES = {
 }
 
 
-def _complaint(name: str, argv: Sequence[str], problem: str, answer: Answer = NO_ANSWER) -> str:
+def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
     # What follows an opening brace, or one of these directories, holds names, which are private.
     said = answer.stderr.strip() or answer.stdout.partition("{")[0]
     remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
     said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
     said = re.sub(r"(projects|sessions|storage|chats)[/\\].*", r"\1/…", said, flags=re.DOTALL)
     quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
-    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(argv)}\n  remedy: {remedy}"
-    return text.encode(errors="replace").decode()
+    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.argv)}\n  remedy: {remedy}"
+    return FeedError(text.encode(errors="replace").decode())
 
 
 # --- records ----------------------------------------------------------------------------
@@ -2941,7 +2920,7 @@ def list_queries() -> Report:
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
-RIGHTS = "SELECT, INSERT, ALTER DELETE"
+CREATION, RIGHTS = "CREATE TABLE, CREATE VIEW", "SELECT, INSERT, ALTER DELETE"
 SYNTAX_ERROR, NOT_GRANTED = 62, 497
 
 
@@ -2966,13 +2945,13 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
-        self.stored: set[tuple[Any, Any]] = set()  # agent and day
-        self.reported: set[tuple[Any, Any]] = set()
-        self.claude_reported = False
+        self.stored: dict[str, set[date]] = defaultdict(set)  # the days of each agent
+        self.reported: dict[str, set[date]] = {}
 
-    def note(self, name: str, detail: str, remedy: str = "") -> None:
-        status = WARNING if remedy else OK
-        self.found.append(Check(self.section, name, status, detail, remedy))
+    def note(self, name: str, detail: str, remedy: str = "", *, when: object = True) -> None:
+        """A finding, which is a warning when it needs the remedy."""
+        needed = remedy if when else ""
+        self.found.append(Check(self.section, name, WARNING if needed else OK, detail, needed))
 
     def fail(self, name: str, detail: str, remedy: str) -> None:
         self.found.append(Check(self.section, name, FAILED, detail, remedy))
@@ -3000,25 +2979,18 @@ class Checkup:
         self.check_days(datetime.now(ZoneInfo(zone)).date())
         return sorted(self.found, key=lambda check: SECTIONS.index(check.section))
 
-    # ClickHouse
-
     def check_clickhouse(self) -> None:
-        settings, path = self.settings, self.settings.embedded_path
-        recorded_name = self.recorded and self.recorded.machine_name
-        name = settings.machine_name or recorded_name or host_name()
+        settings = self.settings
+        name = settings.machine_name or (self.recorded and self.recorded.machine_name)
         # An OSError may come from a directory that is not ours to look into.
-        with (
-            self.failing("connection"),
-            store_errors(settings),
-            contextlib.ExitStack() as stack,
-        ):
+        with self.failing("connection"), store_errors(settings), contextlib.ExitStack() as stack:
             if settings.host is None:
-                if path.exists():
+                if settings.embedded_path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
                     stack.enter_context(embedded_lock(settings, deadline))
-                self.check_disk(path)
+                self.check_disk(settings.embedded_path)
             client = stack.enter_context(open_client(settings, writing=False))
-            self.check_server(ClickHouseImporter(client, settings, name))
+            self.check_server(ClickHouseImporter(client, settings, name or host_name()))
 
     def check_disk(self, path: Path) -> None:
         self.check_directory("path", path, "CH_EMBEDDED_PATH")
@@ -3026,14 +2998,13 @@ class Checkup:
             size = sum(file.lstat().st_size for file in path.rglob("*"))
             self.note("size", f"{size / 1e6:,.1f} MB")
         free = shutil.disk_usage(_nearest(path)).free
-        self.note("free disk", f"{free / 1e9:,.1f} GB", "free some" if free < 1e9 else "")
+        self.note("free disk", f"{free / 1e9:,.1f} GB", "free some", when=free < 1e9)
 
     def check_directory(self, name: str, path: Path, variable: str) -> None:
         try:
             with tempfile.TemporaryFile(dir=_nearest(path)):
-                there = path.exists()
-            detail, remedy = ("", "") if there else (": not there yet", "an import creates it")
-            self.note(name, f"{path}{detail}", remedy)
+                absent = "" if path.exists() else ": not there yet"
+            self.note(name, f"{path}{absent}", "an import creates it", when=absent)
         except OSError as error:
             self.fail(name, f"{path}: {error.strerror}", f"set {variable} to a directory of yours")
 
@@ -3043,35 +3014,36 @@ class Checkup:
         seconds = time.monotonic() - began
         self.note("connection", f"ClickHouse {version}: {self.settings.where}")
         rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
-        remedy = "check the network, and the server's load" if rating == "slow" else ""
-        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy)
-        there = database == self.settings.database
-        (self.check_database if there else self.check_creation)(importer)
+        remedy = "check the network, and the server's load"
+        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
+        if database != self.settings.database:
+            self.check_creation(importer)
+            return
+        missing = importer.missing_schema()
+        with self.failing("schema"):
+            self.check_schema(importer, missing)
+        with self.failing("writing"):
+            self.check_writing(importer, creating=bool(missing))
+        if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
+            sql = "SELECT agent, date FROM ccusage_usage_daily FINAL WHERE machine_name = "
+            sql += "{machine:String}"
+            for agent, day in importer.query(sql, machine=importer.machine_name):
+                self.stored[agent].add(day)
+            self.past = importer.read_past()
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, rights = self.settings.database, f"CREATE TABLE, CREATE VIEW, {RIGHTS}"
+        name, rights = self.settings.database, f"{CREATION}, {RIGHTS}"
         if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
             self.note("database", f"{name}: not there yet", "an import creates it")
         else:
             grant = f"GRANT {rights} ON `{name}`.* TO {self.settings.user}"
-            remedy = f"CREATE DATABASE `{name}`; {grant}"
-            self.fail("database", f"{name}: not there, and no right to create it", remedy)
-
-    def check_database(self, importer: ClickHouseImporter) -> None:
-        missing = importer.missing_schema()
-        self.check_schema(importer, missing)
-        with self.failing("writing"):
-            self.check_writing(importer, missing)
-        if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
-            sql = "SELECT agent, date FROM ccusage_usage_daily FINAL WHERE machine_name = "
-            days = importer.query(sql + "{machine:String}", machine=importer.machine_name)
-            self.stored = {(agent, day) for agent, day in days}
-            self.past = importer.read_past()
+            detail = f"{name}: not there, and no right to create it"
+            self.fail("database", detail, f"CREATE DATABASE `{name}`; {grant}")
 
     def check_schema(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
         schema = schema_columns()
-        tables = [bool(columns) for name, columns in schema.items() if name not in missing]
+        tables = [bool(schema[name]) for name in schema.keys() - missing.keys()]
         counts = f"{sum(tables)} tables and {tables.count(False)} views"
         self.note("database", f"{self.settings.database}: {counts}")
         lacks = [f"{name} ({', '.join(columns)})" for name, columns in missing.items() if columns]
@@ -3080,35 +3052,29 @@ class Checkup:
             self.fail("schema", f"columns are missing: {', '.join(lacks)}", remedy)
         elif missing:
             self.note("schema", f"not there yet: {', '.join(missing)}", "an import creates them")
-        elif views := _outdated_views(importer):
-            remedy = f"DROP VIEW {', '.join(views)}; an import creates it anew"
-            self.note("schema", f"outdated: {', '.join(views)}", remedy)
+        elif views := ", ".join(_outdated_views(importer)):
+            remedy = f"DROP VIEW {views}; an import creates it anew"
+            self.note("schema", f"outdated: {views}", remedy)
         else:
             self.note("schema", "all tables, views and columns")
 
-    def check_writing(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
+    def check_writing(self, importer: ClickHouseImporter, *, creating: bool) -> None:
         """Try all that an import does on a table of our own; where that may not be, ask."""
-        lacking = []
-        if missing and not _granted(importer, "CREATE TABLE, CREATE VIEW"):
-            lacking.append("CREATE TABLE, CREATE VIEW ON *")
-        tried = not _granted(importer, "CREATE TABLE") or _granted(importer, "DROP TABLE")
+        needed = [(CREATION, "*")] if creating else []
         try:
-            if tried:
-                _try_table(importer)
+            tried = _try_table(importer)
         except StoreError as error:
             if _code(error) != NOT_GRANTED:
                 raise
             tried = False
         if not tried:
-            tables = [name for name, columns in schema_columns().items() if columns]
-            lacking += [f"{RIGHTS} ON {t}" for t in tables if not _granted(importer, RIGHTS, t)]
+            needed += [(RIGHTS, name) for name, columns in schema_columns().items() if columns]
+        lacking = [f"{right} ON {on}" for right, on in needed if not _granted(importer, right, on)]
         if lacking:
             grants = "; ".join(f"GRANT {right} TO {self.settings.user}" for right in lacking)
             self.fail("writing", f"no right to {lacking[0].removesuffix(' ON *')}", grants)
         else:
             self.note("writing", "a table of its own" if tried else f"{RIGHTS} are granted")
-
-    # Environment
 
     def check_environment(self) -> str:
         """The settings in force; the time zone."""
@@ -3116,7 +3082,13 @@ class Checkup:
         password = "a password is set" if settings.password else "no password"
         account = f", user {settings.user}, {password}" if settings.host else ""
         self.note("settings", f"{settings.where}{account}, database {settings.database}")
-        self.check_dotenv(dotenv_path(settings.environment))
+        dotenv = dotenv_path(settings.environment)
+        if os.path.exists(dotenv):
+            mode = dotenv.stat().st_mode & 0o777
+            remedy = f"chmod 600 {shlex.quote(str(dotenv))}"
+            self.note(".env", f"{dotenv}, mode {mode:o}", remedy, when=mode & 0o077)
+        else:
+            self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
         self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
@@ -3130,21 +3102,10 @@ class Checkup:
             return identity.timezone
         return known.timezone if known else "UTC"
 
-    def check_dotenv(self, path: Path) -> None:
-        try:
-            mode = path.stat().st_mode & 0o777
-        except OSError:
-            self.note(".env", f"{path}: none", "setup_cronjob.sh writes one")
-        else:
-            remedy = f"chmod 600 {shlex.quote(str(path))}" if mode & 0o077 else ""
-            self.note(".env", f"{path}, mode {mode:o}", remedy)
-
-    # ccusage
-
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
         env = self.settings.environment
-        for name in ("ccusage", "bunx", "npx"):
+        for name, *_ in COMMANDS:
             self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
         settings = self.settings._replace(timeout=timeout, patience=timeout)
@@ -3153,64 +3114,57 @@ class Checkup:
             fetched = background.submit(fetch_all, settings, zone).result()
             ccusage = fetched.ccusage
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
-            for feed in feeds_for(ccusage.version, settings.agents):
-                self.check_feed(feed, fetched, ZoneInfo(zone))
+            remedy = "update ccusage, or set CCUSAGE_COMMAND to another version"
+            for feed in fetched.reports:
+                with self.failing(feed.label, remedy):
+                    self.check_feed(feed, fetched, ZoneInfo(zone))
 
     def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
-        settings, only = self.settings, Fetched(fetched.ccusage, {feed: fetched.reports[feed]})
-        ids = Ids(settings.hash_key)
-        found, failed = parse_all(only, ids, zone, settings.agents, self.past.upgraded)
-        with self.failing(feed.label, "update ccusage, or set CCUSAGE_COMMAND to another version"):
-            for error in failed.values():
-                raise FeedError(error)
-            records = [record for several in found.values() for record in several.values()]
-            tokens = sum(record.tokens.total for record in records)
-            cost = math.fsum(record.cost for record in records)
-            sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
-            agents = "".join(f", {agent}" for agent in sorted({a for _, a in found} - {feed.agent}))
-            self.note(feed.label, f"{sums} in {fetched.seconds[feed]:.2f} s{agents}")
-            for (kind, agent), days in found.items():
-                if kind == "daily":
-                    self.reported |= days.keys()
-                    self.claude_reported |= agent == "claude"
-
-    # Schedule and data
+        ids, agents = Ids(self.settings.hash_key), self.settings.agents
+        only = fetched._replace(reports={feed: fetched.reports[feed]})
+        found, failed = parse_all(only, ids, zone, agents, self.past.upgraded)
+        if failed:
+            raise FeedError(failed[feed.label])
+        records = [record for several in found.values() for record in several.values()]
+        tokens = sum(record.tokens.total for record in records)
+        cost = math.fsum(record.cost for record in records)
+        sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
+        others = sorted({agent for _, agent in found} - {feed.agent})
+        self.note(feed.label, ", ".join((f"{sums} in {fetched.seconds[feed]:.2f} s", *others)))
+        for (kind, agent), days in found.items():
+            if kind == "daily":
+                self.reported[agent] = {day for _, day in days}
 
     def check_schedule(self) -> None:
-        try:
-            answer = run(["crontab", "-l"], child_environment(self.settings.environment), 30)
-            lines = [line.strip() for line in answer.stdout.splitlines()]
-        except FeedError:
-            lines = []
-        entries = [line for line in lines if line.endswith(CRON_TAG) and line[0] != "#"]
-        remedy = "" if len(entries) == 1 else "run setup_cronjob.sh"
-        times = [" ".join(line.split()[: 1 if line[0] == "@" else 5]) for line in entries]
-        self.note("cron", "; ".join(times) or "no entry", remedy)
+        said = ""
+        with contextlib.suppress(FeedError):
+            said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
+        lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
+        entries = [words for words in lines if words[0][0] != "#"]
+        times = "; ".join(" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries)
+        self.note("cron", times or "no entry", "run setup_cronjob.sh", when=len(entries) != 1)
         if self.past.previous is None:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
         started_at = self.past.previous["started_at"]
         hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
         ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
-        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}" if hours > 24 else ""
-        self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy)
+        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
+        self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
 
     def check_days(self, today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
-        stored, reported = dict(sorted(self.stored)), dict(sorted(self.reported))
-        for agent, day in reported.items():
-            old = stored.get(agent)
-            stale = (day - old).days if old else 1
-            detail = f"{agent}: stored {old or 'none'}, reported {day}"
-            if old and stale > 0:
-                detail = f"stale by {stale} day{'s' * (stale > 1)}, {detail}"
-            self.note("newest day", detail, "run ccusage_importer.py" if stale > 0 else "")
-        if not self.claude_reported:
+        newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
+        for agent, day in newest.items():
+            old = max(self.stored[agent], default=None)
+            stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
+            detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
+            self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
+        if "claude" not in self.reported:
             return
-        if not reported:
+        if not newest:
             self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept = {day for agent, day in self.stored if agent == "claude"}
-        told = {day for agent, day in self.reported if agent == "claude"}
+        kept, told = self.stored["claude"], self.reported["claude"]
         period = cleanup_period(self.settings.environment)
         last = today + timedelta(days=7 - min(period, 36_500))
         soon = {day for day in told if period and day <= last}
@@ -3218,7 +3172,7 @@ class Checkup:
             f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
-        self.note("retention", detail, "run ccusage_importer.py in time" if soon - kept else "")
+        self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
 
 
 def _nearest(path: Path) -> Path:
@@ -3240,46 +3194,42 @@ def _granted(importer: ClickHouseImporter, rights: str, table: str = "*") -> boo
         return True
 
 
-def _try_table(importer: ClickHouseImporter) -> None:
+def _try_table(importer: ClickHouseImporter) -> bool:
+    """Create, write, read and drop a table as the import does, unless it could not be dropped."""
+    if _granted(importer, "CREATE TABLE") and not _granted(importer, "DROP TABLE"):
+        return False
     name = TABLES["daily"].name
     table = TABLES["daily"]._replace(name=f"ccusage_check_{secrets.token_hex(4)}")
     create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
-    key, row, at = ("claude", EPOCH.date()), Row((0,) * len(table.columns), ""), datetime.now(UTC)
-    before = StoredRow(row, at, live=True, clean=True)
+    key, at = ("claude", EPOCH.date()), datetime.now(UTC)
+    before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
     try:
         with store_errors(importer.settings):
             importer.client.command(create.replace(name, table.name))
-        importer.upsert(table, {key: row}, Stored({table: {}}), at)
-        importer.upsert(table, {key: row}, Stored({table: {key: before}}), at + timedelta(1))
+        importer.upsert(table, {key: None}, Stored({table: {key: before}}), at)
         importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
     finally:
         with store_errors(importer.settings):
             importer.client.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
+    return True
 
 
 def _outdated_views(importer: ClickHouseImporter) -> list[str]:
     """The views whose columns are not those of the schema."""
-    columns = importer.query(
-        "SELECT table, groupArray(name) FROM system.columns "
-        "WHERE database = currentDatabase() GROUP BY table"
-    )
-    found = {view: sorted(names) for view, names in columns}
-    views = (sql.partition(" AS\nSELECT\n") for sql in schema_statements() if " VIEW " in sql)
-    wanted = {
-        head.split()[-1]: re.findall(
-            r"^    (?:\S.*)?\b(\w+)`?,?$", body.partition("\nFROM ")[0], re.M
-        )
-        for head, _, body in views
-    }
-    return [view for view, names in wanted.items() if found.get(view) != sorted(names)]
+
+    def columns(source: str) -> list[str]:
+        return sorted(name for name, *_ in importer.query(f"DESCRIBE {source}"))
+
+    views = (sql.partition(" AS\n") for sql in schema_statements() if " VIEW " in sql)
+    selects = {head.split()[-1]: f"({select})" for head, _, select in views}
+    return [view for view, select in selects.items() if columns(view) != columns(select)]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
-    rows = defaultdict(list)
+    rows: dict[str, list[Sequence[str]]] = defaultdict(list)
     for check in checks:
-        rows[check.section].append((check.name, check.status, check.detail))
-        if check.remedy:
-            rows[check.section].append(("", "", f"→ {check.remedy}"))
+        remedy = [("", "", f"→ {check.remedy}")] if check.remedy else []
+        rows[check.section] += [(check.name, check.status, check.detail), *remedy]
     sections = [Section(header=(name, "", ""), rows=found) for name, found in rows.items()]
     return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
 

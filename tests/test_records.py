@@ -62,7 +62,7 @@ def recorded(version: str, name: str) -> Any:
 def parse(feed: Feed, payload: Any, ids: Ids = NAMES, zone: Any = UTC) -> list[Record]:
     """The records of a report, from the bytes on."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    answer = read_answer(feed, ["ccusage"], Answer(0, text, ""))
+    answer = read_answer(feed, Answer(["ccusage"], 0, text))
     found = parse_report(feed, read_report(feed, answer, ids), ids, zone)
     return [record for records in found.values() for record in records.values()]
 
