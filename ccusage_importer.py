@@ -27,19 +27,14 @@ import math
 import os
 import random
 import re
-import secrets
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
 from itertools import takewhile
@@ -48,6 +43,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
+    import subprocess
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from clickhouse_connect.driver.client import Client
     from rich.table import Table as Grid
 
@@ -281,6 +279,8 @@ class Identity(NamedTuple):
 
 def _write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
+    import tempfile
+
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
     ) as file:
@@ -316,7 +316,7 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             "set the former one (it is the same on all machines)"
         )
     name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
-    installation_id = recorded.installation_id if recorded else secrets.token_hex(8)
+    installation_id = recorded.installation_id if recorded else os.urandom(8).hex()
     return Identity(name, zone, fingerprint, installation_id)
 
 
@@ -421,6 +421,8 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
+    import shutil
+
     path = settings.environment.get("PATH")
     for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
         name, *arguments = map(os.path.expanduser, words)
@@ -468,6 +470,8 @@ _stopping = threading.Event()
 
 def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = "") -> Answer:
     """Run a command to its end, or end its whole process group at the timeout."""
+    import subprocess
+
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
     try:
@@ -506,6 +510,8 @@ def _end(child: subprocess.Popen[str]) -> None:
 @contextlib.contextmanager
 def in_background() -> Iterator[ThreadPoolExecutor]:
     """A thread for calls; those that still run when the program fails or is interrupted end."""
+    from concurrent.futures import ThreadPoolExecutor
+
     background = ThreadPoolExecutor(1)
     try:
         yield background
@@ -2993,6 +2999,8 @@ class Checkup:
             self.check_server(ClickHouseImporter(client, settings, name or host_name()))
 
     def check_disk(self, path: Path) -> None:
+        import shutil
+
         self.check_directory("path", path, "CH_EMBEDDED_PATH")
         if path.exists():
             size = sum(file.lstat().st_size for file in path.rglob("*"))
@@ -3001,6 +3009,8 @@ class Checkup:
         self.note("free disk", f"{free / 1e9:,.1f} GB", "free some", when=free < 1e9)
 
     def check_directory(self, name: str, path: Path, variable: str) -> None:
+        import tempfile
+
         try:
             with tempfile.TemporaryFile(dir=_nearest(path)):
                 absent = "" if path.exists() else ": not there yet"
@@ -3104,6 +3114,8 @@ class Checkup:
 
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
+        import shutil
+
         env = self.settings.environment
         for name, *_ in COMMANDS:
             self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
@@ -3199,7 +3211,7 @@ def _try_table(importer: ClickHouseImporter) -> bool:
     if _granted(importer, "CREATE TABLE") and not _granted(importer, "DROP TABLE"):
         return False
     name = TABLES["daily"].name
-    table = TABLES["daily"]._replace(name=f"ccusage_check_{secrets.token_hex(4)}")
+    table = TABLES["daily"]._replace(name=f"ccusage_check_{os.urandom(4).hex()}")
     create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
     key, at = ("claude", EPOCH.date()), datetime.now(UTC)
     before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
@@ -3279,6 +3291,9 @@ def fetch_report(
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
     """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
+    import tempfile
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = feeds_for(ccusage.version, settings.agents)
@@ -3392,6 +3407,8 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
     """A client; where nothing may be written and nothing is there, of an empty engine."""
+    import tempfile
+
     with contextlib.ExitStack() as stack:
         path = None
         if settings.host is None and not writing and not settings.embedded_path.exists():
@@ -3904,6 +3921,8 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
 
 def publish(report: Report, args: argparse.Namespace) -> None:
     """Print an answer, or write it to --output, in the form that was asked for."""
+    import shutil
+
     out = sys.stdout
     width = shutil.get_terminal_size((report.width, 24)).columns
     width, colour = (report.width, False) if args.output else (width, out.isatty())
