@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tables import Database, Tables
 
 HISTORY = "ccusage_import_history"
+QUIET = "--quiet"  # no statistics are asked for at the end
 
 
 def settle(server: ClickHouseServer) -> None:
@@ -36,20 +37,21 @@ def settle(server: ClickHouseServer) -> None:
     while quiet < 2:
         assert time.monotonic() < deadline, server.statements()
         time.sleep(0.002)
-        running = [s for s in server.statements() if not (s.executed or s.error or s.fault)]
+        _, running = server.progress()
         quiet = 0 if running else quiet + 1
 
 
 class Scene:
     """`before` is stored, a run with `args` is to make it `after`.
 
-    The state before it is kept in a second database, from which `reset` brings it back.
+    The run that shows `after` asks the real ccusage; later ones hear again what it said. The state
+    before it is kept in a second database, from which `reset` brings it back.
     """
 
     def __init__(self, machine: Machine, *args: str) -> None:
         assert machine.database
         self.machine = machine
-        self.args = args
+        self.args = (QUIET, *args)
         self.database: Database = machine.database
         self.server = self.database.server
         self.backup = f"{self.database.name}_backup"
@@ -60,9 +62,11 @@ class Scene:
             self.before = read(self.database.query, machine.name)
             self.runs = len(machine.history())
             self._save()
-        machine.imports(*args)
+        machine.imports(*self.args)
         self.after: Tables = read(self.database.query, machine.name)
         assert len(machine.history()) == self.runs + 1
+        feeds = machine.feeds()
+        machine.stub().say(agents=NO_OTHERS, **feeds)
         self.reset()
 
     def _save(self) -> None:
@@ -89,11 +93,6 @@ class Scene:
                 f"SELECT * FROM {self.backup}.{table}"
             )
         shutil.copytree(self.machine.home / "state.backup", self.machine.state)
-
-    def freeze(self) -> None:
-        """From now on ccusage answers at once, from what it says now."""
-        feeds = self.machine.feeds()
-        self.machine.stub().say(agents=NO_OTHERS, **feeds)
 
     def statements_of_a_run(self) -> int:
         """How many statements an undisturbed run sends."""
@@ -178,7 +177,7 @@ class Seesaw:
 
     def _say(self, side: int) -> None:
         self.stub.say(**self.feeds[side])
-        self.args = ("--allow-shrink", *(["--no-hash-projects"] if side else []))
+        self.args = (QUIET, "--allow-shrink", *(["--no-hash-projects"] if side else []))
 
     @property
     def before(self) -> Tables:

@@ -60,7 +60,7 @@ def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None
     scene.server.statements(reset=True)
     process = scene.machine.fork(*scene.args)
     deadline = time.monotonic() + 60
-    while process.is_alive() and len(scene.server.statements()) < statements:
+    while process.is_alive() and scene.server.progress()[0] < statements:
         assert time.monotonic() < deadline, scene.server.statements()
         time.sleep(0.002)
     time.sleep(seconds)

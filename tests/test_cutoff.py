@@ -105,7 +105,6 @@ def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
     kind: str, when: str, tmp_path: Path, database: Database
 ) -> None:
     scene = first_import(tmp_path, database)
-    scene.freeze()
     start = 1 if when == "after" else 3
     for number in range(start, scene.statements_of_a_run() + 1, 6):
         disturb(scene, kind, when=when, nth=number, times=2)
