@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tables import Database, Tables
 
 HISTORY = "ccusage_import_history"
-QUIET = "--quiet"  # no statistics are asked for at the end
 
 
 def settle(server: ClickHouseServer) -> None:
@@ -51,7 +50,7 @@ class Scene:
     def __init__(self, machine: Machine, *args: str) -> None:
         assert machine.database
         self.machine = machine
-        self.args = (QUIET, *args)
+        self.args = args
         self.database: Database = machine.database
         self.server = self.database.server
         self.backup = f"{self.database.name}_backup"
@@ -62,11 +61,10 @@ class Scene:
             self.before = read(self.database.query, machine.name)
             self.runs = len(machine.history())
             self._save()
-        machine.imports(*self.args)
+        machine.stores(*self.args)
         self.after: Tables = read(self.database.query, machine.name)
         assert len(machine.history()) == self.runs + 1
-        feeds = machine.feeds()
-        machine.stub().say(agents=NO_OTHERS, **feeds)
+        machine.freeze()
         self.reset()
 
     def _save(self) -> None:
@@ -138,7 +136,7 @@ class Scene:
 
     def recover(self) -> None:
         """A clean run, after which all is as after an undisturbed one, without FINAL too."""
-        self.machine.imports(*self.args)
+        self.machine.stores(*self.args)
         assert_same(read(self.database.query, self.machine.name), self.after)
         assert len(self.machine.history()) in (self.runs + 1, self.runs + 2)
 
@@ -164,7 +162,7 @@ class Seesaw:
         self.side = 0
         for side in (1, 0, 1, 0):
             self._say(side)
-            machine.imports(*self.args)
+            machine.stores(*self.args)
             self.states[side] = read(database.query, machine.name)
             self.side = side
         for table in KEYS:
@@ -177,7 +175,7 @@ class Seesaw:
 
     def _say(self, side: int) -> None:
         self.stub.say(**self.feeds[side])
-        self.args = (QUIET, "--allow-shrink", *(["--no-hash-projects"] if side else []))
+        self.args = ("--allow-shrink", *(["--no-hash-projects"] if side else []))
 
     @property
     def before(self) -> Tables:
@@ -202,7 +200,7 @@ class Seesaw:
 
     def recover(self) -> None:
         """A clean run, after which all is exact without FINAL too, and the way goes back."""
-        self.machine.imports(*self.args)
+        self.machine.stores(*self.args)
         assert_same(read(self.database.query, self.machine.name), self.after)
         self.turn()
 
@@ -212,8 +210,10 @@ class Seesaw:
 
     def statements_of_a_run(self) -> int:
         self.server.statements(reset=True)
-        self.recover()
-        return len(self.server.statements(reset=True))
+        self.machine.imports(*self.args)
+        count = len(self.server.statements(reset=True))
+        self.turn()
+        return count
 
     def settle(self) -> None:
         settle(self.server)
@@ -239,7 +239,7 @@ def an_hour(tmp_path: Path, database: Database) -> Scene:
     """An hour's work: a session goes on, another begins. Only that is read and compared."""
     machine = Machine(tmp_path, database=database)
     machine.populate(days=5)
-    machine.imports()
+    machine.stores()
     path = max((machine.claude / "projects").glob("*/*.jsonl"), key=lambda path: path.name)
     late = datetime(2025, 9, 24, 23, tzinfo=timezone.utc)
     transcripts.grow(path, [Message(late)])
@@ -254,7 +254,7 @@ def upgrade(tmp_path: Path, database: Database) -> Scene:
     """From ccusage 18 to 20: the rows of projects make room for their sessions'."""
     machine = Machine(tmp_path, version="18.0.11", database=database)
     machine.populate(days=5, resumed=False)
-    machine.imports()
+    machine.stores()
     path = next((machine.claude / "projects" / transcripts.PROJECTS[0]).glob("*.jsonl"))
     path.unlink()  # its project's row is not explained by sessions alone
     machine.use("20.0.24")
