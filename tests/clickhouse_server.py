@@ -37,11 +37,11 @@ import sys
 import threading
 import time
 import urllib.parse
-import urllib.request
 import uuid
 import zlib
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
+from http.client import HTTPConnection, HTTPSConnection
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,11 @@ class User:
         return f"<{self.name}><grants>{grants}</grants></{self.name}>"
 
 
-USERS_XML = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas>
+# No test asks anything often enough to repay the engine for compiling it.
+USERS_XML = """<clickhouse><profiles><default><compile_expressions>0</compile_expressions>
+<compile_aggregate_expressions>0</compile_aggregate_expressions>
+<compile_sort_description>0</compile_sort_description></default></profiles>
+<quotas><default/></quotas>
 <roles>{roles}</roles><users><default><password/><networks><ip>::/0</ip></networks>
 <profile>default</profile><quota>default</quota><grants>{grants}</grants></default></users>
 </clickhouse>"""
@@ -201,6 +205,10 @@ class Statement:
     fault: str | None = None
     seconds: float = 0.0
 
+    @property
+    def running(self) -> bool:
+        return not (self.executed or self.error or self.fault)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -241,8 +249,9 @@ class Engine:
                 connection.query(f"SET readonly = {user.readonly}")
             elif statement.method == "GET":
                 connection.query("SET readonly = 2")
-            for name, value in statement.settings.items():
-                connection.query(f"SET {quote(name, '`')} = {quote(value)}")
+            settings = [f"{quote(k, '`')} = {quote(v)}" for k, v in statement.settings.items()]
+            if settings:
+                connection.query(f"SET {', '.join(settings)}")
             return self._run(connection, sql, default_format, statement.params)
         except RuntimeError as error:
             raise ServerError.from_engine(error, user.name) from error
@@ -546,7 +555,10 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def control(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out an order of the test; the log in the answer is the one before a reset."""
         with self._lock:
-            log = [asdict(statement) for statement in self._statements]
+            if order.get("progress"):
+                running = sum(statement.running for statement in self._statements)
+                return {"begun": len(self._statements), "running": running}
+            log = [dict(vars(statement)) for statement in self._statements]
             if order.get("reset"):
                 self._statements.clear()
             if order.get("disarm"):
@@ -741,13 +753,14 @@ class ClickHouseServer:
 
     def control(self, **order: Any) -> dict[str, Any]:
         """Send an order to Server.control, and return the log and the armed faults."""
-        context = ssl.create_default_context(cafile=self.certificate) if self.certificate else None
-        request = urllib.request.Request(self.url + CONTROL, json.dumps(order).encode())
-        proxyless = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-        with proxyless.open(request) as response:
-            state: dict[str, Any] = json.load(response)
+        if self.certificate:
+            context = ssl.create_default_context(cafile=self.certificate)
+            connection: HTTPConnection = HTTPSConnection(self.host, self.port, context=context)
+        else:
+            connection = HTTPConnection(self.host, self.port)
+        with closing(connection):
+            connection.request("POST", CONTROL, json.dumps(order))
+            state: dict[str, Any] = json.load(connection.getresponse())
         return state
 
     def arm(
@@ -766,6 +779,11 @@ class ClickHouseServer:
     def statements(self, *, reset: bool = False) -> list[Statement]:
         """What clients asked since the start or the last reset, in order."""
         return [Statement(**entry) for entry in self.control(reset=reset)["statements"]]
+
+    def progress(self) -> tuple[int, int]:
+        """How many statements of the log were begun, and how many of them still run."""
+        state = self.control(progress=True)
+        return state["begun"], state["running"]
 
     def client(self, **options: Any) -> Any:
         """A clickhouse-connect client for this server, as its first user."""

@@ -36,14 +36,15 @@ def settle(server: ClickHouseServer) -> None:
     while quiet < 2:
         assert time.monotonic() < deadline, server.statements()
         time.sleep(0.002)
-        running = [s for s in server.statements() if not (s.executed or s.error or s.fault)]
+        _, running = server.progress()
         quiet = 0 if running else quiet + 1
 
 
 class Scene:
     """`before` is stored, a run with `args` is to make it `after`.
 
-    The state before it is kept in a second database, from which `reset` brings it back.
+    The run that shows `after` asks the real ccusage; later ones hear again what it said. The state
+    before it is kept in a second database, from which `reset` brings it back.
     """
 
     def __init__(self, machine: Machine, *args: str) -> None:
@@ -60,9 +61,10 @@ class Scene:
             self.before = read(self.database.query, machine.name)
             self.runs = len(machine.history())
             self._save()
-        machine.imports(*args)
+        machine.stores(*self.args)
         self.after: Tables = read(self.database.query, machine.name)
         assert len(machine.history()) == self.runs + 1
+        machine.freeze()
         self.reset()
 
     def _save(self) -> None:
@@ -89,11 +91,6 @@ class Scene:
                 f"SELECT * FROM {self.backup}.{table}"
             )
         shutil.copytree(self.machine.home / "state.backup", self.machine.state)
-
-    def freeze(self) -> None:
-        """From now on ccusage answers at once, from what it says now."""
-        feeds = self.machine.feeds()
-        self.machine.stub().say(agents=NO_OTHERS, **feeds)
 
     def statements_of_a_run(self) -> int:
         """How many statements an undisturbed run sends."""
@@ -139,7 +136,7 @@ class Scene:
 
     def recover(self) -> None:
         """A clean run, after which all is as after an undisturbed one, without FINAL too."""
-        self.machine.imports(*self.args)
+        self.machine.stores(*self.args)
         assert_same(read(self.database.query, self.machine.name), self.after)
         assert len(self.machine.history()) in (self.runs + 1, self.runs + 2)
 
@@ -165,7 +162,7 @@ class Seesaw:
         self.side = 0
         for side in (1, 0, 1, 0):
             self._say(side)
-            machine.imports(*self.args)
+            machine.stores(*self.args)
             self.states[side] = read(database.query, machine.name)
             self.side = side
         for table in KEYS:
@@ -203,7 +200,7 @@ class Seesaw:
 
     def recover(self) -> None:
         """A clean run, after which all is exact without FINAL too, and the way goes back."""
-        self.machine.imports(*self.args)
+        self.machine.stores(*self.args)
         assert_same(read(self.database.query, self.machine.name), self.after)
         self.turn()
 
@@ -213,8 +210,10 @@ class Seesaw:
 
     def statements_of_a_run(self) -> int:
         self.server.statements(reset=True)
-        self.recover()
-        return len(self.server.statements(reset=True))
+        self.machine.imports(*self.args)
+        count = len(self.server.statements(reset=True))
+        self.turn()
+        return count
 
     def settle(self) -> None:
         settle(self.server)
@@ -240,7 +239,7 @@ def an_hour(tmp_path: Path, database: Database) -> Scene:
     """An hour's work: a session goes on, another begins. Only that is read and compared."""
     machine = Machine(tmp_path, database=database)
     machine.populate(days=5)
-    machine.imports()
+    machine.stores()
     path = max((machine.claude / "projects").glob("*/*.jsonl"), key=lambda path: path.name)
     late = datetime(2025, 9, 24, 23, tzinfo=timezone.utc)
     transcripts.grow(path, [Message(late)])
@@ -255,7 +254,7 @@ def upgrade(tmp_path: Path, database: Database) -> Scene:
     """From ccusage 18 to 20: the rows of projects make room for their sessions'."""
     machine = Machine(tmp_path, version="18.0.11", database=database)
     machine.populate(days=5, resumed=False)
-    machine.imports()
+    machine.stores()
     path = next((machine.claude / "projects" / transcripts.PROJECTS[0]).glob("*.jsonl"))
     path.unlink()  # its project's row is not explained by sessions alone
     machine.use("20.0.24")

@@ -484,6 +484,12 @@ class Machine:
         self.env["CCUSAGE_COMMAND"] = shlex.join(stub.command)
         return stub
 
+    def freeze(self) -> dict[str, Any]:
+        """From now on ccusage answers at once what it says of Claude now: its feeds."""
+        feeds = self.feeds()
+        self.stub().say(agents=NO_OTHERS, **feeds)
+        return feeds
+
     def populate(self, **what: Any) -> None:
         transcripts.populate(self.claude, **{"start": date(2025, 9, 20), "days": 12, **what})
 
@@ -527,6 +533,10 @@ class Machine:
         done = self.main(*args, **more)
         assert done.code == code, done.err
         return done
+
+    def stores(self, *args: str, code: int = 0, **more: str) -> None:
+        """As imports(), but quietly: no statistics are asked for at the end."""
+        self.imports("--quiet", *args, code=code, **more)
 
     # what ccusage says, and what is stored
 

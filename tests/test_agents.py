@@ -73,13 +73,13 @@ def agents_in(tables: Tables) -> set[str]:
 
 
 def test_with_ccusage_20_each_table_says_what_the_unified_reports_say(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     machine.check(expected_of_20(machine))
     assert agents_in(machine.tables()) == {"claude", *OTHERS}
 
 
 def test_the_sum_over_agents_is_ccusages_unified_total(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     tables = machine.tables()
     for feed in ("daily", "monthly", "session"):
         totals = machine.report(f"all {feed}")["totals"]
@@ -97,33 +97,33 @@ def of(tables: Tables, *agents: str) -> Tables:
 
 
 def test_a_second_import_of_all_agents_changes_nothing(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     machine.database.server.statements(reset=True)
-    machine.imports()
+    machine.stores()
     assert len(machine.database.writes()) == 1
 
 
 @pytest.mark.parametrize("agents", ["claude", "codex", "claude,gemini"])
 def test_only_the_agents_that_were_asked_for_are_imported(agents: str, machine: Machine) -> None:
-    machine.imports("--agents", agents)
+    machine.stores("--agents", agents)
     wanted = of(expected_of_20(machine), *agents.split(","))
     machine.check(wanted)
-    machine.imports("--agents", "all")
+    machine.stores("--agents", "all")
     machine.check(expected_of_20(machine))
 
 
 def test_an_import_of_codex_never_touches_claudes_rows(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     before = machine.tables(keep=True)
     shutil.rmtree(machine.claude / "projects")
     path = write_codex(machine.home / "codex", "c11", messages("gpt-5", 50))
-    machine.imports("--agents", "codex", "--allow-shrink")
+    machine.stores("--agents", "codex", "--allow-shrink")
     after = machine.tables(keep=True)
     others = ("claude", "opencode", "gemini")
     assert of(after, *others) == of(before, *others)
     assert total(after, "daily", "codex") > total(before, "daily", "codex")
     path.unlink()
-    machine.imports("--agents", "codex")
+    machine.stores("--agents", "codex")
     assert of(machine.tables(keep=True), *others) == of(before, *others)
     assert machine.tables()["ccusage_usage_daily"] == without_times(after)["ccusage_usage_daily"]
 
@@ -157,24 +157,24 @@ def test_agents_that_are_absent_cost_nothing(tmp_path: Path, database: Database)
     machine = Machine(tmp_path, database=database)
     machine.populate(days=3)
     write_gemini(machine.home / "gemini", "g", messages("gemini-2.5-pro", 0))
-    machine.imports()
+    machine.stores()
     assert agents_in(machine.tables()) == {"claude", "gemini"}
     machine.check(expected_of_20(machine))
 
 
 def test_a_failing_report_of_the_others_leaves_claudes_import_whole(machine: Machine) -> None:
     stub = machine.stub()
-    machine.imports()
+    machine.stores()
     before = machine.tables(keep=True)
     write_session(machine.claude, "-p", "late", [Message(NOON)])
     write_codex(machine.home / "codex", "c11", messages("gpt-5", 50))
     stub.fail("agents")
-    machine.imports(code=3)
+    machine.stores(code=3)
     after = machine.tables(keep=True)
     assert_same(of(without_times(after), "claude"), machine.expected())
     assert of(after, *OTHERS) == of(before, *OTHERS)
     stub.fail()
-    machine.imports()
+    machine.stores()
     machine.check(expected_of_20(machine))
 
 
@@ -183,7 +183,7 @@ def test_with_ccusage_19_codex_and_opencode_say_what_their_own_reports_say(
     version: str, tmp_path: Path, database: Database
 ) -> None:
     machine = with_agents(Machine(tmp_path, version=version, database=database))
-    machine.imports()
+    machine.stores()
     wanted = Expected(version).claude(machine.feeds())
     for agent in ("codex", "opencode"):
         for feed, key in (("daily", "date"), ("monthly", "month"), ("session", "sessionId")):
@@ -212,13 +212,13 @@ def test_with_ccusage_19_an_agent_without_data_is_no_failure(
 ) -> None:
     machine = Machine(tmp_path, version="19.0.3", database=database)
     machine.populate(days=3)
-    machine.imports()
+    machine.stores()
     machine.check()
 
 
 def test_with_ccusage_18_only_claude_is_there(tmp_path: Path, database: Database) -> None:
     machine = with_agents(Machine(tmp_path, version="18.0.11", database=database))
-    machine.imports()
+    machine.stores()
     assert agents_in(machine.tables()) == {"claude"}
 
 
@@ -226,10 +226,10 @@ def test_the_upgrade_from_19_to_20_keeps_the_identity_of_other_agents_rows(
     tmp_path: Path, database: Database
 ) -> None:
     machine = with_agents(Machine(tmp_path, version="19.0.3", database=database))
-    machine.imports()
+    machine.stores()
     before = machine.tables()
     machine.use("20.0.24")
-    machine.imports()
+    machine.stores()
     after = machine.tables()
     for table in (FEED_TABLES[feed] for feed in ("daily", "monthly", "session")):
         assert before[table].keys() <= after[table].keys()
@@ -250,7 +250,7 @@ def test_rows_of_one_session_id_are_summed_for_other_agents(machine: Machine) ->
     twin["metadata"]["lastActivity"] = "2025-12-24T00:00:00.000Z"
     report["session"].append(twin)
     stub.say(agents=report)
-    machine.imports()
+    machine.stores()
     rows = machine.tables()["ccusage_usage_sessions"].items()
     found = [row for (agent, _), row in rows if row["total_tokens"] == 2 * twin["totalTokens"]]
     assert len(found) == 1
@@ -259,7 +259,7 @@ def test_rows_of_one_session_id_are_summed_for_other_agents(machine: Machine) ->
 
 
 def test_other_agents_never_shrink_by_accident_either(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     before = machine.tables()
     for agent in OTHERS:
         shutil.rmtree(machine.home / agent)

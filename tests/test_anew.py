@@ -9,7 +9,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tables import FEED_TABLES, Database, Machine, assert_same, noon
+from tables import FEED_TABLES, Database, Expected, Machine, assert_same, noon
 from test_year import Life
 from transcripts import OPUS, SONNET, Message, grow, midnight_of, write_session
 
@@ -27,7 +27,7 @@ def machine(tmp_path: Path, database: Database) -> Machine:
     """Has imported four days."""
     machine = Machine(tmp_path, database=database)
     machine.populate(days=4)
-    machine.imports()
+    machine.stores()
     return machine
 
 
@@ -135,7 +135,7 @@ def test_a_life_of_purges_leaves_what_it_leaves_one_that_forgets_each_time(
 )
 def test_what_somebody_did_to_the_tables_is_noticed(damage: str, machine: Machine) -> None:
     machine.database.query(damage)
-    machine.imports("--allow-shrink")
+    machine.stores("--allow-shrink")
     machine.check()
 
 
@@ -154,8 +154,8 @@ def test_a_row_that_arrives_while_a_run_writes_is_noticed_by_the_next_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(ccusage_importer, "history_row", late)
-        machine.imports()
-    machine.imports()
+        machine.stores()
+    machine.stores()
     machine.check()
 
 
@@ -163,6 +163,7 @@ def test_a_row_that_arrives_while_a_run_writes_is_noticed_by_the_next_one(
 def test_without_what_it_remembers_a_run_compares_everything(
     content: str | None, machine: Machine
 ) -> None:
+    wanted = Expected().claude(machine.freeze()).tables
     path = machine.state / "imported.json"
     assert path.stat().st_mode & 0o077 == 0
     path.unlink()
@@ -171,23 +172,23 @@ def test_without_what_it_remembers_a_run_compares_everything(
     reads(machine)
     assert all(count[:3] == [0, 0, 0] for count in counts(said(machine)).values())
     assert len(reads(machine)) == 3
-    machine.check()
-    machine.imports()
+    machine.check(wanted)
+    machine.stores()
     assert reads(machine) == []
 
 
 def test_another_ccusage_other_agents_and_names_shown_are_compared(machine: Machine) -> None:
-    machine.imports("--no-hash-projects")
+    machine.stores("--no-hash-projects")
     machine.check(machine.expected(hidden=False))
-    machine.imports()
+    machine.stores()
     machine.check()
     write_session(machine.claude, "-p", "new", [Message(LATER, model=SONNET)])
-    machine.imports("--agents", "codex")
-    machine.imports()
+    machine.stores("--agents", "codex")
+    machine.stores()
     machine.check()
     reads(machine)
     machine.use("19.0.3")
-    machine.imports()
+    machine.stores()
     assert len(reads(machine)) == 3
 
 
@@ -200,7 +201,7 @@ def test_after_a_failed_report_everything_is_compared(machine: Machine) -> None:
     assert machine.history("feeds_failed")[-1] == (["daily"],)
     stub.fail()
     reads(machine)
-    machine.imports()
+    machine.stores()
     assert reads(machine)[0]["types"].count(",") == 4  # all
     machine.check()
 
@@ -223,8 +224,8 @@ def test_rows_that_are_held_are_told_of_each_time(machine: Machine) -> None:
     assert held == [{"their transcripts are gone": 1}] * 3
     rows = machine.history("rows_held", "held_reasons")
     assert rows[-3:] == [(1, {"their transcripts are gone": 1})] * 3
-    machine.imports("--allow-shrink")
-    machine.imports()
+    machine.stores("--allow-shrink")
+    machine.stores()
     assert machine.history("rows_held")[-1] == (0,)
 
 
@@ -250,7 +251,7 @@ def test_what_is_wrong_among_rows_that_are_known_is_still_refused_by_its_place(
         error = machine.imports(code=3).err
         assert machine.tables(keep=True) == before
         stub.say(**right)
-        machine.imports()  # which remembers again
+        machine.stores()  # which remembers again
         return error
 
     def twice(report: Any, **changes: Any) -> None:
@@ -285,11 +286,11 @@ def test_the_rates_of_an_active_block_are_no_news(machine: Machine) -> None:
     stub = machine.stub()
     feeds = machine.feeds()
     stub.say(**feeds)
-    machine.imports()
+    machine.stores()
     reads(machine)
     for block in feeds["blocks"]["blocks"]:
         block["burnRate"] = {"costPerHour": 9.0}
         block["projection"] = {"totalCost": 9.0}
     stub.say(**feeds)
-    machine.imports()
+    machine.stores()
     assert reads(machine) == []

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from scenes import Scene, Seesaw, an_hour, first_import, upgrade
-from tables import Machine, assert_same
+from tables import Expected, Machine, assert_same
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,36 +23,42 @@ if TYPE_CHECKING:
     from tables import Database
 
 
+STRESS = pytest.param(1, marks=pytest.mark.stress)  # each statement
+
+
+@pytest.mark.parametrize("step", [2, STRESS])
 @pytest.mark.parametrize(("what", "writing"), [(first_import, 11), (an_hour, 16), (upgrade, 17)])
 def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
-    what: Callable[..., Scene], writing: int, tmp_path: Path, database: Database
+    what: Callable[..., Scene], writing: int, step: int, tmp_path: Path, database: Database
 ) -> None:
     scene = what(tmp_path, database)
     count = scene.statements_of_a_run()
+    coarse = 1 if step == 1 else 8
     chance = random.Random(writing)
     torn = 0
-    for moment in (*range(0, count - writing, 8), *range(count - writing, count, 2)):
+    for moment in (*range(0, count - writing, coarse), *range(count - writing, count, step)):
         killed_after(scene, moment, chance.uniform(0, 0.005))
         torn += scene.check_between()
         if not scene.untouched():
             scene.recover()
             scene.reset()
-    assert torn > 2  # the kills did hit the writing
+    assert torn > 4 / step  # the kills did hit the writing
 
 
+@pytest.mark.parametrize("step", [2, STRESS])
 def test_killed_at_any_statement_of_an_update_the_next_run_ends_exact(
-    tmp_path: Path, database: Database
+    step: int, tmp_path: Path, database: Database
 ) -> None:
     seesaw = Seesaw(tmp_path, database)
     states = []
-    for moment in (*range(0, 8, 3), *range(8, seesaw.statements_of_a_run(), 2)):
+    for moment in (*range(0, 8, 2 * step - 1), *range(8, seesaw.statements_of_a_run(), step)):
         killed_after(seesaw, moment, 0.002 * (moment % 4))
         states.append(seesaw.look())
         if states[-1] == "torn":
             seesaw.recover()
         elif states[-1] == "done":
             seesaw.turn()
-    assert states.count("torn") > 4
+    assert states.count("torn") > 8 / step
 
 
 def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None:
@@ -60,7 +66,7 @@ def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None
     scene.server.statements(reset=True)
     process = scene.machine.fork(*scene.args)
     deadline = time.monotonic() + 60
-    while process.is_alive() and len(scene.server.statements()) < statements:
+    while process.is_alive() and scene.server.progress()[0] < statements:
         assert time.monotonic() < deadline, scene.server.statements()
         time.sleep(0.002)
     time.sleep(seconds)
@@ -73,16 +79,17 @@ def test_killed_while_the_database_is_embedded(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "m1")
     machine.populate(days=8)
     fresh = machine.home / "fresh"
-    machine.imports()
+    machine.stores()
     shutil.copytree(machine.path, fresh / "clickhouse", symlinks=True)
     shutil.copytree(machine.state, fresh / "state")
     before = machine.tables()
     machine.populate(start=date(2025, 9, 28), days=4, seed=3)
+    feeds = machine.freeze()
     began = time.monotonic()
     assert machine.run("--no-hash-projects").code == 0
     duration = time.monotonic() - began
     after = machine.tables()
-    assert_same(after, machine.expected(hidden=False))
+    assert_same(after, Expected(hidden=False).claude(feeds).tables)
     for number in range(5):
         shutil.rmtree(machine.path)
         shutil.rmtree(machine.state)
@@ -95,5 +102,5 @@ def test_killed_while_the_database_is_embedded(tmp_path: Path) -> None:
         shown = machine.tables(final=True)
         for table, rows in shown.items():
             assert rows in (before[table], after[table]), table
-        machine.imports("--no-hash-projects")
+        machine.stores("--no-hash-projects")
         machine.check(after)

@@ -75,6 +75,11 @@ def check_and_heal(seesaw: Seesaw, done: Done) -> None:
         ("http500", "after", 2),
         ("close", "before", 4),
         ("close", "after", 3),
+        *(
+            pytest.param(kind, when, 1, marks=pytest.mark.stress)
+            for kind in ("http500", "close")
+            for when in ("before", "after")
+        ),
     ],
 )
 def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(
@@ -88,26 +93,30 @@ def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(
     if kind == "http500":
         assert codes.count(0) < 4
     else:  # clickhouse-connect asks once more
-        assert codes.count(0) > 2
+        assert codes.count(0) > (3 if step == 1 else 2)
 
 
+STRESS = pytest.param(1, marks=pytest.mark.stress)  # each statement
+
+
+@pytest.mark.parametrize("step", [5, STRESS])
 def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_run_heals(
-    seesaw: Seesaw,
+    step: int, seesaw: Seesaw
 ) -> None:
-    for number in range(2, seesaw.statements_of_a_run(), 5):
+    for number in range(2, seesaw.statements_of_a_run(), step):
         done = disturb(seesaw, "close", nth=number, times=-1)
         assert done.code
         check_and_heal(seesaw, done)
 
 
+@pytest.mark.parametrize("step", [6, STRESS])
 @pytest.mark.parametrize(("kind", "when"), [("http500", "after"), ("reset", "before")])
 def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
-    kind: str, when: str, tmp_path: Path, database: Database
+    kind: str, when: str, step: int, tmp_path: Path, database: Database
 ) -> None:
     scene = first_import(tmp_path, database)
-    scene.freeze()
-    start = 1 if when == "after" else 3
-    for number in range(start, scene.statements_of_a_run() + 1, 6):
+    start = 1 if when == "after" or step == 1 else 3
+    for number in range(start, scene.statements_of_a_run() + 1, step):
         disturb(scene, kind, when=when, nth=number, times=2)
         scene.check_between()
         scene.recover()
@@ -138,7 +147,7 @@ def test_an_insert_that_comes_after_the_next_run_does_no_harm(seesaw: Seesaw) ->
         done = seesaw.machine.main(*seesaw.args)
         assert done.code in (1, 3)
     seesaw.server.disarm()
-    seesaw.machine.imports(*seesaw.args)
+    seesaw.machine.stores(*seesaw.args)
     shown = read(seesaw.database.query, seesaw.machine.name, final=True)
     assert_same(shown, seesaw.after)
     seesaw.settle()
@@ -217,7 +226,7 @@ def machine(tmp_path: Path, guarded: ClickHouseServer) -> Iterator[Machine]:
     guarded.query("DROP DATABASE IF EXISTS usage SYNC")
     machine = Machine(tmp_path, database=Database(guarded, "usage"))
     machine.populate(days=5)
-    machine.imports()
+    machine.stores()
     machine.populate(start=date(2025, 9, 26), days=3, seed=3)
     yield machine
     guarded.control(disarm=True)
@@ -235,7 +244,7 @@ def refused(machine: Machine, *words: str, code: int = 1, **settings: str) -> No
 
 
 def heals(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     machine.check()
 
 
@@ -282,7 +291,7 @@ def test_a_database_that_may_not_be_created_is_an_error_with_the_statement_to_ru
         machine.populate(days=3)
         refused(machine, "CREATE DATABASE IF NOT EXISTS `new\\`base`")
         server.query("CREATE DATABASE `new\\`base`")
-        machine.imports()
+        machine.stores()
 
 
 def test_a_server_that_restarts_or_disappears_is_an_error_that_the_next_run_heals(

@@ -101,13 +101,13 @@ def test_a_lock_that_is_held_too_long_ends_with_4_before_ccusage_is_asked(
         assert "4711" in done.err
         assert not stub.called()
         assert machine.run("--lock-timeout", "0").code == 4
-    machine.imports()
+    machine.stores()
 
 
 def test_the_file_that_a_crash_left_is_no_obstacle(machine: Machine) -> None:
     machine.state.mkdir(parents=True)
     lock_file(machine).write_text("99999999")
-    machine.imports("--lock-timeout", "0")
+    machine.stores("--lock-timeout", "0")
     machine.check()
 
 
@@ -155,7 +155,7 @@ def test_two_users_of_one_embedded_database_take_turns(tmp_path: Path) -> None:
 def test_only_the_embedded_database_makes_other_commands_wait(
     command: str, machine: Machine, tmp_path: Path
 ) -> None:
-    machine.imports()
+    machine.stores()
     with held(lock_file(machine)):
         assert machine.run(command, "--lock-timeout", "0.2").code == 0
     alone = Machine(tmp_path, "alone")

@@ -89,7 +89,7 @@ def test_a_reader_never_sees_less_than_before_a_run_nor_more_than_after_it(
     yesterday = now.date() - timedelta(days=1)
     feeds = working(recorded.build_feeds(20, 10, until=yesterday), now)
     stub.say(agents=NO_OTHERS, **feeds)
-    machine.imports()
+    machine.stores()
     watcher = Watcher(database)
     watcher.start()
     before, looks = watcher_sight(database), 0
@@ -97,7 +97,7 @@ def test_a_reader_never_sees_less_than_before_a_run_nor_more_than_after_it(
         feeds = recorded.grow(feeds, tokens=1 + number)
         stub.say(**feeds)
         began = time.monotonic()
-        machine.imports(*(["--no-hash-projects"] if number % 2 else []))
+        machine.stores(*(["--no-hash-projects"] if number % 2 else []))
         ended = time.monotonic()
         after = watcher_sight(database)
         assert not watcher.failure

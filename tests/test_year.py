@@ -67,7 +67,7 @@ class Life:
             now = min(before + timedelta(days=every), end)
             self.go_on(before, now)
             with at(now):
-                self.machine.imports(*args)
+                self.machine.stores(*args)
             yield
             before = now
 
@@ -121,9 +121,10 @@ def test_after_months_of_purges_every_table_says_what_ever_was(
     left = total(machine.expected(), "daily")
     ever = life.ever()
     assert 0 < left < 0.7 * total(ever, "daily")
-    assert_same(without_gaps(machine.tables()), without_gaps(ever), tolerance=1e-6)
+    tables = machine.tables()
+    assert_same(without_gaps(tables), without_gaps(ever), tolerance=1e-6)
     for feed in ("monthly", "session", "blocks", "projects"):
-        assert total(machine.tables(), feed) == total(machine.tables(), "daily")
+        assert total(tables, feed) == total(tables, "daily")
 
 
 def test_with_ccusage_18_no_table_ever_shows_less_than_before(
@@ -199,7 +200,7 @@ def test_another_ccusage_that_reports_less_is_believed_for_recent_days_alone(
     full = machine.feeds()
     stub.say("20.0.23", **full)
     with at(NOON):
-        machine.imports()
+        machine.stores()
     before = machine.tables()
     stub.say(**halved(full))
     with at(NOON):  # the same ccusage is not believed
@@ -209,7 +210,7 @@ def test_another_ccusage_that_reports_less_is_believed_for_recent_days_alone(
     assert "transcripts are gone" in done.err + done.out
     stub.say("20.0.24")
     with at(NOON):
-        machine.imports()
+        machine.stores()
     after = machine.tables()
     assert days_of(after) == {ago: 976 if ago > 28 else 488 for ago in (1, 20, 27, 30, 45)}
     for feed in ("session", "projects"):
@@ -237,11 +238,11 @@ def test_a_window_that_was_raised_after_the_loss_makes_nothing_a_correction(
     stub.say("20.0.23", **full)
     settings(machine, 7)
     with at(NOON):
-        machine.imports()
+        machine.stores()
     settings(machine, 365)
     stub.say("20.0.24", **halved(full))
     with at(NOON):
-        machine.imports()
+        machine.stores()
     assert days_of(machine.tables()) == {2: 488, 10: 976}
     assert machine.history("cleanup_period_days") == [(7,), (7,)]
 
@@ -256,10 +257,10 @@ def test_without_a_known_window_no_other_ccusage_is_believed(
     stub.say("20.0.23", **full)
     (machine.claude / "settings.json").write_text(content)
     with at(NOON):
-        machine.imports()
+        machine.stores()
         before = machine.tables()
         stub.say("20.0.24", **halved(full))
-        machine.imports()
+        machine.stores()
     assert_same(machine.tables(), before)
 
 
@@ -272,9 +273,9 @@ def test_a_window_of_a_lifetime_has_room_for_all_days(days: int, machine: Machin
     stub.say("20.0.23", **full)
     settings(machine, days)
     with at(NOON):
-        machine.imports()
+        machine.stores()
         stub.say("20.0.24", **halved(full))
-        machine.imports()
+        machine.stores()
     assert days_of(machine.tables()) == {2: 488, 400: 488}
 
 
@@ -284,14 +285,14 @@ def test_a_session_whose_first_days_are_gone_is_not_corrected(machine: Machine) 
     stub = machine.stub()
     stub.say("20.0.23", **machine.feeds())
     with at(NOON):
-        machine.imports()
+        machine.stores()
     before = machine.tables()["ccusage_usage_sessions"]
     for other in path.parent.glob("s*"):
         other.unlink()
     write_session(machine.claude, "-p", "long", [new, later(new)])  # another ccusage finds this
     stub.say("20.0.24", **machine.feeds())
     with at(NOON):
-        machine.imports()
+        machine.stores()
     assert machine.tables()["ccusage_usage_sessions"] == before
 
 
@@ -301,7 +302,7 @@ def test_the_user_may_accept_less_after_seeing_it(machine: Machine) -> None:
     even(machine, 3)
     stub = machine.stub()
     stub.say(**machine.feeds())
-    machine.imports()
+    machine.stores()
     before = machine.tables(keep=True)
     (machine.claude / "projects/-p/s3-0.jsonl").unlink()  # rows that nobody reports
     lower = halved(machine.feeds())
@@ -327,14 +328,14 @@ def test_after_the_upgrade_from_18_nothing_counts_twice_and_18_is_refused_for_se
     machine = Machine(tmp_path, version="18.0.11", database=database)
     features = {"resumed": False, "streaming": False, "synthetic": False}
     machine.populate(days=8, **features)
-    machine.imports()
+    machine.stores()
     ever = total(machine.tables(), "session")
     paths = sorted((machine.claude / "projects").rglob("*.jsonl"), key=os.path.getmtime)
     for path in paths[: len(paths) // 2]:
         path.unlink()
     machine.use("20.0.24")
     for _ in range(2):
-        machine.imports()
+        machine.stores()
         tables = machine.tables()
         for feed in FEED_TABLES:
             assert total(tables, feed) == ever
