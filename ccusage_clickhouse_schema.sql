@@ -11,7 +11,7 @@
 -- A day of one agent on one machine.
 CREATE TABLE IF NOT EXISTS ccusage_usage_daily
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude' COMMENT 'claude, codex, opencode, …: the word of ccusage',
     date Date32 COMMENT 'in the time zone recorded for the machine',
 
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS ccusage_usage_daily
 
     ccusage_version LowCardinality(String) COMMENT 'the ccusage that produced this row',
     created_at DateTime64(3, 'UTC') COMMENT 'first import of this key',
-    updated_at DateTime64(3, 'UTC') COMMENT 'the run that wrote this row; its version',
+    updated_at DateTime64(3, 'UTC') COMMENT 'the run that wrote this row, and its version',
     is_deleted UInt8 DEFAULT 0
 )
 ENGINE = ReplacingMergeTree(updated_at, is_deleted)
@@ -35,7 +35,7 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- A month of one agent on one machine. Whole, also when its first transcripts are gone.
 CREATE TABLE IF NOT EXISTS ccusage_usage_monthly
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
     month String COMMENT 'YYYY-MM',
     year UInt16 MATERIALIZED toUInt16(substring(month, 1, 4)),
@@ -61,7 +61,7 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- A session (a conversation) of one agent on one machine.
 CREATE TABLE IF NOT EXISTS ccusage_usage_sessions
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
     session_key String COMMENT 'hash of project path, NUL, session id',
     project_path String COMMENT 'as shown: 8 digits of its hash, or the path',
@@ -89,9 +89,9 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- A 5-hour billing block of Claude, or a gap between two.
 CREATE TABLE IF NOT EXISTS ccusage_usage_blocks
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
-    block_id String COMMENT 'its start; gap-… for a gap',
+    block_id String COMMENT 'its start, or gap-… of a gap',
     start_time DateTime64(3, 'UTC'),
     end_time DateTime64(3, 'UTC'),
     actual_end_time Nullable(DateTime64(3, 'UTC')) COMMENT 'last entry',
@@ -123,7 +123,7 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- A day of one project on one machine.
 CREATE TABLE IF NOT EXISTS ccusage_usage_projects_daily
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
     date Date32,
     project_key String COMMENT 'hash of the project name',
@@ -150,7 +150,7 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- always filter by one.
 CREATE TABLE IF NOT EXISTS ccusage_model_breakdowns
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
     record_type Enum8('daily' = 1, 'monthly' = 2, 'session' = 3, 'block' = 4, 'project_daily' = 5),
     record_key String COMMENT 'date, month, session_key or date_project_key',
@@ -161,7 +161,7 @@ CREATE TABLE IF NOT EXISTS ccusage_model_breakdowns
     cache_creation_tokens UInt64,
     cache_read_tokens UInt64,
     total_tokens UInt64,
-    cost Float64 COMMENT 'US dollars; 0 also where ccusage knows no price',
+    cost Float64 COMMENT 'US dollars, 0 also where ccusage knows no price',
 
     ccusage_version LowCardinality(String),
     created_at DateTime64(3, 'UTC'),
@@ -175,7 +175,7 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- That a model was used in a row above.
 CREATE TABLE IF NOT EXISTS ccusage_models_used
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     agent LowCardinality(String) DEFAULT 'claude',
     record_type Enum8('daily' = 1, 'monthly' = 2, 'session' = 3, 'block' = 4, 'project_daily' = 5),
     record_key String COMMENT 'date, month, session_key, block_id or date_project_key',
@@ -193,13 +193,13 @@ SETTINGS non_replicated_deduplication_window = 1000;
 -- A run of the importer. It also tells a machine that lost its machine.json who it was.
 CREATE TABLE IF NOT EXISTS ccusage_import_history
 (
-    machine_name LowCardinality(String),
+    machine_name String,
     installation_id String COMMENT 'random, of the machine.json that the run used',
     timezone LowCardinality(String),
-    key_fingerprint LowCardinality(String) COMMENT 'of PROJECT_HASH_KEY; empty without one',
+    key_fingerprint LowCardinality(String) COMMENT 'of PROJECT_HASH_KEY, empty without one',
     ccusage_version LowCardinality(String),
     importer_version LowCardinality(String),
-    cleanup_period_days UInt32 COMMENT 'retention of Claude Code then; 0: off or unreadable',
+    cleanup_period_days UInt32 COMMENT 'retention of Claude Code then, 0: off or unreadable',
     hashed_projects UInt8,
 
     feeds_imported Array(LowCardinality(String)),

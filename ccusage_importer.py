@@ -39,7 +39,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import cached_property, partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from zoneinfo import ZoneInfo
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Settings(NamedTuple):
         get = given.get
         port = _number(given, "CH_PORT", 8123, int)
         protocol = "https" if port in (443, 8443, 9440) else "http"
+        timeout = _number(given, "CCUSAGE_TIMEOUT", 120, float)
         data = _xdg(env, "XDG_DATA_HOME", ".local/share")
         return cls(
             host=_host(get("CH_HOST")),
@@ -138,14 +139,14 @@ class Settings(NamedTuple):
             embedded_path=_path(get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
             ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
-            ccusage_args=_words("CCUSAGE_ARGS", get("CCUSAGE_ARGS", "")),
+            ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
             timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
             jobs=_number(given, "CCUSAGE_JOBS", 3, int),
-            timeout=_number(given, "CCUSAGE_TIMEOUT", 120, float),
+            timeout=timeout,
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
-            **options,
+            **{"patience": 1.5 * timeout, **options},
         )
 
     @property
@@ -207,6 +208,13 @@ def _words(name: str, text: str) -> tuple[str, ...]:
         raise ConfigError(f"{name}: {error} in {text!r}") from None
 
 
+def _arguments(text: str) -> tuple[str, ...]:
+    words = _words("CCUSAGE_ARGS", text)
+    if any(re.match("-z|--timezone", word) for word in words):
+        raise ConfigError(f"CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
+    return words
+
+
 def _zone_name(source: str, name: str | None) -> str | None:
     try:
         return ZoneInfo(name).key if name else None
@@ -238,10 +246,12 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def system_zone(env: Mapping[str, str]) -> str:
     """The IANA name of the machine's zone, from TZ or /etc."""
-    if "TZ" in env:
-        return _zone_name("TZ", env["TZ"].lstrip(":")) or "UTC"
-    if name := os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]:
-        return _zone_name("/etc/localtime", name.removeprefix("posix/")) or "UTC"
+    zone = env.get("TZ", "/etc/localtime").lstrip(":")
+    path = "/etc/localtime" if zone == "localtime" else zone
+    if not path.startswith("/"):
+        return _zone_name("TZ", zone) or "UTC"
+    if name := os.path.realpath(path).partition("/zoneinfo/")[2]:
+        return _zone_name(path, name.removeprefix("posix/")) or "UTC"
     with contextlib.suppress(OSError):
         return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
     return "UTC"
@@ -278,14 +288,20 @@ class Identity(NamedTuple):
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; what is no file, such as a pipe, directly."""
     import tempfile
 
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        target.write_text(text, encoding="utf-8")
+        return
     with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
+        "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8"
     ) as file:
         file.write(text)
-    os.replace(file.name, path)
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(file.name, target.stat().st_mode)
+    os.replace(file.name, target)
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -552,22 +568,22 @@ def feed_argv(
 
 
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
-    """The JSON of a report; one retry after a pause. `home` holds what fences ccusage."""
+    """The JSON of a report, asked for up to three times. `home` holds what fences ccusage."""
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
 
-    def ask() -> Any:
-        return read_answer(feed, run(argv, env, settings.timeout, feed.label))
-
-    try:
-        return ask()
-    except FeedError as error:
-        slow = time.monotonic() - began >= settings.patience
-        if slow or _stopping.wait(random.uniform(0.5, 1)):  # noqa: S311 (only jitter)
-            raise
-        log.info("%s: trying again: %s", feed.label, error)
-    return ask()
+    pause = 1.0
+    while True:
+        try:
+            return read_answer(feed, run(argv, env, settings.timeout, feed.label))
+        except FeedError as error:
+            slow = time.monotonic() - began >= settings.patience
+            jitter = random.uniform(0.5, 1)  # noqa: S311 (no secret)
+            if pause > 2 or slow or _stopping.wait(pause * jitter):
+                raise
+            log.info("%s: trying again: %s", feed.label, error)
+            pause *= 2
 
 
 def read_answer(feed: Feed, answer: Answer) -> Any:
@@ -1046,9 +1062,16 @@ def _beside(found: Record | None, record: Record, row: Node) -> Record:
     if found is None:
         return record
     if record.agent != "claude":
-        return add(record, found)
+        return add(record, found)._replace(details=_span(found.details, record.details))
     names = (record.details[name] for name in DISPLAY if name in record.details)
     raise FeedError(f"{row.path}: {' '.join(map(str, (*record.key, *names)))} is repeated")
+
+
+def _span(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The details of two rows that are one session's."""
+    ends = {"first_activity": min, "last_activity": max}
+    known = {name: [m[name] for m in (one, other) if m.get(name)] for name in ends}
+    return {**other, **{name: ends[name](times) for name, times in known.items() if times}}
 
 
 def check_totals(feed: Feed, payload: Any, found: Sequence[Line]) -> None:
@@ -1716,6 +1739,10 @@ def _embedded(path: Path, database: str) -> Client:
     except ImportError as error:
         if "KeyboardInterrupt" in str(error):  # as pybind11 passes one on
             raise KeyboardInterrupt from error
+        if "time zone" in str(error):
+            raise ConfigError(
+                f"TZ: {error}; unset it, or set it to an IANA name, such as Europe/Berlin"
+            ) from error
         raise ConfigError(
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
@@ -1816,7 +1843,7 @@ FIGURES = {
         ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
     "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
         [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
-        WHERE has(feeds_imported, 'daily') AND {_MACHINE}
+        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
         AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
 }
 
@@ -3347,6 +3374,8 @@ def parse_all(
             if feed is UNIFIED:
                 wanted = {place for place in found if not agents or place[1] in agents}
                 found = {place: found[place] for place in wanted if place[1] != "claude"}
+                if silent := agents - {"claude", *(agent for _, agent in found)}:
+                    log.info("ccusage reports nothing of %s", ", ".join(sorted(silent)))
             reported |= found
         except FeedError as error:
             failed[feed.label] = str(error)
@@ -3511,12 +3540,12 @@ def make_plan(
         result=ImportResult(
             identity=identity,
             ccusage_version=policy.version_text,
-            feeds_imported=sorted({feed for feed, _ in reported}),
+            feeds_imported=sorted(Feed(feed, (), "", agent).label for feed, agent in reported),
             feeds_failed=failed,
             tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
             held=Counter(reason for d in decisions.values() for reason in d.held.values()),
             lowered=list(lowered_rows(decisions)),
-            total_tokens=total.tokens,
+            total_tokens=min(total.tokens, UINT64_MAX),
             total_cost=round(total.cost, 8),
             previous=past.previous,
             hashed=settings.hash_projects,
@@ -3653,13 +3682,13 @@ def remember(importer: ClickHouseImporter, plan: Plan) -> None:
 
 def other_installations(past: Past, identity: Identity) -> list[str]:
     """Warnings: two machines under one name would overwrite each other's rows."""
-    recent = datetime.now(UTC) - timedelta(days=30)
+    recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
     return [
         f"another installation ({installation}) imported as {identity.machine_name} on "
         f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
         "it was this machine before its machine.json was lost, this ends after 30 days"
         for installation, seen in past.installations.items()
-        if installation != identity.installation_id and seen > recent
+        if installation != identity.installation_id and seen >= recent
     ]
 
 
@@ -3890,6 +3919,8 @@ def _log_file(state_dir: Path) -> logging.Handler:
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
+    if args.output and not args.output.absolute().parent.is_dir():  # better now than in the end
+        raise ConfigError(f"--output {args.output}: its directory does not exist")
     if args.check:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
@@ -3940,15 +3971,27 @@ def publish(report: Report, args: argparse.Namespace) -> None:
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)
         text = text.encode(encoding, "replace").decode(encoding)
+    failure = _print(out, text)
+    if failure and not isinstance(failure, BrokenPipeError):  # as of `head`
+        raise ImporterError(f"the result cannot be printed: {failure.strerror}")
+
+
+def _print(stream: TextIO, text: str = "") -> OSError | None:
+    """What cannot be written goes nowhere: Python would try again at exit, and end with 120."""
     try:
-        out.write(text)
-        out.flush()
-    except BrokenPipeError:  # of `head`, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        stream.write(text)
+        stream.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code is as the module says."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     args = parse_arguments(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     configure_logging(args, None)
@@ -3971,6 +4014,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130
+    finally:
+        _print(sys.stderr)
 
 
 if __name__ == "__main__":

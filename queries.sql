@@ -8,9 +8,9 @@
 -- * Costs are US dollars as ccusage reckons them from API prices. A model that it knows
 --   no price of costs 0, so that totals are a lower bound: see models-without-price.
 -- * Numbers are totals over machines and agents, except where they are listed by them.
--- * A date is a day in the time zone recorded for its machine; today() is the server's.
+-- * A date is a day in the time zone recorded for its machine, today() is the server's.
 -- * Percentages go from 0 to 100. A percentage of nothing is NULL.
--- * Blocks exist for Claude only; gaps between blocks are never counted.
+-- * Blocks exist for Claude only, gaps between blocks are never counted.
 
 -- Days ------------------------------------------------------------------------------
 
@@ -1335,7 +1335,7 @@ ORDER BY date DESC, total_cost DESC, project_days.project_key ASC;
 
 -- name: months-against-days
 -- Which months hold more or less than the sum of their days?
--- Expected where a purge or a failed report came between; ccusage 20 also counts some
+-- Expected where a purge or a failed report came between. Also, ccusage 20 counts some
 -- messages of subagents in days alone.
 -- percent: differences of tokens up to so many percent are not worth a row
 SET param_percent = 1;

@@ -12,6 +12,7 @@ import pytest
 from tables import (
     FEED_TABLES,
     KEYS,
+    NEWEST,
     RECORD_TYPES,
     Database,
     Expected,
@@ -248,7 +249,7 @@ def test_rows_of_one_session_id_are_summed_for_other_agents(machine: Machine) ->
     report = machine.report("all daily", "--sections", "daily,monthly,session", "--by-agent")
     twin = json.loads(json.dumps(next(r for r in report["session"] if r["agent"] == "codex")))
     twin["metadata"]["lastActivity"] = "2025-12-24T00:00:00.000Z"
-    report["session"].append(twin)
+    report["session"].insert(0, twin)
     stub.say(agents=report)
     machine.stores()
     rows = machine.tables()["ccusage_usage_sessions"].items()
@@ -256,6 +257,31 @@ def test_rows_of_one_session_id_are_summed_for_other_agents(machine: Machine) ->
     assert len(found) == 1
     assert found[0]["input_tokens"] == 2 * twin["inputTokens"]
     assert found[0]["last_activity"] == datetime(2025, 12, 24)
+
+
+def test_codex_that_comes_first_hides_no_upgrade_of_claudes_sessions(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, version="18.0.11", database=database)
+    machine.populate(days=5, resumed=False, streaming=False, synthetic=False)
+    write_codex(machine.home / "codex", "c1", messages("gpt-5", 0, 1))
+    machine.stores()
+    ever = total(machine.tables(), "session", "claude")
+    machine.use(NEWEST)
+    machine.stores("--agents", "codex")
+    assert machine.history()[-1] == (["codex daily", "codex monthly", "codex session"],)
+    stub = machine.stub()
+    stub.fail("session")
+    machine.stores(code=3)
+    stub.fail()
+    machine.stores()
+    assert total(machine.tables(), "session", "claude") == ever
+
+
+def test_an_agent_that_ccusage_does_not_know_is_named(machine: Machine) -> None:
+    done = machine.imports("--agents", "claude,cladue")
+    assert "ccusage reports nothing of cladue\n" in done.err
+    assert "nothing" not in machine.imports("--agents", "claude,codex").err
 
 
 def test_other_agents_never_shrink_by_accident_either(machine: Machine) -> None:

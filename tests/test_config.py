@@ -82,7 +82,7 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "allow_shrink": False,
         "dry_run": False,
         "lock_timeout": 300,
-        "patience": float("inf"),
+        "patience": 180,
     }
 
 
@@ -175,6 +175,11 @@ WRONG = [
     ("CH_EMBEDDED_PATH", "~nobody-here/x", "~nobody-here/x: Could not determine home directory."),
     ("CCUSAGE_COMMAND", "a 'b", "CCUSAGE_COMMAND: No closing quotation in \"a 'b\""),
     ("CCUSAGE_ARGS", "a\\", "CCUSAGE_ARGS: No escaped character in 'a\\\\'"),
+    (
+        "CCUSAGE_ARGS",
+        "--offline -z UTC",
+        "CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got '--offline -z UTC'",
+    ),
     ("CCUSAGE_JOBS", "2.5", "CCUSAGE_JOBS: expected a whole number above 0 and below 65536, "
                             "got '2.5'"),
     ("CCUSAGE_JOBS", "-1", "CCUSAGE_JOBS: expected a whole number above 0 and below 65536, "

@@ -422,8 +422,14 @@ def test_a_report_that_fails_once_is_asked_for_again_after_a_pause(
     assert len(calls(tmp_path)) == 2
 
 
-def test_a_report_that_fails_twice_has_failed(tmp_path: Path) -> None:
+def test_a_report_that_fails_three_times_has_failed(tmp_path: Path) -> None:
     failure(write_stub(tmp_path, "exit 1"))
+    assert len(calls(tmp_path)) == 3
+
+
+def test_a_report_without_an_answer_is_asked_for_once_more(tmp_path: Path) -> None:
+    script = write_stub(tmp_path, "exec sleep 60")
+    assert "no answer within 0.2 s" in failure(script, CCUSAGE_TIMEOUT="0.2")
     assert len(calls(tmp_path)) == 2
 
 

@@ -6,12 +6,12 @@ import json
 import os
 import socket
 from contextlib import nullcontext
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tables import Database, Machine
+from tables import Database, Machine, at, noon
 from transcripts import Message, write_session
 
 import ccusage_importer
@@ -107,6 +107,15 @@ def test_a_zone_that_ccusage_could_not_understand_is_refused(machine: Machine) -
     assert "TZ: 'JST-9' is no IANA time zone; set CCUSAGE_TIMEZONE to one" in done.err
 
 
+def test_a_zone_that_the_embedded_engine_does_not_know_is_named(tmp_path: Path) -> None:
+    done = Machine(tmp_path).run(TZ="JST-9", CCUSAGE_TIMEZONE="Asia/Tokyo")
+    assert done.code == 2
+    assert done.err.endswith(
+        "TZ: Cannot load time zone JST-9; unset it, or set it to an IANA name, such as "
+        "Europe/Berlin\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("env", "zone"),
     [
@@ -119,6 +128,16 @@ def test_a_zone_that_ccusage_could_not_understand_is_refused(machine: Machine) -
 )
 def test_the_zone_of_the_machine_is_that_of_tz(env: dict[str, str], zone: str) -> None:
     assert system_zone(env) == zone
+
+
+@pytest.mark.parametrize("name", ["/etc/localtime", "localtime", "/srv/zone"])
+def test_the_zone_of_a_file_is_that_which_it_links_to(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links = {"/etc/localtime": "Asia/Tokyo", "/srv/zone": "Europe/Berlin"}
+    monkeypatch.setattr(os.path, "realpath", lambda path: f"/usr/share/zoneinfo/{links[path]}")
+    for form in (name, f":{name}"):
+        assert system_zone({"TZ": form}) == links.get(name, "Asia/Tokyo")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +279,16 @@ def test_two_machines_under_one_name_are_told_at_every_run(
         assert "set MACHINE_NAME on one" in line
         log = (each.state / "ccusage_import.log").read_text()
         assert "WARNING: another installation" in log
+
+
+def test_who_comes_back_after_long_is_told_who_else_wrote(machine: Machine, tmp_path: Path) -> None:
+    other = Machine(tmp_path / "elsewhere", database=machine.database)
+    with at(noon() - timedelta(days=50)):
+        machine.imports()
+    with at(noon() - timedelta(days=40)):
+        other.imports()
+    assert "WARNING: another installation" in machine.imports().err
+    assert "WARNING" not in machine.imports().err  # it wrote last itself
 
 
 def test_machines_with_their_own_names_are_no_matter(machine: Machine, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import subprocess
 import sys
 from datetime import date, datetime, timedelta, timezone
@@ -460,6 +461,47 @@ def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
     done = served.main("--stats", "--output", str(missing))
     assert done.code == 2
     assert f"--output {missing}" in done.err
+
+
+def test_output_goes_where_a_link_leads_and_into_what_is_no_file(served: Machine) -> None:
+    work(served, noon())
+    served.imports()
+    target, link, pipe = (served.home / name for name in ("target", "link", "pipe"))
+    target.write_text("before")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert served.main("--stats", "--output", str(link)).code == 0
+    assert link.is_symlink()
+    assert target.read_text().startswith("Total")
+    assert target.stat().st_mode & 0o777 == 0o640
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    assert served.main("--stats", "--output", str(pipe)).code == 0
+    assert reader.communicate(timeout=10)[0] == target.read_text()
+    assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "message"),
+    [
+        (">/dev/full", 1, "the result cannot be printed: No space left on device\n"),
+        (">&-", 0, ""),
+        ("2>&-", 0, ""),
+        ("| :", 0, ""),
+        ("2>&1 | :", 0, ""),
+    ],
+)
+def test_an_answer_that_nobody_can_read_is_no_crash(
+    redirection: str, code: int, message: str, served: Machine
+) -> None:
+    work(served, noon())
+    script = f"set -o pipefail; {shlex.join(served.argv('--verbose'))} {redirection}"
+    bash = ["bash", "-c", script]
+    done = subprocess.run(bash, env=served.env, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    assert done.stderr.endswith(message)
+    assert ("Total" in done.stdout) == (redirection == "2>&-")
+    assert len(served.history()) == 1
 
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
