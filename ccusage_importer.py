@@ -3489,8 +3489,9 @@ def plan_import(
     is checked and compared. Else all is, and it is read while ccusage works.
     """
     settings, glance = importer.settings, importer.glance()
+    rows = sum(count for count, _ in glance.values())
     left = recall(settings.state_dir, fingerprint(_as_text(past.newest), glance))
-    stored = Stored() if left else importer.read_stored()
+    stored = importer.read_stored(RECORD_TYPES if rows and not left else ())
     fetched = fetching.result()
     units = hash_units(fetched.reports)
     known = {unit for unit, said in units.items() if said in left}

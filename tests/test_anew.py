@@ -45,7 +45,7 @@ def said(machine: Machine, *args: str, code: int = 0) -> dict[str, Any]:
 
 def test_where_ccusage_says_the_same_nothing_is_read_and_nothing_changes(machine: Machine) -> None:
     before = machine.tables(keep=True)
-    assert reads(machine)
+    reads(machine)
     first, second = said(machine), said(machine)
     assert reads(machine) == []
     for result in (first, second):
@@ -134,9 +134,10 @@ def test_a_life_of_purges_leaves_what_it_leaves_one_that_forgets_each_time(
     ],
 )
 def test_what_somebody_did_to_the_tables_is_noticed(damage: str, machine: Machine) -> None:
+    wanted = Expected().claude(machine.freeze()).tables
     machine.database.query(damage)
     machine.stores("--allow-shrink")
-    machine.check()
+    machine.check(wanted)
 
 
 def test_a_row_that_arrives_while_a_run_writes_is_noticed_by_the_next_one(
@@ -159,19 +160,17 @@ def test_a_row_that_arrives_while_a_run_writes_is_noticed_by_the_next_one(
     machine.check()
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"tables": 1}', "\0", '{"units": {}}'])
-def test_without_what_it_remembers_a_run_compares_everything(
-    content: str | None, machine: Machine
-) -> None:
+def test_without_what_it_remembers_a_run_compares_everything(machine: Machine) -> None:
     wanted = Expected().claude(machine.freeze()).tables
     path = machine.state / "imported.json"
     assert path.stat().st_mode & 0o077 == 0
-    path.unlink()
-    if content is not None:
-        path.write_text(content)
-    reads(machine)
-    assert all(count[:3] == [0, 0, 0] for count in counts(said(machine)).values())
-    assert len(reads(machine)) == 3
+    for content in (None, "", "{", "[]", '{"tables": 1}', "\0", '{"units": {}}'):
+        path.unlink()
+        if content is not None:
+            path.write_text(content)
+        reads(machine)
+        assert all(count[:3] == [0, 0, 0] for count in counts(said(machine)).values())
+        assert len(reads(machine)) == 3
     machine.check(wanted)
     machine.stores()
     assert reads(machine) == []

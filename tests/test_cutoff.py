@@ -71,8 +71,8 @@ def check_and_heal(seesaw: Seesaw, done: Done) -> None:
 @pytest.mark.parametrize(
     ("kind", "when", "step"),
     [
-        ("http500", "before", 3),
-        ("http500", "after", 2),
+        ("http500", "before", 4),
+        ("http500", "after", 3),
         ("close", "before", 4),
         ("close", "after", 3),
         *(

@@ -466,7 +466,7 @@ def two_machines(tmp_path: Path, database: Database) -> Iterator[Machine]:
         yield machine
 
 
-@pytest.mark.parametrize("order", ["ab", "ba", "aab", "abab", "bba"])
+@pytest.mark.parametrize("order", ["ab", "abab", "bba"])
 def test_two_machines_in_one_database_are_each_exact_in_any_order(
     order: str, tmp_path: Path, database: Database
 ) -> None:
