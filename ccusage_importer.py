@@ -1737,11 +1737,12 @@ def _embedded(path: Path, database: str) -> Client:
             tz_mode="aware",
         )
     except ImportError as error:
-        if "KeyboardInterrupt" in str(error):  # as pybind11 passes one on
+        cause = error.__context__ or error  # some chDBs call each a missing engine
+        if "KeyboardInterrupt" in repr(cause):  # as pybind11 passes one on
             raise KeyboardInterrupt from error
-        if "time zone" in str(error):
+        if "time zone" in str(cause):
             raise ConfigError(
-                f"TZ: {error}; unset it, or set it to an IANA name, such as Europe/Berlin"
+                f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
             ) from error
         raise ConfigError(
             "the embedded database needs the extra 'embedded': "
