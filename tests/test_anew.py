@@ -89,7 +89,10 @@ def test_where_an_hour_was_worked_only_its_rows_are_read(machine: Machine) -> No
     assert result["total_cost"] == pytest.approx(cost, abs=1e-8)
 
 
-@pytest.mark.parametrize(("version", "steps"), [("18.0.11", 5), ("20.0.24", 9)])
+@pytest.mark.parametrize(
+    ("version", "steps"),
+    [pytest.param("18.0.11", 5, marks=pytest.mark.stress), ("20.0.24", 9)],
+)
 def test_a_life_of_purges_leaves_what_it_leaves_one_that_forgets_each_time(
     version: str, steps: int, tmp_path: Path, database: Database
 ) -> None:

@@ -110,7 +110,10 @@ def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_r
 
 
 @pytest.mark.parametrize("step", [6, STRESS])
-@pytest.mark.parametrize(("kind", "when"), [("http500", "after"), ("reset", "before")])
+@pytest.mark.parametrize(
+    ("kind", "when"),
+    [("http500", "after"), pytest.param("reset", "before", marks=pytest.mark.stress)],
+)
 def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
     kind: str, when: str, step: int, tmp_path: Path, database: Database
 ) -> None:
