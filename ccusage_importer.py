@@ -108,6 +108,7 @@ class Settings(NamedTuple):
     timezone: str | None
     jobs: int
     timeout: float
+    patience: float  # a report that failed after so long is not asked for again
     hash_key: str
     state_dir: Path
     environment: Mapping[str, str]
@@ -116,7 +117,6 @@ class Settings(NamedTuple):
     allow_shrink: bool = False
     dry_run: bool = False
     lock_timeout: float = 300
-    patience: float = math.inf  # a report that failed after so long is not asked for again
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
@@ -143,10 +143,11 @@ class Settings(NamedTuple):
             timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
             jobs=_number(given, "CCUSAGE_JOBS", 3, int),
             timeout=timeout,
+            patience=1.5 * timeout,
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
-            **{"patience": 1.5 * timeout, **options},
+            **options,
         )
 
     @property
@@ -331,9 +332,13 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
             "set the former one (it is the same on all machines)"
         )
-    name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
+    name = machine_name(settings, recorded)
     installation_id = recorded.installation_id if recorded else os.urandom(8).hex()
     return Identity(name, zone, fingerprint, installation_id)
+
+
+def machine_name(settings: Settings, recorded: Identity | None) -> str:
+    return settings.machine_name or (recorded and recorded.machine_name) or host_name()
 
 
 def host_name() -> str:
@@ -379,12 +384,16 @@ class Feed(NamedTuple):
     @property
     def label(self) -> str:
         """Its name, as people see it."""
-        return self.name if self.agent == "claude" else f"{self.agent} {self.name}"
+        return feed_label(self.name, self.agent)
 
     @property
     def path(self) -> str:
         """Its name in the places of what is wrong."""
         return self.name if self.agent in ("claude", "other") else f"{self.agent}.{self.name}"
+
+
+def feed_label(name: str, agent: str) -> str:
+    return name if agent == "claude" else f"{agent} {name}"
 
 
 FEEDS = (
@@ -572,7 +581,6 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
     began = time.monotonic()
     argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
-
     pause = 1.0
     while True:
         try:
@@ -2254,11 +2262,11 @@ class Statistics(NamedTuple):
 
 def summarise(figures: Figures, scope: Scope) -> Statistics:
     """Statistics of the rows of FIGURES."""
-    days = {date.fromisoformat(day): Usage(cost, n[0]) for (day,), n, (cost,) in figures["days"]}
+    said = [(date.fromisoformat(day), n, cost) for (day,), n, (cost,) in figures["days"]]
+    days = {day: Usage(cost, n[0]) for day, n, cost in said}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    counts = [n for (day,), n, _ in figures["days"] if date.fromisoformat(day) in inside]
-    given, cached = (sum(numbers[place] for numbers in counts) for place in (1, 2))
+    given, cached = (sum(n[place] for day, n, _ in said if day in inside) for place in (1, 2))
     past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(past, scope.today)
     weekdays: Counter[str] = Counter()
@@ -2803,8 +2811,13 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "markdown": render_markdown,
 }
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
-HEAT_STYLES = ("bright_black", "#0e4429", "#006d32", "#26a641", "#39d353")
-HEAT = dict(zip(SHADES, zip("·■■■■", HEAT_STYLES, strict=True), strict=True))
+HEAT = {
+    "·": ("·", "bright_black"),
+    "░": ("■", "#0e4429"),
+    "▒": ("■", "#006d32"),
+    "▓": ("■", "#26a641"),
+    "█": ("■", "#39d353"),
+}
 WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
 # What a terminal without Unicode shows instead.
 ASCII = str.maketrans("·░▒▓█━…–×→�", ".:+*#=~-x>?")
@@ -3015,7 +3028,7 @@ class Checkup:
 
     def check_clickhouse(self) -> None:
         settings = self.settings
-        name = settings.machine_name or (self.recorded and self.recorded.machine_name)
+        name = machine_name(settings, self.recorded)
         # An OSError may come from a directory that is not ours to look into.
         with self.failing("connection"), store_errors(settings), contextlib.ExitStack() as stack:
             if settings.host is None:
@@ -3024,7 +3037,7 @@ class Checkup:
                     stack.enter_context(embedded_lock(settings, deadline))
                 self.check_disk(settings.embedded_path)
             client = stack.enter_context(open_client(settings, writing=False))
-            self.check_server(ClickHouseImporter(client, settings, name or host_name()))
+            self.check_server(ClickHouseImporter(client, settings, name))
 
     def check_disk(self, path: Path) -> None:
         import shutil
@@ -3542,7 +3555,7 @@ def make_plan(
         result=ImportResult(
             identity=identity,
             ccusage_version=policy.version_text,
-            feeds_imported=sorted(Feed(feed, (), "", agent).label for feed, agent in reported),
+            feeds_imported=sorted(feed_label(*place) for place in reported),
             feeds_failed=failed,
             tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
             held=Counter(reason for d in decisions.values() for reason in d.held.values()),
@@ -3710,8 +3723,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
         # With its zone known, ccusage starts while ClickHouse does.
         fetched = recorded and fetch(identify(settings, recorded, None).timezone)
         with open_client(settings, writing=not settings.dry_run) as client:
-            name = settings.machine_name or (recorded and recorded.machine_name) or host_name()
-            importer = ClickHouseImporter(client, settings, name)
+            importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
             importer.prepare(create=not settings.dry_run)
             past = importer.read_past()
             identity = identify(settings, recorded, past.identity)

@@ -102,7 +102,7 @@ GROK_HOME ZCODE_HOME ANTIGRAVITY_DATA_DIR XDG_CONFIG_HOME XDG_DATA_HOME""".split
 
 def wanted(env):  # what .env must say, so that cron does as `env` does
     settings = importer.Settings.from_env(env)
-    identity = importer.Identity.load(settings.state_dir) or [importer.host_name()]
+    recorded = importer.Identity.load(settings.state_dir)
     ours = re.compile("CH_|CCUSAGE_|(PROJECT_HASH_KEY|TZ)$").match
     found = {name: value for name, value in env.items() if value and ours(name)}
     for name in filter(env.get, AGENTS):
@@ -116,7 +116,7 @@ def wanted(env):  # what .env must say, so that cron does as `env` does
         program, *rest = importer.find_command(settings)
         found["CCUSAGE_COMMAND"] = shlex.join([os.path.abspath(program), *rest])
     found["CCUSAGE_STATE_DIR"] = str(settings.state_dir)
-    return {**found, "MACHINE_NAME": settings.machine_name or identity[0]}
+    return {**found, "MACHINE_NAME": importer.machine_name(settings, recorded)}
 
 def line(name, value):  # as python-dotenv reads it
     quoted = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -7,6 +7,7 @@ import time
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+import pytest
 import transcripts
 from tables import (
     KEYS,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tables import Database, Tables
 
 HISTORY = "ccusage_import_history"
+EACH_STATEMENT = pytest.param(1, marks=pytest.mark.stress)  # a step
 
 
 def settle(server: ClickHouseServer) -> None:

@@ -13,7 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
-from scenes import Scene, Seesaw, an_hour, first_import, upgrade
+from scenes import EACH_STATEMENT, Scene, Seesaw, an_hour, first_import, upgrade
 from tables import Expected, Machine, assert_same
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from tables import Database
 
 
-STRESS = pytest.param(1, marks=pytest.mark.stress)  # each statement
-
-
-@pytest.mark.parametrize("step", [2, STRESS])
+@pytest.mark.parametrize("step", [2, EACH_STATEMENT])
 @pytest.mark.parametrize(("what", "writing"), [(first_import, 11), (an_hour, 16), (upgrade, 17)])
 def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
     what: Callable[..., Scene], writing: int, step: int, tmp_path: Path, database: Database
@@ -45,7 +42,7 @@ def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
     assert torn > 4 / step  # the kills did hit the writing
 
 
-@pytest.mark.parametrize("step", [2, STRESS])
+@pytest.mark.parametrize("step", [2, EACH_STATEMENT])
 def test_killed_at_any_statement_of_an_update_the_next_run_ends_exact(
     step: int, tmp_path: Path, database: Database
 ) -> None:

@@ -13,7 +13,7 @@ from unittest import mock
 import clickhouse_connect
 import pytest
 from clickhouse_server import ClickHouseServer
-from scenes import Scene, Seesaw, first_import
+from scenes import EACH_STATEMENT, Scene, Seesaw, first_import
 from tables import KEYS, Database, Done, Machine, assert_same, read
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(
         assert codes.count(0) > (3 if step == 1 else 2)
 
 
-STRESS = pytest.param(1, marks=pytest.mark.stress)  # each statement
-
-
-@pytest.mark.parametrize("step", [5, STRESS])
+@pytest.mark.parametrize("step", [5, EACH_STATEMENT])
 def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_run_heals(
     step: int, seesaw: Seesaw
 ) -> None:
@@ -109,7 +106,7 @@ def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_r
         check_and_heal(seesaw, done)
 
 
-@pytest.mark.parametrize("step", [6, STRESS])
+@pytest.mark.parametrize("step", [6, EACH_STATEMENT])
 @pytest.mark.parametrize(
     ("kind", "when"),
     [("http500", "after"), pytest.param("reset", "before", marks=pytest.mark.stress)],
