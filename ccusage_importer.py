@@ -982,12 +982,14 @@ class Line(NamedTuple):
         return _record(self.row, self.agent, key, project_id=ids.shown(self.project))
 
 
+MONTH = "^(?:gap-)?([0-9]{4}-[0-9]{2})[^_]*$"  # of a record key: a day's, a month's, a block's
+
+
 def unit_of(feed: str, agent: str, key: str) -> Unit:
-    """A day belongs with its month, and all blocks belong together; else each row is alone."""
-    if feed == "blocks":
-        return feed, agent, ""
-    if feed in ("daily", "monthly"):
-        return "monthly", agent, key[:7]
+    """A day belongs with its month, a block with those of its month; else each row is alone."""
+    if feed in ("daily", "monthly", "blocks"):
+        month = re.match(MONTH, key)
+        return "monthly" if feed == "daily" else feed, agent, month[1] if month else ""
     return feed, agent, key
 
 
@@ -1029,20 +1031,20 @@ def _unified_lines(top: Node, ids: Ids) -> Iterator[Line]:
 
 
 class FeedReport(NamedTuple):
-    """A report that adds up to its totals: its rows, and hashes of what they say, by unit."""
+    """A report that adds up to its totals: its rows with their units, and hashes by unit."""
 
-    lines: list[Line]
+    lines: list[tuple[Unit, Line]]
     hashes: dict[Unit, list[str]]
 
 
 def read_report(feed: Feed, payload: Any, ids: Ids, salt: str = "") -> FeedReport:
     """Raises FeedError with the place of what is wrong with rows or totals."""
-    found = list(lines(feed, payload, ids))
-    check_totals(feed, payload, found)
+    found = [(line.unit, line) for line in lines(feed, payload, ids)]
+    check_totals(feed, payload, [line for _, line in found])
     hashes: dict[Unit, list[str]] = defaultdict(list)
     try:
-        for line in found:
-            hashes[line.unit].append(line.hash(salt))
+        for unit, line in found:
+            hashes[unit].append(line.hash(salt))
     except ValueError as error:  # nested too deeply
         raise FeedError(f"{feed.path}: {error}") from error
     return FeedReport(found, hashes)
@@ -1056,9 +1058,9 @@ def parse_report(
     Raises FeedError with the place of the first value that is not what ccusage promises.
     """
     found: dict[tuple[str, str], Records] = {(feed.name, feed.agent): {}}
-    for line in report.lines:
+    for unit, line in report.lines:
         records = found.setdefault((line.feed, line.agent), {})
-        if line.unit not in known:
+        if unit not in known:
             record = line.record(ids, zone)
             records[record.id] = _beside(records.get(record.id), record, line.row)
     found.pop((UNIFIED.name, UNIFIED.agent), None)  # whose rows are of other feeds
@@ -1158,7 +1160,6 @@ TABLES = {
 _CHILD_KEY = ("record_type", "record_key", "model_name")
 BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"))
 MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
-RECORD_TYPES = tuple(table.record_type for table in TABLES.values())
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
@@ -1901,6 +1902,7 @@ PAST = f"""
     GROUP BY installation_id
     ORDER BY max(updated_at) DESC
 """  # noqa: S608 (our names)
+NEVER = "~"  # after all months
 INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
 
 
@@ -1976,14 +1978,14 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(sql, machine=self.machine_name)
         return {name: (count, content) for name, count, content in rows}
 
-    def read_stored(self, types: Sequence[str] = RECORD_TYPES, keys: Sequence[str] = ()) -> Stored:
-        """The rows of this machine of these record types and, of the others, these record keys.
+    def read_stored(self, keys: Sequence[str] = (), since: str = "") -> Stored:
+        """The rows of this machine; of some only, by record keys, months, and a month to begin.
 
         Without FINAL, so that half-done work is seen.
         """
         stored = Stored({table: {} for table in ALL_TABLES})
-        nothing = self.empty or not (types or keys)
-        wanted = {"machine": self.machine_name, "types": list(types), "keys": list(keys)}
+        nothing = self.empty or (since == NEVER and not keys)
+        wanted = {"machine": self.machine_name, "keys": list(keys), "since": since}
         for tables in () if nothing else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
@@ -2088,14 +2090,15 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
     for table in tables:
         own = {*table.key, *table.columns}
         columns = ", ".join(f"`{n}`" if n in own else f"NULL AS `{n}`" for n in names)
-        record_type = f"'{table.record_type}'" if table.record_type else "toString(record_type)"
         key = " || '_' || ".join(f"toString({name})" for name in table.key)
         record_key = key if table.record_type else "record_key"
+        month = f"extract({record_key}, '{MONTH}')"
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
             "WHERE machine_name = {machine:String} AND "
-            f"({record_type} IN {{types:Array(String)}} OR {record_key} IN {{keys:Array(String)}})"
+            f"({month} >= {{since:String}} OR {month} IN {{keys:Array(String)}} "
+            f"OR {record_key} IN {{keys:Array(String)}})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -3505,12 +3508,12 @@ def plan_import(
     settings, glance = importer.settings, importer.glance()
     rows = sum(count for count, _ in glance.values())
     left = recall(settings.state_dir, fingerprint(_as_text(past.newest), glance))
-    stored = importer.read_stored(RECORD_TYPES if rows and not left else ())
+    stored = importer.read_stored(since="" if rows and not left else NEVER)
     fetched = fetching.result()
     units = hash_units(fetched.reports)
-    known = {unit for unit, said in units.items() if said in left}
+    known, keys, since = what_to_compare(units, left)
     if known:
-        stored = importer.read_stored(*what_to_read(units.keys() - known))
+        stored = importer.read_stored(keys, since)
         stored.counts = {table: glance[table.name][0] for table in ALL_TABLES}
     elif left:
         stored = importer.read_stored()
@@ -3593,19 +3596,27 @@ def total_usage(previous: Mapping[str, Any] | None, days: Records, put: Records)
     return Usage.of([after, before.less(usage(days))])
 
 
-def what_to_read(units: Iterable[Unit]) -> tuple[list[str], list[str]]:
-    """The record types and record keys of stored rows that a change of these units is about."""
-    types, keys = [], []
-    for feed, _, key in units:
-        if feed == "blocks":
-            types.append("block")
-        elif feed == "monthly":
-            keys += [key, *(f"{key}-{day:02}" for day in range(1, 32))]
-        else:
-            keys.append(key)
-    if sum(map(len, keys)) > FIELD_LIMIT:
-        return list(RECORD_TYPES), []
-    return types, keys
+def what_to_compare(
+    units: Mapping[Unit, str], left: Container[str]
+) -> tuple[set[Unit], list[str], str]:
+    """The units that are stored as they are reported; of the others the keys, and since when.
+
+    With a block are judged those of the month before, all later ones, and the first reported one.
+    """
+    known = {unit for unit, said in units.items() if said in left}
+    blocks = sorted(unit for unit in units if unit[0] == "blocks")
+    since = next((month_before(unit[2]) for unit in blocks if unit not in known), NEVER)
+    if since < NEVER:
+        known -= {blocks[0], *(unit for unit in blocks if unit[2] >= since)}
+    keys = [key for _, _, key in units.keys() - known]
+    return known, *((keys, since) if sum(map(len, keys)) < FIELD_LIMIT else ([], ""))
+
+
+def month_before(month: str) -> str:
+    try:
+        return str(date.fromisoformat(f"{month}-01") - timedelta(days=1))[:7]
+    except (ValueError, OverflowError):
+        return ""
 
 
 def settled_units(

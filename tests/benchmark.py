@@ -51,7 +51,7 @@ PHASES = {
     "fetch": ("fetch_all",),
     "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
     "read": ("ClickHouseImporter.glance", "ClickHouseImporter.read_stored"),
-    "difference": ("hash_units", "make_plan"),
+    "difference": ("hash_units", "what_to_compare", "make_plan"),
     "upsert": ("write_plan", "ClickHouseImporter.record_run"),
     "statistics": ("ClickHouseImporter.statistics",),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from datetime import date, datetime, timedelta, timezone
+from random import Random
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -27,7 +28,10 @@ from ccusage_importer import (
     decide,
     decide_all,
     earliest,
+    settled_units,
     shrinks,
+    unit_of,
+    what_to_compare,
 )
 
 if TYPE_CHECKING:
@@ -806,6 +810,76 @@ def test_blocks_never_overlap_nor_lose_tokens_whatever_a_purge_leaves(
             )
         assert apply(after, decide("blocks", after, said, how)) == after
         stored = after
+
+
+MONTH_ENDS = [(date(2026, month, 1) - date(2026, 3, 3)).days * 1440 for month in range(4, 13)]
+
+
+def work(chance: Random, messages: list[tuple[int, int]]) -> None:
+    """More messages, often where a month ends, and some that are lost, often just before."""
+    for _ in range(chance.randint(1, 2)):
+        minute = max(messages, default=(0, 0))[0] + chance.choice([10, 400, 4000, 40_000])
+        if chance.random() < 0.4:
+            end = next((end for end in MONTH_ENDS if end > minute), minute)
+            minute = max(minute, end - chance.randint(0, 700))
+        elif chance.random() < 0.2:
+            minute = max(minute - chance.randint(10, 800), 0)
+        for _ in range(chance.randint(1, 4)):
+            messages.append((minute, chance.randint(1, 99)))
+            minute += chance.choice([7, 60, 61, 130, 250, 299, 301, 400, 700])
+    messages.sort()
+    loss = chance.random()
+    if loss < 0.1:
+        del messages[: chance.randint(0, len(messages))]
+    elif loss < 0.4:
+        start = max(len(messages) - 1 - int(chance.expovariate(0.25)), 0)
+        del messages[start : start + chance.randint(1, 6)]
+
+
+def is_read(key: tuple[Any, ...], keys: list[str], since: str) -> bool:
+    """As the statement that reads what is stored has it."""
+    month = unit_of("blocks", *key)[2]
+    return month >= since or month in keys or key[1] in keys
+
+
+def compare_all_and_some(steps: Iterable[tuple[dict[Any, Record], Policy]]) -> None:
+    """What runs leave that compare only what a change reaches, and what those that compare all."""
+    whole: dict[Any, Record] = {}
+    stored: dict[Any, Record] = {}
+    left: set[str] = set()
+    for said, how in steps:
+        whole = apply(whole, decide("blocks", whole, said, how))
+        units: dict[Any, str] = {}
+        for one in said.values():
+            unit = unit_of("blocks", *one.id)
+            units[unit] = units.get(unit, "") + repr(one)
+        known, keys, since = what_to_compare(units, left)
+        found = {key: one for key, one in stored.items() if is_read(key, keys, since)}
+        news = {k: one for k, one in said.items() if unit_of("blocks", *k) not in known}
+        decision = decide("blocks", found, news, how)
+        rest = {key: one for key, one in stored.items() if key not in found}
+        stored = {**rest, **apply(found, decision)}
+        assert stored == whole
+        left = settled_units(units, {("blocks", "claude"): news}, {"blocks": decision})
+
+
+def test_where_only_what_a_change_reaches_is_compared_the_same_blocks_are_left() -> None:
+    for seed in range(60):
+        chance = Random(seed)
+        messages: list[tuple[int, int]] = []
+        steps = []
+        for _ in range(12):
+            work(chance, messages)
+            how = policy(allow_shrink=chance.random() < 0.06)
+            steps.append((reported(*ccusage_blocks(messages)), how))
+        compare_all_and_some(steps)
+
+
+def test_a_block_that_reaches_into_the_next_month_is_compared_with_that_months() -> None:
+    early = block(at_day(date(2026, 1, 5)), 9)
+    before, after = block(at_day(date(2026, 2, 28), 22), 1), block(at_day(date(2026, 3, 1)), 2)
+    said = [reported(early, before), reported(early), reported(early, after)]
+    compare_all_and_some([(one, policy()) for one in said])
 
 
 BLOCKS = st.lists(
