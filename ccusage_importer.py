@@ -216,14 +216,18 @@ def _arguments(text: str) -> tuple[str, ...]:
     return words
 
 
-def _zone_name(source: str, name: str | None) -> str | None:
+SET_ZONE = "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
+
+
+def _zone_name(source: str, name: str | None, remedy: str = SET_ZONE) -> str | None:
     try:
         return ZoneInfo(name).key if name else None
     except (ValueError, OSError, KeyError):
-        raise ConfigError(
-            f"{source}: {name!r} is no IANA time zone; set CCUSAGE_TIMEZONE to one, "
-            "such as Europe/Berlin"
-        ) from None
+        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
+
+
+def _recorded_zone(name: str) -> str:
+    return _zone_name("import history", name, "update the tzdata of this machine") or "UTC"
 
 
 def dotenv_path(env: Mapping[str, str]) -> Path:
@@ -235,14 +239,19 @@ def dotenv_path(env: Mapping[str, str]) -> Path:
 
 def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment over what `.env` sets; `$` in a value is only a dollar."""
-    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
     path = dotenv_path(environ)
     try:
-        values = dotenv_values(path, interpolate=False, encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    return {**{k: v for k, v in values.items() if v is not None}, **environ}
+    bindings = list(parse_stream(io.StringIO(text)))
+    for binding in bindings:
+        if binding.error:  # its text may hold a secret
+            line = binding.original.line + binding.original.string[:-1].count("\n")
+            raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
+    return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -275,7 +284,7 @@ class Identity(NamedTuple):
             if not all(isinstance(value, str) for value in identity):
                 raise TypeError(identity)
             ZoneInfo(identity.timezone)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
@@ -292,10 +301,13 @@ def _write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all; what is no file, such as a pipe, directly."""
     import tempfile
 
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        target.write_text(text, encoding="utf-8")
+    # By these names the shell's own file, with something in it, would be replaced.
+    opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+    if opened or (path.exists() and not path.is_file()):
+        with open(os.dup(opened) if opened else path, "w", encoding="utf-8") as stream:
+            stream.write(text)
         return
+    target = Path(os.path.realpath(path))
     with tempfile.NamedTemporaryFile(
         "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8"
     ) as file:
@@ -320,7 +332,8 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     """
     known = recorded or past
     fingerprint = key_fingerprint(settings.hash_key)
-    zone = settings.timezone or (known and known.timezone) or system_zone(settings.environment)
+    stored = known and _recorded_zone(known.timezone)
+    zone = settings.timezone or stored or system_zone(settings.environment)
     if known and zone != known.timezone:
         raise ConfigError(
             f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
@@ -359,11 +372,15 @@ def cleanup_period(env: Mapping[str, str]) -> int:
     """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
     periods = []
     for directory in claude_directories(env):
+        # ccusage 20 takes the directory of the transcripts too.
+        home = directory.parent if directory.name == "projects" else directory
         try:
-            settings = json.loads((directory / "settings.json").read_text())
+            settings = json.loads((home / "settings.json").read_text())
             days = settings.get("cleanupPeriodDays", 30)
         except FileNotFoundError:
-            continue
+            if not (home / "projects").exists():
+                continue
+            days = 30
         except (OSError, ValueError, AttributeError):
             days = 0
         periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
@@ -1398,12 +1415,13 @@ def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
             shares[name].append((sign, share))
     summed = {name: _sum_shares(found) for name, found in shares.items()}
     whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
-    taken = any(sign < 0 for sign, _ in parts)
+    taken = {name for sign, part in parts if sign < 0 for name in part.shares}
+    gone = {name for name in taken if not any(summed[name].tokens) and not summed[name].cost}
     return record._replace(
         tokens=whole.tokens,
         cost=whole.cost,
-        models=record.models.union(*(other.models for other in others)),
-        shares={n: s for n, s in summed.items() if not taken or any(s.tokens) or s.cost},
+        models=record.models.union(*(other.models for other in others)) - gone,
+        shares={name: share for name, share in summed.items() if name not in gone},
         version="",
     )
 
@@ -1653,6 +1671,14 @@ CLICKHOUSE_REMEDIES = {
     516: "check CH_USER and CH_PASSWORD",
 }
 
+# By what is said where ClickHouse has no code, as a regular expression.
+NETWORK_REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
+    "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
+    "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
+    "": "check CH_HOST and CH_PORT, then run it again",
+}
+
 
 @contextlib.contextmanager
 def store_errors(settings: Settings) -> Iterator[None]:
@@ -1664,12 +1690,14 @@ def store_errors(settings: Settings) -> Iterator[None]:
     except (ClickHouseError, OSError) as error:
         # Of a setting that a read-only user may not give, the client knows no code.
         code = getattr(error, "code", None) or (READONLY if "is readonly" in str(error) else 0)
-        where = "the disk and its permissions" if settings.host is None else "CH_HOST and CH_PORT"
-        remedy = CLICKHOUSE_REMEDIES.get(code, f"check {where}, then run it again")
         cause: object = error
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split())[:500]
+        remedy = "check the disk and its permissions, then run it again"
+        if settings.host is not None:
+            remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+        remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
         raise StoreError(f"{settings.where}: {text}\n  remedy: {remedy}") from error
 
 
@@ -1920,17 +1948,17 @@ class ClickHouseImporter:
         with store_errors(self.settings):
             return self.client.query(sql, parameters=parameters).result_rows
 
+    def columns(self) -> dict[str, set[str]]:
+        """The columns of our tables and views, as far as they are there."""
+        sql = (
+            "SELECT table, groupArray(name) FROM system.columns "
+            "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') GROUP BY table"
+        )
+        return {name: set(columns) for name, columns in self.query(sql)}
+
     def missing_schema(self) -> dict[str, list[str]]:
         """Tables and views that are not there (empty list), or the columns that they lack."""
-        found = {
-            name: set(columns)
-            for name, columns in self.query(
-                "SELECT table, groupArray(name) FROM system.columns "
-                "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') "
-                "GROUP BY table"
-            )
-        }
-        missing = {}
+        found, missing = self.columns(), {}
         for name, columns in schema_columns().items():
             lacks = [column for column in columns if column not in found.get(name, ())]
             if name not in found or lacks:
@@ -2740,7 +2768,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     file = io.StringIO()
     console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
     shades = bool(console.color_system) and not console.no_color
-    shown = [section for section in report.sections if section.rows or section.drawing]
+    shown = [part for part in report.sections if part.header or part.rows or part.drawing]
     half = (width - 4) // 2
     if 140 <= width < WIDE and any(section.shares for section in shown):
         halves = [(section, draw(section, half)) for section in shown]
@@ -2785,7 +2813,10 @@ def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
 
 
 def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
-    """The columns of a section, and how wide each is: texts are folded, names of shares cut."""
+    """The columns of a section, and how wide each is.
+
+    Where they are too wide, headers of numbers are folded, then texts; names of shares are cut.
+    """
     from rich.cells import cell_len
 
     columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
@@ -2800,11 +2831,13 @@ def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[i
             columns.insert(1, ("", *bars))
             widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
-    for index in sorted(range(len(widths)), key=lambda index: -widths[index]):
-        if not (index and is_number(columns[index][1:])):
-            cut = max(min(excess, widths[index] - 12), 0)
-            widths[index] -= cut
-            excess -= cut
+    numbers = {index for index in range(1, len(columns)) if is_number(columns[index][1:])}
+    for index in sorted(range(len(widths)), key=lambda at: (at not in numbers, -widths[at])):
+        header, *cells = columns[index]
+        least = max(map(cell_len, (*header.split(), *cells))) if index in numbers else 12
+        cut = max(min(excess, widths[index] - least), 0)
+        widths[index] -= cut
+        excess -= cut
     return columns, widths
 
 
@@ -2823,7 +2856,7 @@ HEAT = {
 }
 WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
 # What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█━…–×→�", ".:+*#=~-x>?")
+ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
 
 
 # --- queries ----------------------------------------------------------------------------
@@ -2881,13 +2914,12 @@ def find_query(name: str) -> Query:
 
 
 def written_query(text: str) -> Query:
-    """SQL from stdin, whose parameters have no defaults."""
-    sql = re.sub(r";\s*(--.*\s*)*\Z", "", text.strip())
-    if re.search(r"\bINTO\s+OUTFILE\b", sql, re.IGNORECASE):
-        raise ConfigError("--query only reads: for a file, use --output")
+    """SQL from stdin; defaults of its parameters as in queries.sql."""
+    sql = re.sub(r";\s*(--.*\s*)*\Z", "", DEFAULT.sub("", text).strip())
     if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
-    return Query("-", "", dict.fromkeys(re.findall(r"\{(\w+):", sql)), sql)
+    defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
+    return Query("-", "", {**dict.fromkeys(re.findall(r"\{(\w+):", sql)), **defaults}, sql)
 
 
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
@@ -2902,9 +2934,8 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-# ClickHouse's codes for SQL, or values in it, that it will never accept.
-READONLY = 164
-WRONG_SQL = {6, 26, 27, 36, 38, 41, 42, 43, 46, 47, 48, 53, 62, 72, READONLY, 386, 456, 457, 497}
+# ClickHouse's codes that tell of the server or its tables; all others tell of the SQL.
+TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 1002}
 
 
 def answer_query(
@@ -2915,9 +2946,10 @@ def answer_query(
         with store_errors(settings):
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
-        if _code(error) not in WRONG_SQL:
+        if (_code(error) or 0) in TROUBLE:
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+        said = said.partition(": In scope SELECT formatQuery")[0]
         problem = "--query only reads" if _code(error) == READONLY else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
@@ -2931,6 +2963,10 @@ def read_only(
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
     """Columns and rows of a statement that ClickHouse lets only read."""
     limits = {}
+    # The embedded engine would run several statements, and write files.
+    one = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql}).result_rows[0][0]
+    if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", one):
+        raise ConfigError("--query only reads: for a file, use --output")
     if settings.host is None:
         client.command("SET readonly = 1")
     elif client.server_settings["readonly"].value == "0":
@@ -2970,7 +3006,7 @@ def list_queries() -> Report:
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
-CREATION, RIGHTS = "CREATE TABLE, CREATE VIEW", "SELECT, INSERT, ALTER DELETE"
+CREATION, RIGHTS = ("CREATE TABLE", "CREATE VIEW"), ("SELECT", "INSERT", "ALTER DELETE")
 SYNTAX_ERROR, NOT_GRANTED = 62, 497
 
 
@@ -2995,7 +3031,7 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
-        self.stored: dict[str, set[date]] = defaultdict(set)  # the days of each agent
+        self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
     def note(self, name: str, detail: str, remedy: str = "", *, when: object = True) -> None:
@@ -3066,6 +3102,7 @@ class Checkup:
         began = time.monotonic()
         version, database = importer.query("SELECT version(), currentDatabase()")[0]
         seconds = time.monotonic() - began
+        self.stored = defaultdict(set)
         self.note("connection", f"ClickHouse {version}: {self.settings.where}")
         rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
         remedy = "check the network, and the server's load"
@@ -3087,7 +3124,7 @@ class Checkup:
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, rights = self.settings.database, f"{CREATION}, {RIGHTS}"
+        name, rights = self.settings.database, ", ".join((*CREATION, *RIGHTS))
         if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
             self.note("database", f"{name}: not there yet", "an import creates it")
         else:
@@ -3114,7 +3151,7 @@ class Checkup:
 
     def check_writing(self, importer: ClickHouseImporter, *, creating: bool) -> None:
         """Try all that an import does on a table of our own; where that may not be, ask."""
-        needed = [(CREATION, "*")] if creating else []
+        needed: list[tuple[Sequence[str], str]] = [(CREATION, "*")] if creating else []
         try:
             tried = _try_table(importer)
         except StoreError as error:
@@ -3123,12 +3160,17 @@ class Checkup:
             tried = False
         if not tried:
             needed += [(RIGHTS, name) for name, columns in schema_columns().items() if columns]
-        lacking = [f"{right} ON {on}" for right, on in needed if not _granted(importer, right, on)]
+        lacking = [
+            f"{', '.join(right for right in rights if not _granted(importer, right, on))} ON {on}"
+            for rights, on in needed
+            if not _granted(importer, ", ".join(rights), on)
+        ]
         if lacking:
             grants = "; ".join(f"GRANT {right} TO {self.settings.user}" for right in lacking)
             self.fail("writing", f"no right to {lacking[0].removesuffix(' ON *')}", grants)
         else:
-            self.note("writing", "a table of its own" if tried else f"{RIGHTS} are granted")
+            granted = f"{', '.join(RIGHTS)} are granted"
+            self.note("writing", "a table of its own" if tried else granted)
 
     def check_environment(self) -> str:
         """The settings in force; the time zone."""
@@ -3149,7 +3191,8 @@ class Checkup:
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
-            others = " ".join(other_installations(self.past, identity))
+            known_here = self.recorded or not (settings.state_dir / "machine.json").exists()
+            others = " ".join(other_installations(self.past, identity)) if known_here else ""
             self.note("machine name", identity.machine_name, others)
             source = "as recorded" if known else "which the first import will record"
             self.note("time zone", f"{identity.timezone}, {source}")
@@ -3199,6 +3242,8 @@ class Checkup:
         entries = [words for words in lines if words[0][0] != "#"]
         times = "; ".join(" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries)
         self.note("cron", times or "no entry", "run setup_cronjob.sh", when=len(entries) != 1)
+        if self.stored is None:
+            return
         if self.past.previous is None:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
@@ -3210,6 +3255,8 @@ class Checkup:
 
     def check_days(self, today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
+        if self.stored is None:
+            return
         newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
         for agent, day in newest.items():
             old = max(self.stored[agent], default=None)
@@ -3272,13 +3319,12 @@ def _try_table(importer: ClickHouseImporter) -> bool:
 
 def _outdated_views(importer: ClickHouseImporter) -> list[str]:
     """The views whose columns are not those of the schema."""
-
-    def columns(source: str) -> list[str]:
-        return sorted(name for name, *_ in importer.query(f"DESCRIBE {source}"))
-
-    views = (sql.partition(" AS\n") for sql in schema_statements() if " VIEW " in sql)
-    selects = {head.split()[-1]: f"({select})" for head, _, select in views}
-    return [view for view, select in selects.items() if columns(view) != columns(select)]
+    found, outdated = importer.columns(), []
+    for head, _, select in (sql.partition(" AS\n") for sql in schema_statements()):
+        wanted = {name for name, *_ in importer.query(f"DESCRIBE ({select})")} if select else ()
+        if select and found[view := head.split()[-1]] != wanted:
+            outdated.append(view)
+    return outdated
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -3536,10 +3582,10 @@ def make_plan(
         log.error("%s", error)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
-    period = retention(settings, past)
+    period, at = retention(settings, past), next_version(past.newest, stored.newest)
     policy = Policy(
         version=fetched.ccusage.version,
-        window_start=window_start(period),
+        window_start=window_start(period, at),
         zone=zone,
         allow_shrink=settings.allow_shrink,
         seen_until=past.seen_until,
@@ -3550,7 +3596,7 @@ def make_plan(
     previous = past.previous if fetched.known else None
     total = total_usage(previous, records["daily"], decisions["daily"].put)
     return Plan(
-        at=next_version(past.newest, stored.newest),
+        at=at,
         cleanup_period_days=period,
         changes=changes,
         stored=stored,
@@ -3639,9 +3685,9 @@ def retention(settings: Settings, past: Past) -> int:
     return min(cleanup_period(settings.environment), past.cleanup_period_days)
 
 
-def window_start(period: int) -> datetime | None:
+def window_start(period: int, now: datetime) -> datetime | None:
     """Since when transcripts surely exist, which are kept for so many days."""
-    return datetime.now(UTC) - timedelta(days=min(period, 36_500) - 1) if period else None
+    return now - timedelta(days=min(period, 36_500) - 1) if period else None
 
 
 def next_version(*newest: datetime) -> datetime:
@@ -3785,7 +3831,8 @@ def read_statistics(settings: Settings, days: int | None, machine: str) -> Stati
         zone = zones.get(machine) or (recorded and recorded.timezone)
         zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
         agents = tuple(sorted(settings.agents))
-        return importer.statistics(Scope(datetime.now(UTC), zone, days, machine, agents))
+        scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
+        return importer.statistics(scope)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -3797,7 +3844,12 @@ def build_parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group().add_argument
     mode("--check", action="store_true", help="system check; imports nothing")
     mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    mode("--query", metavar="NAME", help="run a query of queries.sql, or - for SQL from stdin")
+    mode(
+        "--query",
+        type=_query,
+        metavar="NAME",
+        help="run a query of queries.sql, or - for SQL from stdin",
+    )
     mode("--list-queries", action="store_true", help="list the queries of queries.sql")
     add(
         "--param",
@@ -3850,6 +3902,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if given and not on:
             parser.error(f"argument {option}: only with {mode}")
     return args
+
+
+def _query(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a name, or - for SQL from stdin")
+    return text
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -227,7 +227,7 @@ def test_missing_and_outdated_tables_columns_and_views_are_named(
         ({"CH_PASSWORD": "wrong"}, "connection", "check CH_USER and CH_PASSWORD"),
         ({"CH_USER": "nobody"}, "connection", "check CH_USER and CH_PASSWORD"),
         ({"CH_USER": "reader", "CH_PASSWORD": "pw"}, "writing", "give CH_USER the right to write"),
-        ({"CH_USER": "appender", "CH_PASSWORD": "pw"}, "writing", "GRANT SELECT, INSERT, ALTER"),
+        ({"CH_USER": "appender", "CH_PASSWORD": "pw"}, "writing", "GRANT ALTER DELETE ON"),
         ({"CH_USER": "writer", "CH_PASSWORD": "pw"}, "writing", "GRANT CREATE TABLE, CREATE VIEW"),
     ],
 )
@@ -288,7 +288,22 @@ def test_an_unknown_certificate_fails_the_check(tmp_path: Path) -> None:
     with ClickHouseServer(tmp_path / "tls", tls=True) as server:
         machine = Machine(tmp_path, database=Database(server, "default"))
         assert "https://" in check(machine, code=0)["connection"]["detail"]
-        assert failures(check(machine, CH_CA_CERT="", code=1)) == ["connection"]
+        missing, garbage = tmp_path / "no.crt", tmp_path / "garbage.crt"
+        garbage.write_text("no certificate")
+        for variables, remedy in (
+            ({"CH_CA_CERT": ""}, "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false"),
+            ({"CH_CA_CERT": str(missing)}, "set CH_CA_CERT to a file with the CA's certificate"),
+            ({"CH_CA_CERT": str(garbage)}, "set CH_CA_CERT to a file with the CA's certificate"),
+            ({"CH_PROTOCOL": "http"}, "check CH_PROTOCOL (http or https) and CH_PORT"),
+        ):
+            found = check(machine, code=1, **variables)
+            assert failures(found) == ["connection"]
+            assert found["connection"]["remedy"].startswith(remedy)
+            assert found.keys().isdisjoint(("last import", "newest day", "retention"))
+    with ClickHouseServer(tmp_path / "plain") as server:
+        machine = Machine(tmp_path, "m2", database=Database(server, "default"))
+        found = check(machine, CH_PROTOCOL="https", code=1)
+        assert found["connection"]["remedy"].startswith("check CH_PROTOCOL (http or https)")
 
 
 def test_a_broken_report_fails_the_check_with_a_remedy(machine: Machine) -> None:

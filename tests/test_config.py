@@ -266,6 +266,15 @@ def test_a_dotenv_that_cannot_be_read_is_a_wrong_configuration(
         load_environment({})
 
 
+def test_a_line_of_dotenv_that_is_none_is_named_by_its_number_alone(
+    dotenv: Callable[[str], Path],
+) -> None:
+    dotenv("# settings\nCH_PORT=1\n\nCH_PASSWORD s3cret\nCH_USER\n")
+    with pytest.raises(ConfigError, match=r"\.env, line 4: expected NAME=VALUE") as error:
+        load_environment({})
+    assert "s3cret" not in str(error.value)
+
+
 def test_what_dotenv_sets_reaches_ccusage(dotenv: Callable[[str], Path], tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     stub = write_stub(tmp_path, 'echo "$CLAUDE_CONFIG_DIR, $CODEX_HOME, $CH_PASSWORD" > env')

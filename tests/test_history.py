@@ -369,6 +369,17 @@ def test_of_several_directories_the_shortest_period_counts(tmp_path: Path) -> No
     assert cleanup_period({"CLAUDE_CONFIG_DIR": names}) == 14
 
 
+def test_a_directory_with_transcripts_and_no_settings_keeps_them_for_30_days(
+    tmp_path: Path,
+) -> None:
+    for name in ("a/projects", "b/projects", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a" / "settings.json").write_text('{"cleanupPeriodDays": 365}')
+    for names, days in (("a", 365), ("a,b", 30), ("a,c", 365), ("a/projects", 365), ("c", 30)):
+        listed = ",".join(str(tmp_path / name) for name in names.split(","))
+        assert cleanup_period({"CLAUDE_CONFIG_DIR": listed}) == days
+
+
 def test_without_the_variable_both_default_directories_are_read(tmp_path: Path) -> None:
     for folder, days in ((".claude", 20), (".config/claude", 10)):
         (tmp_path / folder).mkdir(parents=True)
@@ -455,6 +466,17 @@ def test_days_corrected_inside_the_window_are_not_added_to_the_month() -> None:
     stored = [day(IN, 100, OLD), month("2026-03", 100, OLD)]
     months = months_and_days(stored, [day(IN, 60)], [month("2026-03", 60)], policy(31))
     assert months["2026-03"].tokens == tokens(60)
+
+
+def test_a_model_that_a_held_day_does_not_have_is_none_of_the_month() -> None:
+    months = months_and_days(
+        [record((IN,), {OPUS: (50, 2.0)}), record(("2026-03",), {OPUS: (50, 2.0)})],
+        [record((IN,), {SONNET: (20, 1.0)})],
+        [record(("2026-03",), {SONNET: (20, 1.0)})],
+        policy(),
+    )
+    assert months["2026-03"].models == {OPUS}
+    assert set(months["2026-03"].shares) == {OPUS}
 
 
 def test_days_that_the_user_lets_shrink_are_not_added_to_the_month() -> None:

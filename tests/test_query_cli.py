@@ -103,6 +103,7 @@ def test_an_answer_without_rows_keeps_its_columns(machine: Machine) -> None:
     args = ("--query", "daily-cost-trend", "--param", "machine=nobody", "--param", "days=0")
     assert json.loads(machine.main(*args, "--format", "json").out) == []
     assert machine.main(*args, "--format", "csv").out.startswith("date,total_tokens,")
+    assert machine.main(*args).out.startswith("date  total tokens  ")
 
 
 def test_an_answer_goes_to_a_file(machine: Machine, tmp_path: Path) -> None:
@@ -155,6 +156,7 @@ def test_wrong_names_and_parameters_are_code_2_and_told(
         (["--query", "x", "--param", "=3"], "expected NAME=VALUE, got '=3'"),
         (["--param", "days=3"], "argument --param: only with --query"),
         (["--query", "x", "--list-queries"], "not allowed with argument"),
+        (["--query", ""], "expected a name, or - for SQL from stdin"),
     ],
 )
 def test_wrong_usage_is_code_2(
@@ -259,6 +261,10 @@ def stored(machine: Machine) -> Any:
     [
         ("SELECT {days:UInt8}, {a:String}", 2, "no value for a, days; its parameters: days, a"),
         ("SELECT 1 INTO OUTFILE '/tmp/never'", 2, "for a file, use --output"),
+        ("SELECT '--' INTO/**/OUTFILE '/tmp/never'", 2, "for a file, use --output"),
+        ("SELECT 1 AS a; SELECT 2 AS b, 3 AS c", 2, "Multi-statements are not allowed"),
+        ("SELECT 1 AS a, 2 AS a", 2, "a"),
+        ("SELECT throwIf(1, 'as asked')", 2, "as asked"),
         (" \n ; ", 2, "no SQL came from stdin"),
         ("-- nothing but a comment", 2, "no SQL came from stdin"),
         ("SELEC 1", 2, "Syntax error"),
@@ -272,6 +278,17 @@ def test_sql_that_cannot_be_run_says_why(
     done = ask(machine, sql, monkeypatch=monkeypatch)
     assert (done.code, done.out) == (code, "")
     assert message in done.err
+
+
+def test_a_query_of_the_file_may_be_piped_with_its_defaults(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sql = "-- a question\nSET param_x = 4;\nSET param_y = 'INTO OUTFILE';\nSELECT {x:UInt8} AS x, "
+    sql += "{y:String} AS y, 'INTO OUTFILE' AS z;\n"
+    done = ask(machine, sql, "--format", "json", monkeypatch=monkeypatch)
+    assert json.loads(done.out) == [{"x": 4, "y": "INTO OUTFILE", "z": "INTO OUTFILE"}]
+    done = ask(machine, sql, "--format", "csv", "--param", "x=9", monkeypatch=monkeypatch)
+    assert done.out.splitlines()[1] == "9,INTO OUTFILE,INTO OUTFILE"
 
 
 @pytest.mark.parametrize("sql", ["SHOW TABLES", "DESCRIBE ccusage_usage_daily", "EXPLAIN SELECT 1"])

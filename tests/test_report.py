@@ -551,6 +551,16 @@ def test_sections_without_rows_are_left_out() -> None:
     assert RENDERERS["markdown"](report) == "- **a:** b\n"
 
 
+def test_headers_of_numbers_are_folded_where_a_table_is_too_wide() -> None:
+    rows = [("a project", "1.00", "12"), ("another one", "22.50", "9")]
+    section = Section(("project", "a long header of dollars", "and one of tokens"), rows)
+    wide = render_table(figures_report({}, [section]), 80, colour=False)
+    assert "a long header of dollars  and one of tokens\n" in wide
+    narrow = render_table(figures_report({}, [section]), 30, colour=False)
+    assert max(map(len, narrow.split("\n"))) <= 30
+    assert {"header", "dollars", "tokens", "22.50"} <= set(narrow.split())
+
+
 def test_times_are_in_the_scopes_zone() -> None:
     assert STATS.blocks[0].start.tzinfo == ZoneInfo("Europe/Berlin")
     assert "13:00 – 18:00, 2 h 30 min left" in table(STATS, 80)

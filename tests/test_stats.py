@@ -481,6 +481,30 @@ def test_output_goes_where_a_link_leads_and_into_what_is_no_file(served: Machine
     assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize(("into", "found"), [("| cat", "Total"), ("", "before\nTotal")])
+def test_output_may_be_stdout_by_its_name(into: str, found: str, served: Machine) -> None:
+    work(served, noon())
+    served.imports()
+    argv = shlex.join(served.argv("--stats", "--output", "/dev/stdout"))
+    file = served.home / "log"
+    bash = ["bash", "-c", f"{{ echo before; {argv} {into}; echo after; }} > {file}"]
+    subprocess.run(bash, env=served.env, check=True)
+    assert found in file.read_text()
+    assert file.read_text().endswith("after\n")
+
+
+def test_a_stored_zone_that_this_machine_does_not_know_is_named(served: Machine) -> None:
+    work(served, noon())
+    served.imports()
+    query = "ALTER TABLE ccusage_import_history UPDATE timezone = 'Mars/Base' WHERE 1"
+    served.database.query(f"{query} SETTINGS mutations_sync = 1")
+    (served.state / "machine.json").unlink()
+    for args in (["--stats"], []):
+        done = served.main(*args)
+        assert done.code == 2
+        assert "import history: 'Mars/Base' is no IANA time zone; update the tz" in done.err
+
+
 @pytest.mark.parametrize(
     ("redirection", "code", "message"),
     [
