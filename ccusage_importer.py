@@ -1832,15 +1832,16 @@ class Scope(NamedTuple):
         return self.today - timedelta(52 * 7 + self.today.weekday())
 
 
-_MACHINE = "{machine:String} IN ('', machine_name)"
-_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR agent IN {{agents:Array(String)}})"
+# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
+_MACHINE = "has(['', machine_name], {machine:String})"
+_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
 _SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
 _SESSION = "if(project_path = '', '', project_path || '/') || session_id"
 _RUNS = (
     f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
     "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
 )
-_MILLISECONDS = "toUnixTimestamp64Milli"
+_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
 # What statistics are made of. All in one form, so that one statement can ask for all: texts,
 # whole numbers, other numbers.
 FIGURES = {
@@ -1859,11 +1860,12 @@ FIGURES = {
         FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
     "sessions": f"""(
         [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
-        [count(), ifNull(max(duration_minutes), 0)], [sum(total_cost), max(total_cost)]) AS row
+        [count(), toUInt64(ifNull(max(duration_minutes), 0))],
+        [sum(total_cost), max(total_cost)]) AS row
         FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
         {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
     "blocks": f"""([machine_name],
-        [{_MILLISECONDS}(start_time), {_MILLISECONDS}(end_time), total_tokens],
+        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
         [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
         FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
         AND start_time <= {{now:DateTime64(3, 'UTC')}}
@@ -1872,7 +1874,7 @@ FIGURES = {
         FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
         AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
     "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
-        [{_MILLISECONDS}(max(started_at)), {_MILLISECONDS}(min(started_at)),
+        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
         argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
         argMax(hashed_projects, updated_at)],
         [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
@@ -1999,7 +2001,7 @@ class ClickHouseImporter:
     def glance(self) -> dict[str, tuple[int, int]]:
         """By table how many rows this machine has, and a hash of all that they hold."""
         sql = " UNION ALL ".join(
-            f"SELECT '{table.name}', count(), sum(cityHash64(tuple(*))) "  # noqa: S608 (our names)
+            f"SELECT '{table.name}', count(), sum(cityHash64(toString(tuple(*)))) "  # noqa: S608 (our names)
             f"FROM {table.name} WHERE machine_name = {{machine:String}}"
             for table in ALL_TABLES
         )
