@@ -260,8 +260,9 @@ def system_zone(env: Mapping[str, str]) -> str:
     path = "/etc/localtime" if zone == "localtime" else zone
     if not path.startswith("/"):
         return _zone_name("TZ", zone) or "UTC"
-    if name := os.path.realpath(path).partition("/zoneinfo/")[2]:
-        return _zone_name(path, name.removeprefix("posix/")) or "UTC"
+    # macOS links to zoneinfo.default, until it has loaded newer zones.
+    if match := re.search("/zoneinfo[^/]*/(?:posix/)?(.+)", os.path.realpath(path)):
+        return _zone_name(path, match[1]) or "UTC"
     with contextlib.suppress(OSError):
         return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
     return "UTC"

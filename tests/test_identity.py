@@ -146,6 +146,7 @@ def test_the_zone_of_a_file_is_that_which_it_links_to(
         ("/usr/share/zoneinfo/Europe/Berlin", "Europe/Berlin"),
         ("/usr/share/zoneinfo/posix/Asia/Tokyo", "Asia/Tokyo"),
         ("/var/db/timezone/zoneinfo/America/Argentina/Salta", "America/Argentina/Salta"),
+        ("/usr/share/zoneinfo.default/Europe/Berlin", "Europe/Berlin"),
         ("/usr/share/zoneinfo/Etc/UTC", "Etc/UTC"),
     ],
 )
