@@ -328,25 +328,27 @@ def key_fingerprint(hash_key: str) -> str:
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
     """This machine's identity: machine.json, else the history (`past`), else new.
 
-    Raises ConfigError when zone or key are not those that the stored rows were made with:
-    every day would move, every project would become another.
+    Raises ConfigError when zone or key are not those that the stored rows were made with, which
+    with another MACHINE_NAME may be another machine's: every day would move, every project
+    would become another.
     """
     known = recorded or past
     fingerprint = key_fingerprint(settings.hash_key)
-    stored = known and _recorded_zone(known.timezone)
-    zone = settings.timezone or stored or system_zone(settings.environment)
-    if known and zone != known.timezone:
-        raise ConfigError(
-            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
-            f"{known.timezone}; unset it, or import as another MACHINE_NAME with a state "
-            "directory (CCUSAGE_STATE_DIR) of its own"
-        )
-    if known and fingerprint != known.key_fingerprint:
-        raise ConfigError(
-            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
-            "set the former one (it is the same on all machines)"
-        )
+    known_zone = known and _recorded_zone(known.timezone)
+    zone = settings.timezone or known_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
+    for stored in filter(None, (recorded, past)):
+        if zone != stored.timezone:
+            raise ConfigError(
+                f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
+                f"{stored.timezone}; unset it, or import as another MACHINE_NAME with a state "
+                "directory (CCUSAGE_STATE_DIR) of its own"
+            )
+        if fingerprint != stored.key_fingerprint:
+            raise ConfigError(
+                "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+                "set the former one (it is the same on all machines)"
+            )
     installation_id = recorded.installation_id if recorded else os.urandom(8).hex()
     return Identity(name, zone, fingerprint, installation_id)
 

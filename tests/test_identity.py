@@ -339,3 +339,19 @@ def test_a_failed_first_import_may_be_repeated(
     machine.imports("--quiet", code=1, CCUSAGE_COMMAND="false")
     machine.imports("--quiet", TZ="Asia/Tokyo")
     assert days(machine) == ["2025-10-01"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TZ", "Asia/Tokyo"), ("PROJECT_HASH_KEY", "another")]
+)
+def test_the_name_of_another_machine_is_not_taken_with_another_zone_or_key(
+    machine: Machine, tmp_path: Path, variable: str, value: str
+) -> None:
+    machine.stores()
+    before = machine.tables()
+    other = Machine(tmp_path, "other", database=machine.database, **{variable: value})
+    other.populate(days=1)
+    other.stores()
+    done = other.imports(code=2, MACHINE_NAME=machine.name)
+    assert variable.replace("TZ", "TIMEZONE") in done.err
+    assert machine.tables() == before
