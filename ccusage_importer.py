@@ -183,7 +183,8 @@ def _path(text: str | None, default: Path) -> Path:
 
 def _host(text: str | None) -> str | None:
     if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
-        raise ConfigError(f"CH_HOST: expected a host name, got {text!r}; the port is CH_PORT")
+        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
+        raise ConfigError(f"CH_HOST: expected a host name, got {shown!r}; the port is CH_PORT")
     return text
 
 

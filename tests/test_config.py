@@ -166,6 +166,7 @@ WRONG = [
     ("CH_HOST", "http://db", "CH_HOST: expected a host name, got 'http://db'; the port is CH_PORT"),
     ("CH_HOST", "db:9000", "CH_HOST: expected a host name, got 'db:9000'; the port is CH_PORT"),
     ("CH_HOST", "a b", "CH_HOST: expected a host name, got 'a b'; the port is CH_PORT"),
+    ("CH_HOST", "ch://me:p@db", "CH_HOST: expected a host name, got '…@db'; the port is CH_PORT"),
     ("CH_PORT", "http", "CH_PORT: expected a whole number above 0 and below 65536, got 'http'"),
     ("CH_PORT", "0", "CH_PORT: expected a whole number above 0 and below 65536, got '0'"),
     ("CH_PORT", "70000", "CH_PORT: expected a whole number above 0 and below 65536, got '70000'"),
