@@ -3701,18 +3701,19 @@ def next_version(*newest: datetime) -> datetime:
     return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
 
 
-def write_plan(importer: ClickHouseImporter, plan: Plan) -> None:
-    """Upsert the changed tables, children first."""
-    written = 0
-    for table, rows in plan.changes.items():
-        try:
+def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
+    """Upsert the changed tables, children first, and record the run."""
+    written = False
+    try:
+        for table, rows in plan.changes.items():
             if rows:
                 importer.upsert(table, rows, plan.stored, plan.at)
                 log.debug("%s: %d rows written", table.name, len(rows))
-                written += 1
-        except StoreError as error:
-            error.exit_code = 3 if written else 1
-            raise
+                written = True
+        importer.record_run(history_row(plan, started), plan.at)
+    except StoreError as error:
+        error.exit_code = 3 if written else 1
+        raise
     for reason, number in plan.result.held.items():
         log.debug("%d rows held: %s", number, reason)
 
@@ -3797,8 +3798,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             if not settings.dry_run:
                 if not recorded:
                     identity.save(settings.state_dir)
-                write_plan(importer, plan)
-                importer.record_run(history_row(plan, started), plan.at)
+                write_plan(importer, plan, started)
                 remember(importer, plan)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()

@@ -52,7 +52,7 @@ PHASES = {
     "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
     "read": ("ClickHouseImporter.glance", "ClickHouseImporter.read_stored"),
     "difference": ("hash_units", "what_to_compare", "make_plan"),
-    "upsert": ("write_plan", "ClickHouseImporter.record_run"),
+    "upsert": ("write_plan",),
     "statistics": ("ClickHouseImporter.statistics",),
 }
 COLUMNS = ("total", *PHASES, "sql", "statements", "rows", "mutations", "kB", "MB")

@@ -179,6 +179,7 @@ def test_a_run_that_wrote_something_before_it_failed_ends_with_3(seesaw: Seesaw)
         ("INSERT INTO ccusage_models_used", 1),
         ("INSERT INTO ccusage_model_breakdowns", 3),
         ("DELETE FROM ccusage_usage_daily", 3),
+        ("INSERT INTO ccusage_import_history", 3),
     ):
         done = disturb(seesaw, "http500", match=match)
         assert done.code == code
