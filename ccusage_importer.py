@@ -1377,13 +1377,13 @@ class Decision:
         self.held: dict[Key, str] = {}
         self.lowered: list[tuple[Record, Record]] = []
 
-    def hold(self, old: Record, new: Record, reason: str) -> None:
-        shown = {name: new.details[name] for name in DISPLAY if name in new.details}
-        self.held[old.id] = reason
-        self.put[old.id] = old._replace(details={**old.details, **shown})
-
-    def accept(self, old: Record | None, new: Record) -> None:
-        if old and shrinks(old, new):
+    def judge(self, feed: str, old: Record | None, new: Record, policy: Policy) -> None:
+        """Put the new record, or hold the stored one, under the names that are shown now."""
+        if old and (reason := why_hold(feed, old, new, policy)):
+            self.held[old.id] = reason
+            shown = {name: new.details[name] for name in DISPLAY if name in new.details}
+            new = old._replace(details={**old.details, **shown})
+        elif old and shrinks(old, new):
             self.lowered.append((old, new))
         self.put[new.id] = new
 
@@ -1447,11 +1447,7 @@ def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Dec
         return decide_blocks(stored, reported, policy)
     decision = Decision()
     for new in reported.values():
-        old = stored.get(new.id)
-        if reason := old and why_hold(feed, old, new, policy):
-            decision.hold(old, new, reason)
-        else:
-            decision.accept(old, new)
+        decision.judge(feed, stored.get(new.id), new, policy)
     if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
         reduce_projects(decision, stored, reported)
     return decision
@@ -1550,11 +1546,8 @@ def _decide_stretch(
     decision: Decision, before: list[Record], after: list[Record], policy: Policy
 ) -> None:
     if [block.id for block in before] == [block.id for block in after]:
-        reason = why_hold("blocks", before[0], after[0], policy)
-        if reason:
-            decision.hold(before[0], after[0], reason)
-        else:
-            decision.accept(before[0], after[0])
+        for old, new in zip(before, after, strict=True):
+            decision.judge("blocks", old, new, policy)
         return
     if not after:
         return
