@@ -78,7 +78,9 @@ class FeedError(ImporterError):
 
 
 class StoreError(ImporterError):
-    """ClickHouse refused, or could not be reached."""
+    """ClickHouse refused, which it has a `code` for, or could not be reached."""
+
+    code = 0
 
 
 class LockError(ImporterError):
@@ -1656,7 +1658,8 @@ CHDB_OPTIONS = {
     "compile_aggregate_expressions": 0,
 }
 
-UNKNOWN_DATABASE, READONLY = 81, 164
+# ClickHouse's codes, as it names them.
+SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 62, 81, 164, 497
 CLICKHOUSE_REMEDIES = {
     60: "run an import once: it creates the tables",
     UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
@@ -1664,7 +1667,7 @@ CLICKHOUSE_REMEDIES = {
     193: "check CH_USER and CH_PASSWORD",
     194: "set CH_PASSWORD",
     243: "free some disk space",
-    497: "grant CH_USER the rights that the message names",
+    NOT_GRANTED: "grant CH_USER the rights that the message names",
     516: "check CH_USER and CH_PASSWORD",
 }
 
@@ -1695,7 +1698,9 @@ def store_errors(settings: Settings) -> Iterator[None]:
         if settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
-        raise StoreError(f"{settings.where}: {text}\n  remedy: {remedy}") from error
+        failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
+        failure.code = code
+        raise failure from error
 
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
@@ -2945,11 +2950,11 @@ def answer_query(
         with store_errors(settings):
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
-        if (_code(error) or 0) in TROUBLE:
+        if error.code in TROUBLE:
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
-        problem = "--query only reads" if _code(error) == READONLY else " ".join(said.split())
+        problem = "--query only reads" if error.code == READONLY else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
     header = [name.replace("_", " ") for name in columns]
@@ -3006,7 +3011,6 @@ OK, WARNING, FAILED = "ok", "warning", "FAILED"
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
 CREATION, RIGHTS = ("CREATE TABLE", "CREATE VIEW"), ("SELECT", "INSERT", "ALTER DELETE")
-SYNTAX_ERROR, NOT_GRANTED = 62, 497
 
 
 class Check(NamedTuple):
@@ -3154,7 +3158,7 @@ class Checkup:
         try:
             tried = _try_table(importer)
         except StoreError as error:
-            if _code(error) != NOT_GRANTED:
+            if error.code != NOT_GRANTED:
                 raise
             tried = False
         if not tried:
@@ -3282,16 +3286,12 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _code(error: StoreError) -> int | None:
-    return getattr(error.__cause__, "code", None)
-
-
 def _granted(importer: ClickHouseImporter, rights: str, table: str = "*") -> bool:
     """Whether CH_USER has these rights; a server too old to tell is believed to grant them."""
     try:
         return bool(importer.query(f"CHECK GRANT {rights} ON {table}")[0][0])
     except StoreError as error:
-        if _code(error) != SYNTAX_ERROR:
+        if error.code != SYNTAX_ERROR:
             raise
         return True
 
