@@ -1952,6 +1952,11 @@ class ClickHouseImporter:
         with store_errors(self.settings):
             return self.client.query(sql, parameters=parameters).result_rows
 
+    def command(self, sql: str, **parameters: Any) -> None:
+        """Run a statement without rows, with bound parameters."""
+        with store_errors(self.settings):
+            self.client.command(sql, parameters=parameters)
+
     def columns(self) -> dict[str, set[str]]:
         """The columns of our tables and views, as far as they are there."""
         sql = (
@@ -1980,9 +1985,8 @@ class ClickHouseImporter:
         self.empty = bool(missing) and not create
         if missing and create:
             log.info("creating tables and views in %s", self.settings.where)
-            with store_errors(self.settings):
-                for statement in schema_statements():
-                    self.client.command(statement)
+            for statement in schema_statements():
+                self.command(statement)
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
@@ -2081,10 +2085,7 @@ class ClickHouseImporter:
         for batch in _batches(keys):
             lists = zip(*batch, strict=True)
             parameters = {name: list(parts) for name, parts in zip(columns, lists, strict=True)}
-            with store_errors(self.settings):
-                self.client.command(
-                    sql, parameters={**parameters, "machine": self.machine_name, "at": _as_text(at)}
-                )
+            self.command(sql, **parameters, machine=self.machine_name, at=_as_text(at))
 
     def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
         """One row in the history. It is the last write of a run: with it the import counts."""
@@ -3306,13 +3307,11 @@ def _try_table(importer: ClickHouseImporter) -> bool:
     key, at = ("claude", EPOCH.date()), datetime.now(UTC)
     before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
     try:
-        with store_errors(importer.settings):
-            importer.client.command(create.replace(name, table.name))
+        importer.command(create.replace(name, table.name))
         importer.upsert(table, {key: None}, Stored({table: {key: before}}), at)
         importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
     finally:
-        with store_errors(importer.settings):
-            importer.client.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
+        importer.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
     return True
 
 
