@@ -1152,6 +1152,10 @@ class Table(NamedTuple):
     def details(self) -> tuple[str, ...]:
         return self.columns[: self.columns.index("input_tokens")]
 
+    def parent(self, key: Key) -> Key:
+        """What the keys of a row's children begin with: agent, record_type, record_key."""
+        return key[0], self.record_type, record_key(key[1:])
+
 
 def _table(name: str, record_type: str, key: str, details: str = "", cost: str = "") -> Table:
     measures = (*COUNTER_COLUMNS, cost or "total_cost", "models_count")
@@ -1227,14 +1231,16 @@ class Stored(dict[Table, dict[Key, StoredRow]]):
         )
         self.newest = max(self.newest, updated_at)
 
+    def live(self, table: Table) -> dict[Key, Row]:
+        return {key: found.row for key, found in self[table].items() if found.live}
+
     @cached_property
     def children(self) -> dict[Key, list[tuple[Table, Key]]]:
-        """The live rows of the child tables by (agent, record_type, record_key)."""
+        """The live rows of the child tables by their parent."""
         children: dict[Key, list[tuple[Table, Key]]] = defaultdict(list)
         for table in (BREAKDOWNS, MODELS_USED):
-            for key, found in self[table].items():
-                if found.live:
-                    children[key[:3]].append((table, key))
+            for key in self.live(table):
+                children[key[:3]].append((table, key))
         return children
 
 
@@ -1251,27 +1257,26 @@ def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Tab
     details = (record.details[name] for name in table.details)
     values = (*details, *record.tokens, record.cost, len(record.models))
     yield table, record.id, Row(values, version)
-    child = (record.agent, table.record_type, record_key(record.key))
+    parent = table.parent(record.id)
     for name, share in record.shares.items():
-        yield BREAKDOWNS, (*child, name), Row((*share.tokens, share.cost), share.version or version)
+        values = (*share.tokens, share.cost)
+        yield BREAKDOWNS, (*parent, name), Row(values, share.version or version)
     for name in record.models:
-        yield MODELS_USED, (*child, name), Row((), version)
+        yield MODELS_USED, (*parent, name), Row((), version)
 
 
 def stored_records(stored: Stored) -> dict[str, Records]:
     """What is stored, as the records that it came from, by feed."""
     return {
         feed: {
-            key: _stored_record(stored, table, key, found.row)
-            for key, found in stored[table].items()
-            if found.live
+            key: _stored_record(stored, table, key, row) for key, row in stored.live(table).items()
         }
         for feed, table in TABLES.items()
     }
 
 
 def _stored_record(stored: Stored, table: Table, key: Key, row: Row) -> Record:
-    below = stored.children.get((key[0], table.record_type, record_key(key[1:])), ())
+    below = stored.children.get(table.parent(key), ())
     shares = {child[-1]: stored[place][child].row for place, child in below if place is BREAKDOWNS}
     *details, in_, out, creation, read, total, cost, _count = row.values
     return Record(
@@ -1292,34 +1297,24 @@ def _stored_record(stored: Stored, table: Table, key: Key, row: Row) -> Record:
 def find_changes(decisions: Mapping[str, Decision], stored: Stored, version: str) -> Changes:
     """The rows to write so that the tables say what was decided, and nothing is half done."""
     changes: Changes = {table: {} for table in ALL_TABLES}
-    parents: set[Key] = set()
+    for table in (BREAKDOWNS, MODELS_USED):  # a child goes, but where its parent says it, or stays
+        changes[table] = dict.fromkeys(stored.live(table))
     for feed, table in TABLES.items():
         decision = decisions[feed]
         for record in decision.put.values():
-            below = (record.agent, table.record_type, record_key(record.key))
-            gone = set(stored.children.get(below, ()))
             for place, key, row in build_rows(table, record, version):
-                gone.discard((place, key))
-                if not _same(place, stored[place].get(key), row):
+                if _same(place, stored[place].get(key), row):
+                    changes[place].pop(key, None)
+                else:
                     changes[place][key] = row
-            changes_gone(changes, gone)
-        live = {key for key, found in stored[table].items() if found.live}
-        changes_gone(changes, ((table, key) for key in decision.drop))
-        kept = (live | decision.put.keys()) - decision.drop
-        parents |= {(key[0], table.record_type, record_key(key[1:])) for key in kept}
-    for below, found in stored.children.items():
-        if below not in parents:
-            changes_gone(changes, found)
+        changes[table].update(dict.fromkeys(decision.drop))
+        for key in stored.live(table).keys() - decision.put.keys() - decision.drop:
+            for place, child in stored.children.get(table.parent(key), ()):
+                del changes[place][child]
     for table, rows in stored.items():
-        for key, found_row in rows.items():
-            if not found_row.clean:
-                changes[table].setdefault(key, found_row.row if found_row.live else None)
+        half_done = {key: f.row if f.live else None for key, f in rows.items() if not f.clean}
+        changes[table] = half_done | changes[table]
     return changes
-
-
-def changes_gone(changes: Changes, keys: Iterable[tuple[Table, Key]]) -> None:
-    for table, key in keys:
-        changes[table][key] = None
 
 
 def _same(table: Table, found: StoredRow | None, row: Row) -> bool:
@@ -2476,7 +2471,7 @@ class ImportResult(NamedTuple):
 
 
 def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
-    live = {key for key, found in stored[table].items() if found.live}
+    live = stored.live(table)
     before = stored.counts[table] if stored.counts else len(live)
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
