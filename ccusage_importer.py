@@ -3956,8 +3956,8 @@ def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
-    """Lines for people on stderr, and of an import all of them in ccusage_import.log."""
+def configure_logging(args: argparse.Namespace) -> None:
+    """Lines for people on stderr."""
     logging.getLogger().addHandler(logging.NullHandler())  # the libraries' own lines
     log.setLevel(logging.DEBUG)
     log.propagate = False
@@ -3968,8 +3968,6 @@ def configure_logging(args: argparse.Namespace, state_dir: Path | None) -> None:
     loudness = (args.quiet and logging.ERROR) or (args.verbose and logging.DEBUG) or logging.INFO
     terminal.setLevel(loudness)
     log.addHandler(terminal)
-    if state_dir:
-        log.addHandler(_log_file(state_dir))
 
 
 class _OneLine(logging.Formatter):
@@ -3977,7 +3975,8 @@ class _OneLine(logging.Formatter):
         return super().format(record).replace("\n ", ";")
 
 
-def _log_file(state_dir: Path) -> logging.Handler:
+def log_file(state_dir: Path) -> logging.Handler:
+    """All that is said of an import, in ccusage_import.log."""
     from logging.handlers import RotatingFileHandler
 
     path = state_dir / "ccusage_import.log"
@@ -4072,11 +4071,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
             signal.signal(number, signal.default_int_handler)
-    configure_logging(args, None)
+    configure_logging(args)
     try:
         env = load_environment(os.environ)
-        importing = not (args.check or args.stats or args.query or args.list_queries)
-        configure_logging(args, state_directory(env) if importing else None)
+        if not (args.check or args.stats or args.query or args.list_queries):
+            log.addHandler(log_file(state_directory(env)))
         settings = Settings.from_env(
             env,
             agents=args.agents,
