@@ -744,14 +744,10 @@ class Node:
         return self.parent.path + place
 
     def fail(self, expected: str) -> FeedError:
-        kind = {"dict": "an object", "list": "a list"}.get(type(self.value).__name__)
-        if (
-            isinstance(self.value, str)
-            and self.value
-            and re.search("session|project[Ps]", self.path)
-        ):
-            kind = "a text"  # which may be a name, and private
-        got = kind or repr(self.value)
+        kinds: dict[type, str] = {dict: "an object", list: "a list"}
+        if self.value and re.search("session|project[Ps]", self.path):
+            kinds[str] = "a text"  # which may be a name, and private
+        got = kinds.get(type(self.value), repr(self.value))
         cut = f"{got[:40]}…" if len(got) > 40 else got
         return FeedError(f"{self.path}: expected {expected}, got {cut}")
 
