@@ -3920,13 +3920,10 @@ def _agents(text: str) -> frozenset[str]:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
 
 
 class TerminalHandler(logging.Handler):
