@@ -865,19 +865,20 @@ def _cost(node: Node) -> float:
     return node["costUSD" if codex else "totalCost"].money()
 
 
-def _models(row: Node) -> tuple[frozenset[str], dict[str, Share]]:
+def _models(row: Node, agent: str) -> tuple[frozenset[str], dict[str, Share]]:
     """The models used and what each holds.
 
     Codex alone has neither list, but `models` by name, without costs; in ccusage 19 OpenCode
     has no `modelBreakdowns`.
     """
-    if not row.has("modelsUsed") and row.has("models"):
+    broken_down = agent == "claude" or "modelBreakdowns" in row.value
+    if not (broken_down or row.has("modelsUsed")) and row.has("models"):
         models = row["models"]
         names = models.names()
         alone = _cost(row) if len(names) == 1 else 0.0
         return frozenset(names), {name: _share(models[name], alone) for name in names}
     shares: dict[str, Share] = {}
-    for node in row["modelBreakdowns"].each() if "modelBreakdowns" in row.value else ():
+    for node in row["modelBreakdowns"].each() if broken_down else ():
         name = node["modelName"].text()
         if name in shares:
             raise FeedError(f"{node.path}.modelName: {name!r} is repeated")
@@ -889,9 +890,7 @@ def _record(
     row: Node, agent: str, key: tuple[Any, ...], former: tuple[str, ...] = (), **details: Any
 ) -> Record:
     tokens, cost = _tokens(row), _cost(row)
-    if agent == "claude":
-        row["modelBreakdowns"]
-    models, shares = _models(row)
+    models, shares = _models(row, agent)
     return Record(
         agent=agent,
         key=key,
