@@ -1554,12 +1554,11 @@ def _decide_stretch(
 
 
 def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
-    unreported = [
+    kept = [
         block
         for block in stored.values()
-        if block.id not in reported and block.id not in decision.drop
+        if not (block.details["is_gap"] or block.id in reported or block.id in decision.drop)
     ]
-    kept = [block for block in unreported if not block.details["is_gap"]]
     for gap in reported.values():
         if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
             decision.put[gap.id] = gap
@@ -1582,18 +1581,16 @@ def _total(blocks: Iterable[Record]) -> int:
     return sum(block.tokens.total for block in blocks)
 
 
-def _stretches(blocks: Iterable[Record]) -> Iterator[list[Record]]:
+def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
     """Blocks in groups that overlap, in the order of time."""
-    stretch: list[Record] = []
-    end = None
+    stretches: list[list[Record]] = []
+    end = datetime.min.replace(tzinfo=UTC)
     for block in sorted(blocks, key=lambda block: block.details["start_time"]):
-        if end is not None and block.details["start_time"] >= end:
-            yield stretch
-            stretch, end = [], None
-        stretch.append(block)
-        end = max(end or block.details["end_time"], block.details["end_time"])
-    if stretch:
-        yield stretch
+        if block.details["start_time"] >= end:
+            stretches.append([])
+        stretches[-1].append(block)
+        end = max(end, block.details["end_time"])
+    return stretches
 
 
 def hide_names(stored: Records, ids: Ids) -> Records:
