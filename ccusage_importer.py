@@ -1597,10 +1597,9 @@ def hide_names(stored: Records, ids: Ids) -> Records:
     """Stored records that show names while names are to be hidden, as they must be shown."""
     hidden = {}
     for record in stored.values() if ids.hidden else ():
-        names = {n: v for n in DISPLAY if (v := record.details.get(n))}
-        raw = names and ids.key(*(record.details[n] for n in DISPLAY if n in record.details))
-        if raw == record.key[-1]:
-            shown = {name: ids.shown(value) for name, value in names.items()}
+        names = {name: record.details[name] for name in DISPLAY if name in record.details}
+        if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
+            shown = {name: value and ids.shown(value) for name, value in names.items()}
             hidden[record.id] = record._replace(details={**record.details, **shown})
     return hidden
 
