@@ -2751,10 +2751,24 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
+STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
+HEAT = {
+    "·": ("·", "bright_black"),
+    "░": ("■", "#0e4429"),
+    "▒": ("■", "#006d32"),
+    "▓": ("■", "#26a641"),
+    "█": ("■", "#39d353"),
+}
+WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
+# What a terminal without Unicode shows instead.
+ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
+
+
 def render_table(report: Report, width: int, *, colour: bool) -> str:
     """Sections below each other; on a wide terminal, those with shares on the right."""
     from rich.console import Console, Group
-    from rich.table import Column, Table
+    from rich.table import Column
+    from rich.table import Table as Grid
 
     file = io.StringIO()
     console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
@@ -2766,7 +2780,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
         if all(console.measure(grid).maximum <= half for _, grid in halves):
             left = (grid for section, grid in halves if not section.shares and section.rows)
             right = (grid for section, grid in halves if section.shares)
-            both = Table.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
+            both = Grid.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
             both.add_row(Group(*left), Group(*right))
             console.print(both)
             shown = [section for section in shown if section.drawing]
@@ -2777,10 +2791,10 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
 
 def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
     """A section and an empty line. It is wider than that where its numbers are: none is cut."""
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid = Grid.grid(padding=(0, 2, 0, 0))
     grid.show_header, grid.header_style = bool(section.header), "bold"
     if section.drawing:
         marks = HEAT if shades else {}
@@ -2837,17 +2851,6 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "csv": render_csv,
     "markdown": render_markdown,
 }
-STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
-HEAT = {
-    "·": ("·", "bright_black"),
-    "░": ("■", "#0e4429"),
-    "▒": ("■", "#006d32"),
-    "▓": ("■", "#26a641"),
-    "█": ("■", "#39d353"),
-}
-WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
-# What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
 
 
 # --- queries ----------------------------------------------------------------------------
