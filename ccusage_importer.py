@@ -302,7 +302,7 @@ class Identity(NamedTuple):
 
 
 def _write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all; what is no file, such as a pipe, directly."""
+    """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
     import tempfile
 
     # By these names the shell's own file, with something in it, would be replaced.
@@ -411,7 +411,7 @@ class Feed(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Its name in the places of what is wrong."""
+        """How the places in its error messages begin."""
         return self.name if self.agent in ("claude", "other") else f"{self.agent}.{self.name}"
 
 
@@ -459,7 +459,7 @@ class Answer(NamedTuple):
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for ccusage, without what would change a report, and our secrets."""
+    """ccusage's environment: without our secrets, and without what would change its reports."""
     hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
@@ -557,7 +557,7 @@ def _end(child: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def in_background() -> Iterator[ThreadPoolExecutor]:
-    """A thread for calls; those that still run when the program fails or is interrupted end."""
+    """A thread for calls. What it still runs when the block ends, also by an error, is killed."""
     from concurrent.futures import ThreadPoolExecutor
 
     background = ThreadPoolExecutor(1)
@@ -618,7 +618,7 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
 
 
 def read_answer(feed: Feed, answer: Answer) -> Any:
-    """The JSON of an answer whose top level is known; exit code 0 alone is no success."""
+    """The JSON of an answer, which must have the feed's key: ccusage may fail with code 0."""
     if answer.code:
         raise _complaint(feed.label, f"exit code {answer.code}", answer)
     try:
@@ -672,7 +672,7 @@ class Tokens(NamedTuple):
 
 
 class Share(NamedTuple):
-    """What one model holds of a record. `version` is the ccusage that said so, once stored."""
+    """One model's part of a record. `version`: the ccusage that reported it, if it is stored."""
 
     tokens: Tokens
     cost: float
@@ -708,7 +708,7 @@ DISPLAY = ("project_path", "session_id", "project_id")
 
 
 class Ids(NamedTuple):
-    """Names what is private: `key` is its identity in the tables, `shown` what people see."""
+    """Replaces private names: `key` identifies them in the tables, `shown` is what people see."""
 
     hash_key: str
     hidden: bool = True
@@ -789,7 +789,7 @@ class Node:
         return number
 
     def counts(self, names: Sequence[str]) -> list[int]:
-        """Counts by name, all at a glance; one by one where that finds fault."""
+        """Counts by name: all checked at once, for speed, or one by one to name the fault."""
         found: list[Any] = [self.fields().get(name) for name in names]
         if set(map(type, found)) == {int} and min(found) >= 0 and max(found) <= UINT64_MAX:
             return found
@@ -964,7 +964,7 @@ Unit = tuple[str, str, str]
 
 
 class Line(NamedTuple):
-    """A row of a report: the feed whose table it fills, its key there as text, what it is of."""
+    """A row of a report: the feed whose table it belongs in, its agent, and its key as text."""
 
     feed: str
     agent: str
@@ -978,7 +978,7 @@ class Line(NamedTuple):
         return unit_of(self.feed, self.agent, self.key)
 
     def hash(self, salt: str) -> str:
-        """Of all that it says, but for the rates of an active block, which differ each time."""
+        """A hash of the row, without the rates of an active block: they differ at each call."""
         said = self.row.fields()
         if self.feed == "blocks":
             said = {**said, "burnRate": None, "projection": None}
@@ -1086,7 +1086,7 @@ def parse_report(
 
 
 def _beside(found: Record | None, record: Record, row: Node) -> Record:
-    """What a key holds with one more record of it, which of Claude's is an error."""
+    """Add a record to one with the same key. Claude never repeats a key: there, it is an error."""
     if found is None:
         return record
     if record.agent != "claude":
@@ -1096,16 +1096,16 @@ def _beside(found: Record | None, record: Record, row: Node) -> Record:
 
 
 def _span(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The details of two rows that are one session's."""
+    """The details of two rows of one session: from the earlier start to the later end."""
     ends = {"first_activity": min, "last_activity": max}
     known = {name: [m[name] for m in (one, other) if m.get(name)] for name in ends}
     return {**other, **{name: ends[name](times) for name, times in known.items() if times}}
 
 
 def check_totals(feed: Feed, payload: Any, found: Sequence[Line]) -> None:
-    """A feed must add up to its own totals: tokens exactly, cost but for float noise."""
-    # Those of all agents are of their days. Without rows, ccusage 19 has null for another
-    # agent's, and 15 to 18 have none.
+    """A feed must add up to its own totals: tokens exactly, cost within float noise."""
+    # The totals of the unified report are those of its days. Without rows, ccusage 19 has null
+    # as the totals of another agent, and 15 to 18 have none.
     rows = [line.row for line in found if feed is not UNIFIED or line.feed == "daily"]
     if feed.name == "blocks" or payload == [] or not (rows or payload.get("totals")):
         return
@@ -1136,7 +1136,7 @@ VOLATILE_COLUMNS = {"burn_rate", "projection"}  # differ at every call
 
 
 class Table(NamedTuple):
-    """A table: its key (besides machine_name and agent) and what it says of the key."""
+    """A table: its key (besides machine_name and agent) and its other columns."""
 
     name: str
     record_type: str
@@ -1361,7 +1361,7 @@ RECUT = "their transcripts are gone and the rest is cut into other blocks"
 
 
 class Decision:
-    """What a feed makes of its table. `held`: rows kept, by reason; `lowered`: old and new."""
+    """What to put into a table and drop; why rows are `held`; what gets smaller, old and new."""
 
     def __init__(self) -> None:
         self.put: Records = {}
@@ -1594,7 +1594,7 @@ def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
 
 
 def hide_names(stored: Records, ids: Ids) -> Records:
-    """Stored records that show names while names are to be hidden, as they must be shown."""
+    """The stored records that still show names which are to be hidden, with these hidden."""
     hidden = {}
     for record in stored.values() if ids.hidden else ():
         names = {name: record.details[name] for name in DISPLAY if name in record.details}
@@ -1634,9 +1634,9 @@ def decide_all(
 # --- store ------------------------------------------------------------------------------
 
 SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# A DELETE waits for the engine's background. By default that has two threads, too few for many
-# parts, and having found nothing to do once, as while a part is merged, it sleeps up to a second.
-# To compile a statement takes it longer than to read a few thousand rows.
+# A DELETE waits for the engine's background threads. By default there are two, too few for many
+# parts, and each that finds nothing to do, as while a part is merged, sleeps for up to a second.
+# Compiling a statement takes longer than reading a few thousand rows without.
 CHDB_OPTIONS = {
     "background_pool_size": 16,
     "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
@@ -1786,7 +1786,7 @@ def schema_statements() -> list[str]:
 
 
 def schema_columns() -> dict[str, list[str]]:
-    """The tables and views of the schema; of tables with their columns."""
+    """The columns of each table of the schema; its views, with none."""
     return {
         match[1]: re.findall(r"^    `?(\w+)`? [A-Z]", statement, re.MULTILINE)
         if " TABLE " in match[0]
@@ -2327,7 +2327,7 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
 
 
 def parts(rows: Sequence[FigureRow], whole: Usage, *key: int) -> list[Part]:
-    """The parts of a whole by some of their texts: the name, perhaps the agent, and more."""
+    """The parts of a whole, told apart by the texts at `key`: name, perhaps agent, and more."""
     found: dict[tuple[str, ...], list[Usage]] = defaultdict(list)
     for texts, counts, costs in rows:
         found[tuple(texts[place] for place in key)].append(Usage(costs[0], counts[0]))
@@ -2417,7 +2417,7 @@ def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
 
 
 class TableCount(NamedTuple):
-    """Keys of a table by what a run does with them."""
+    """How many rows of a table a run adds, changes, removes and leaves alone."""
 
     new: int
     changed: int
@@ -2470,7 +2470,7 @@ def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) 
 
 
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
-    """Of each row that got smaller its key, where that is no hash, and its names."""
+    """The rows that get smaller, with their names, and their keys where these are no hashes."""
     for feed, decision in decisions.items():
         for old, new in decision.lowered:
             words = [] if old.agent == "claude" else [old.agent]
@@ -2480,7 +2480,7 @@ def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
 
 
 class Section(NamedTuple):
-    """A table under its header, with a bar for each share; labels and texts; or a drawing."""
+    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing."""
 
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
@@ -2576,7 +2576,7 @@ def period_section(stats: Statistics) -> Section:
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
-    """The largest models, projects, agents and machines; of the last two only several."""
+    """The largest models and projects, and where there are several, agents and machines."""
     for title, found, least in (
         ("Models", stats.models, 1),
         ("Projects", stats.projects, 1),
@@ -2605,7 +2605,7 @@ SHADES = "·░▒▓█"
 
 
 def heat_section(stats: Statistics) -> Section:
-    """The heatmap: a column for a week, under its month where that begins."""
+    """The heatmap: a column for each week, and above a month's first week its name."""
     first = stats.heatmap[0].date
     cells = [" "] * first.weekday()
     cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
@@ -2694,7 +2694,7 @@ def figures_report(value: Any, sections: Iterable[Section]) -> Report:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: exact, times in ISO, null for what is no number."""
+    """A value as JSON can hold it: exact, times in ISO, null for NaN and infinity."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
@@ -2790,7 +2790,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
 
 
 def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
-    """A section and an empty line. It is wider than that where its numbers are: none is cut."""
+    """A section and an empty line. It is wider than `width` rather than cut a number."""
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -2877,7 +2877,7 @@ class Query(NamedTuple):
 
 
 def read_queries(text: str) -> dict[str, Query]:
-    """Read what is written in the manner of queries.sql, by name."""
+    """Parse a text that is written like queries.sql into its queries, by name."""
     queries: dict[str, Query] = {}
     for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
         line = chunk.partition("\n")[0]
@@ -3327,7 +3327,7 @@ def check_report(checks: Sequence[Check]) -> Report:
 
 
 class Fetched(NamedTuple):
-    """What ccusage answered, and when: its reports, or the FeedErrors why there are none.
+    """What ccusage answered: for each feed its report or what went wrong, after how many seconds.
 
     `units` are the hashes of what the reports say; `known` are those that are stored so.
     """
@@ -3407,7 +3407,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
 def parse_all(
     fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str], upgraded: bool
 ) -> tuple[dict[tuple[str, str], Records], dict[str, str]]:
-    """Records by feed and agent, and by report why there are none."""
+    """The records by feed and agent, and what went wrong with each report that has none."""
     reported: dict[tuple[str, str], Records] = {}
     failed: dict[str, str] = {}
     for feed in list(fetched.reports):
@@ -3485,7 +3485,7 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
-    """A client; where nothing may be written and nothing is there, of an empty engine."""
+    """A client; if nothing may be written and nothing is there, one of an empty engine."""
     import tempfile
 
     with contextlib.ExitStack() as stack:
@@ -3617,7 +3617,7 @@ def hash_units(reports: Mapping[Feed, FeedReport | FeedError]) -> dict[Unit, str
 
 
 def total_usage(previous: Mapping[str, Any] | None, days: Records, put: Records) -> Usage:
-    """Of the machine's days after a run: of all `days`, or where not all were read, as before."""
+    """The machine's total after a run; if not all its days were read, by what changed since."""
 
     def usage(records: Records) -> Usage:
         return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
@@ -3673,7 +3673,7 @@ def retention(settings: Settings, past: Past) -> int:
 
 
 def window_start(period: int, now: datetime) -> datetime | None:
-    """Since when transcripts surely exist, which are kept for so many days."""
+    """From when on transcripts surely exist, if they are kept for `period` days."""
     return now - timedelta(days=min(period, 36_500) - 1) if period else None
 
 
@@ -3726,10 +3726,10 @@ def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
 
 
 def remember(importer: ClickHouseImporter, plan: Plan) -> None:
-    """What a run left, for the next one; where this fails, that compares everything.
+    """Note what this run left (imported.json), so that the next need not compare everything.
 
-    So it does where other rows are there than were planned, as of an earlier run that was cut
-    off, whose INSERT arrived only now.
+    No unit is noted where the tables hold other rows than planned: the INSERT of an earlier run
+    that was cut off may arrive only now.
     """
     with contextlib.suppress(OSError, StoreError):
         glance = importer.glance() if plan.rows else plan.glance
@@ -4043,7 +4043,7 @@ def publish(report: Report, args: argparse.Namespace) -> None:
 
 
 def _print(stream: TextIO, text: str = "") -> OSError | None:
-    """What cannot be written goes nowhere: Python would try again at exit, and end with 120."""
+    """Write, or say why not and give up the stream: Python would try again at exit."""
     try:
         stream.write(text)
         stream.flush()
