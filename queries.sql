@@ -1371,7 +1371,7 @@ ORDER BY month ASC, machine_name ASC, agent ASC;
 -- How many rows does each table hold, of how many machines, and how new are they?
 WITH counts AS (
     SELECT
-        _table AS table_name,
+        toString(_table) AS table_name,
         count() AS row_count,
         uniqExact(machine_name) AS machines,
         maxOrNull(updated_at) AS last_update
