@@ -3436,7 +3436,7 @@ def parse_all(
 def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> Iterator[None]:
     """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = path.open("a+")
     except OSError as error:
         raise ConfigError(
