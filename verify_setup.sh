@@ -27,6 +27,7 @@ main() {
         exit 2
     fi
     [[ ! $port =~ ^(443|8443|9440)$ ]] || protocol=https
+    [[ $host != *:* || $host == \[* ]] || host="[$host]" # as a URL has it
     url="$(setting CH_PROTOCOL "$protocol")://$host:$port" database=$(setting CH_DATABASE default)
     if query server '' && query authentication 'SELECT currentUser()' &&
         query database 'SELECT currentDatabase()' "$database"; then
