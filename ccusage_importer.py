@@ -1914,7 +1914,7 @@ PAST = f"""
             has(feeds_imported, 'session')
             AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
         ),
-        argMax(({", ".join(PREVIOUS)}), updated_at)
+        {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
     FROM ccusage_import_history
     WHERE machine_name = {{machine:String}}
     GROUP BY installation_id
@@ -1979,7 +1979,7 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(PAST, machine=self.machine_name)
         if not rows:
             return Past()
-        ids, zones, keys, newest, seen, periods, upgrades, last = zip(*rows, strict=True)
+        ids, zones, keys, newest, seen, periods, upgrades, *last = zip(*rows, strict=True)
         return Past(
             identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
             newest=newest[0],
@@ -1987,7 +1987,7 @@ class ClickHouseImporter:
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            previous=dict(zip(PREVIOUS, last[0], strict=True)),
+            previous={name: values[0] for name, values in zip(PREVIOUS, last, strict=True)},
         )
 
     def glance(self) -> dict[str, tuple[int, int]]:
