@@ -2925,6 +2925,9 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
         problem = "no value for" if missing else "it has no parameter"
         names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
         raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
+    for name, value in given.items():  # the engine would take 2^32 for 0, and fill 2^31 days
+        if f"{{{name}:UInt32}}" in query.sql and re.fullmatch("[0-9]{6,}", value):
+            raise ConfigError(f"--query {query.name}: {name}={value}: expected less than 100000")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -3831,12 +3834,7 @@ def build_parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group().add_argument
     mode("--check", action="store_true", help="system check; imports nothing")
     mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    mode(
-        "--query",
-        type=_query,
-        metavar="NAME",
-        help="run a query of queries.sql, or - for SQL from stdin",
-    )
+    mode("--query", type=_query, metavar="NAME", help="run a query of queries.sql, - for stdin's")
     mode("--list-queries", action="store_true", help="list the queries of queries.sql")
     add(
         "--param",

@@ -41,6 +41,7 @@ WITH
             sum(daily.total_cost) AS total_cost
         FROM ccusage_v_daily_summary AS daily
         WHERE date > toDate32(today()) - {days:UInt32} - 7
+            AND date <= toDate32(today()) + 1
             AND has(['', machine_name], {machine:String})
         GROUP BY date
         ORDER BY date ASC WITH FILL
@@ -161,7 +162,7 @@ SELECT
     max(date) AS last_day,
     count() AS days,
     sum(numbered_days.total_cost) AS total_cost,
-    max(date) >= today() - 1 AS is_current
+    max(date) BETWEEN today() - 1 AND today() + 1 AS is_current
 FROM numbered_days
 GROUP BY streak
 ORDER BY days DESC, last_day DESC
@@ -226,6 +227,7 @@ WITH
             sum(breakdowns.cost) AS total_cost
         FROM ccusage_model_breakdowns AS breakdowns FINAL
         WHERE record_type = 'monthly'
+            AND record_key <= formatDateTime(today() + 1, '%Y-%m')
         GROUP BY model_name, month_start
         ORDER BY
             model_name ASC,
@@ -611,6 +613,7 @@ WITH
             sum(daily.total_cost) AS total_cost
         FROM ccusage_v_daily_summary AS daily
         WHERE date >= toDate32(toMonday(today())) - 7 * {weeks:UInt32}
+            AND date <= toDate32(today()) + 1
         GROUP BY week
         ORDER BY week ASC WITH FILL TO toMonday(today()) + 1 STEP 7
     ),
@@ -645,8 +648,11 @@ WITH
             sum(months.total_tokens) AS total_tokens,
             sum(months.total_cost) AS total_cost
         FROM ccusage_v_monthly_trends AS months
+        WHERE month <= formatDateTime(today() + 1, '%Y-%m')
         GROUP BY month_start
-        ORDER BY month_start ASC WITH FILL STEP INTERVAL 1 MONTH
+        ORDER BY month_start ASC WITH FILL
+            TO toDate32(today()) + 1
+            STEP INTERVAL 1 MONTH
     ),
     changes AS (
         SELECT
@@ -861,6 +867,7 @@ WITH work AS (
     WHERE NOT is_gap
         AND toDate32(start_time)
             >= toDate32(toMonday(today())) - 7 * (toInt64({weeks:UInt32}) - 1)
+        AND start_time <= now()
     GROUP BY week
 )
 SELECT
@@ -1202,15 +1209,23 @@ FROM month;
 -- days: how many days back
 SET param_limit = 20;
 SET param_days = 30;
+WITH costs AS (
+    SELECT
+        date,
+        machine_name,
+        sum(daily.total_cost) AS machine_cost
+    FROM ccusage_v_daily_summary AS daily
+    WHERE date > toDate32(today()) - {days:UInt32}
+    GROUP BY date, machine_name
+)
 SELECT
     date,
-    sum(daily.total_cost) AS total_cost,
-    sum(daily.total_cost) - {limit:Float64} AS over_limit,
-    argMax(machine_name, (daily.total_cost, machine_name)) AS top_machine
-FROM ccusage_v_daily_summary AS daily
-WHERE date > toDate32(today()) - {days:UInt32}
+    sum(machine_cost) AS total_cost,
+    total_cost - {limit:Float64} AS over_limit,
+    argMax(machine_name, (machine_cost, machine_name)) AS top_machine
+FROM costs
 GROUP BY date
-HAVING sum(daily.total_cost) > {limit:Float64}
+HAVING total_cost > {limit:Float64}
 ORDER BY date ASC;
 
 -- name: subscription-value
@@ -1278,10 +1293,11 @@ SET param_factor = 5;
 SET param_cost = 1;
 WITH medians AS (
     SELECT
+        agent,
         project_path,
         quantileExactInclusive(0.5)(total_cost) AS median_cost
     FROM ccusage_v_session_summary
-    GROUP BY project_path
+    GROUP BY agent, project_path
 )
 SELECT
     project_path,
@@ -1292,8 +1308,8 @@ SELECT
     total_cost,
     median_cost,
     total_cost / nullIf(median_cost, 0) AS times_median
-FROM ccusage_v_session_summary AS sessions
-INNER JOIN medians ON medians.project_path = sessions.project_path
+FROM ccusage_v_session_summary
+INNER JOIN medians USING (agent, project_path)
 WHERE total_cost >= {cost:Float64}
     AND total_cost >= {factor:Float64} * median_cost
 ORDER BY total_cost DESC, machine_name ASC, agent ASC, session_key ASC;
@@ -1357,11 +1373,8 @@ SELECT
     day_tokens,
     total_cost AS month_cost,
     day_cost
-FROM ccusage_v_monthly_trends AS months
-LEFT JOIN days
-    ON days.machine_name = months.machine_name
-    AND days.agent = months.agent
-    AND days.month = months.month
+FROM ccusage_v_monthly_trends
+FULL JOIN days USING (machine_name, agent, month)
 WHERE abs(toFloat64(total_tokens) - day_tokens) > total_tokens * {percent:Float64} / 100
 ORDER BY month ASC, machine_name ASC, agent ASC;
 

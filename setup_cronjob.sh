@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Have cron import every hour.
 #
-# usage: setup_cronjob.sh [--schedule '*/30 * * * *'] [--force]
+# usage: setup_cronjob.sh [--schedule '*/30 * * * *'] [--force] [-- OPTION …]
 #        setup_cronjob.sh --print | --remove | --help
 #
 # Installs one line in your crontab, tagged `# ccusage-import`, and leaves all others as they
 # are; but nothing when `ccusage_importer.py --check` fails, unless you --force it. The minute
-# is random, and a later run keeps it, or takes --schedule. --print shows the line and changes
-# nothing, --remove takes it out. No setting or password is in it: they come from .env beside
-# this script. Where there is none, it is written from your environment, for you alone to read.
+# is random, and a later run keeps it, or takes --schedule. What follows -- are options of each
+# import, such as --no-hash-projects; a later run keeps them too, or takes others. --print shows
+# the line and changes nothing, --remove takes it out. No setting or password is in it: they come
+# from .env beside this script. Where there is none, it is written from your environment, for you
+# alone to read.
 #
 # Cron mails you what fails and nothing else. What each run did is in ccusage_import.log in the
 # state directory, with times; 3 MB of it are kept at most.
@@ -18,7 +20,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 entry='^[[:space:]]*[^#[:space:]].* # ccusage-import$' # what is commented out is no entry
 
 main() {
-    local action=install schedule='' force='' line field='[0-9A-Za-z*/,-]+'
+    local action=install schedule='' force='' keep=1 line field='[0-9A-Za-z*/,-]+'
+    options=(--)
     while (($#)); do
         case $1 in
             --schedule)
@@ -27,6 +30,7 @@ main() {
                 schedule=$2 && shift ;;
             --force) force=1 ;;
             --print | --remove) action=${1#--} ;;
+            --) options=("$@") keep='' && break ;;
             --help) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}" && exit ;;
             *) abort 2 "$1: unknown; see --help" ;;
         esac
@@ -43,7 +47,7 @@ main() {
         find_python
         [[ $action == print ]] || check || [[ $force ]] ||
             abort 1 'the check failed, so nothing is installed (but with --force)'
-        line="${schedule:-$(present_schedule)} $(settings "$action") # ccusage-import"
+        line="${schedule:-$(present_schedule)} $(settings "$action")${keep:+$(present_options)} # ccusage-import"
         [[ ${#line} -lt 950 && $line != *$'\n'* ]] || abort 1 'the paths are too long for a crontab'
         printf '%s\n' "$line" | tee -a "$scratch/new"
     fi
@@ -77,7 +81,7 @@ print(sys.executable)'
 check() {
     local bare=(env)
     [[ ! -e $here/.env ]] || bare=(env -i "HOME=$HOME" "PATH=$PATH")
-    "${bare[@]}" "${python[@]}" "$here/ccusage_importer.py" --check --quiet >&2
+    "${bare[@]}" "${python[@]}" "$here/ccusage_importer.py" --check --quiet "${options[@]:1}" >&2
 }
 
 present_schedule() {
@@ -87,11 +91,20 @@ present_schedule() {
     [[ ${words[0]} == @* ]] && echo "${words[0]}" || echo "${words[*]:0:5}"
 }
 
+present_options() {
+    local line
+    line=$(LC_ALL=C grep -a "$entry" "$scratch/old" | tail -n 1) || return 0
+    line=${line% # ccusage-import}
+    [[ $line != *' --quiet'* ]] || echo "${line##* --quiet}"
+}
+
 # Print the command as a crontab has it, and to install it, write .env or tell how it differs.
 settings() {
-    "${python[@]}" - "$1" "$here" "${python[@]}" <<'PYTHON'
+    "${python[@]}" - "$1" "$here" "${python[@]}" "${options[@]}" <<'PYTHON'
 import contextlib, io, os, pwd, re, shlex, shutil, sys
 action, here, *python = sys.argv[1:]
+cut = python.index("--")
+python, options = python[:cut], python[cut + 1 :]
 sys.path.insert(0, here)
 import ccusage_importer as importer, dotenv
 
@@ -145,7 +158,7 @@ elif action == "install":
 tools = ("ccusage", "node", "bun", "uv")  # which cron's own PATH hardly leads to
 paths = [p for p in env["PATH"].split(":") if any(shutil.which(tool, path=p) for tool in tools)]
 paths = dict.fromkeys([*map(os.path.abspath, paths), "/usr/local/bin", "/usr/bin", "/bin"])
-words = [f"PATH={word(':'.join(paths))}", *map(word, python), word(f"{here}/ccusage_importer.py"), "--quiet"]
+words = [f"PATH={word(':'.join(paths))}", *map(word, python), word(f"{here}/ccusage_importer.py"), "--quiet", *map(word, options)]
 if env["HOME"] != pwd.getpwuid(os.getuid()).pw_dir:
     words.insert(0, f"HOME={word(env['HOME'])}")
 print(*words)

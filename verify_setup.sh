@@ -23,7 +23,7 @@ main() {
     local host port protocol=http name
     host=$(setting CH_HOST) port=$(setting CH_PORT 8123)
     if [[ ! $host ]]; then
-        echo "CH_HOST is not set: check the embedded database with $here/ccusage_importer.py --check"
+        echo "CH_HOST is not set: check the embedded database with: uv run $here/ccusage_importer.py --check"
         exit 2
     fi
     [[ ! $port =~ ^(443|8443|9440)$ ]] || protocol=https
@@ -107,7 +107,7 @@ last_imports() {
         fi
         result 'last import' "$good" "$seen"
     done < <(ask "$sql FROM ccusage_import_history GROUP BY 2 ORDER BY ALL FORMAT TSVRaw" "$database")
-    [[ $seen ]] || result 'last import' '' "$machine: none; run $here/ccusage_importer.py"
+    [[ $seen ]] || result 'last import' '' "$machine: none; uv run $here/ccusage_importer.py"
 }
 
 this_machine() {

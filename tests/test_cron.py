@@ -16,6 +16,7 @@ import real_ccusage
 from crontab import TAG, run_as_cron
 from dotenv import dotenv_values
 from project import Project
+from tables import Expected
 
 from ccusage_importer import Settings
 
@@ -222,6 +223,25 @@ def test_cron_fills_the_same_server(project: Project, tmp_path: Path) -> None:
     done = run_as_cron(project.crontab.entries[0], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     project.machine.check()
+
+
+def test_options_of_the_import_are_kept_until_others_are_given(
+    project: Project, tmp_path: Path
+) -> None:
+    for args, options in (
+        (("--", "--no-hash-projects", "--agents", "claude,codex"), "--agents claude,codex "),
+        (("--schedule", "1 * * * *"), "--agents claude,codex "),
+        (("--", "--no-hash-projects"), ""),
+    ):
+        project.setup(*args)
+        (entry,) = project.crontab.entries
+        assert entry.endswith(f" --quiet --no-hash-projects {options}{TAG}")
+    done = run_as_cron(entry, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    project.machine.check(Expected(hidden=False).claude(project.machine.feeds()).tables)
+    project.setup("--", "--no-such-option", code=1)
+    project.setup("--")
+    assert project.crontab.entries[0].endswith(f" --quiet {TAG}")
 
 
 def test_cron_hears_of_failures_alone(project: Project, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ filled from them as an import would; the answers are reckoned from them in plain
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from calendar import monthrange
@@ -415,6 +416,13 @@ def history_row(world: World, run: Run) -> dict[str, Any]:
 
 # --- the answers ---------------------------------------------------------------------------
 
+TRENDS = (
+    "daily-cost-trend",
+    "weekly-trend",
+    "monthly-trend",
+    "model-months",
+    "burn-rate-by-week",
+)
 Rows = list[tuple[Any, ...]]
 ANSWERS: dict[str, tuple[dict[str, Any], Callable[[World], Rows]]] = {}
 
@@ -1033,10 +1041,10 @@ def _(w: World) -> Rows:
 def _(w: World) -> Rows:
     rows = []
     for ago, facts in by(w.last(30), lambda f: f.ago).items():
-        machines = by(facts, lambda f: (f.machine, f.agent))
+        machines = by(facts, lambda f: f.machine)
         top = max(machines, key=lambda machine: total(machines[machine]))
         if total(facts) > 1.0:
-            rows.append((w.day(ago), total(facts), total(facts) - 1.0, top[0]))
+            rows.append((w.day(ago), total(facts), total(facts) - 1.0, top))
     return sorted(rows)
 
 
@@ -1284,6 +1292,22 @@ def test_a_query_answers_its_question(engine: Engine, name: str) -> None:
     expected = answer(engine.world)
     assert expected, "an empty answer proves nothing"
     agree(engine.ask(name, **parameters), expected)
+
+
+def test_a_day_in_the_far_future_moves_no_trend(engine: Engine) -> None:
+    later = Fact("laptop", "claude", -60_000, "alpha", "s99", SONNET, 1, 2, 3, 4)
+    ours = engine.world
+    block = Block("laptop", ours.at(-60_000, 9), 60, 1.0, 10, 1)
+    engine.full.command("CREATE DATABASE future")
+    with contextlib.closing(connect(Path(engine.full.path), "future")) as future:
+        apply_schema(future)
+        more = {"facts": [*FACTS, later], "months": [*FACTS, *PURGED, later]}
+        fill(future, ours._replace(**more, blocks=[*ours.blocks, block]))
+        for name in TRENDS:
+            parameters, _ = ANSWERS[name]
+            agree(rows_of(future, name, **parameters), engine.ask(name, **parameters))
+        streaks = rows_of(future, "usage-streaks", limit=99)
+    assert [row[-1] for row in streaks if row[0].year > 2100] == [0]
 
 
 def test_every_answer_belongs_to_a_query() -> None:

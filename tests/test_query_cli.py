@@ -138,6 +138,7 @@ def test_parameters_are_bound_and_never_pasted(
         ),
         (["all-time-totals", "--param", "x=1"], "it has no parameter x; its parameters: none"),
         (["daily-cost-trend", "--param", "days=abc"], "abc cannot be parsed as UInt32"),
+        (["daily-cost-trend", "--param", "days=4294967296"], "expected less than 100000"),
         (["daily-cost-trend", "--param", "days=-1"], "-1 cannot be parsed as UInt32"),
     ],
 )

@@ -126,6 +126,12 @@ def test_the_readme_has_the_help_text() -> None:
     assert any(" ".join(done.stdout.split()) in " ".join(block.split()) for block in blocks)
 
 
+def test_the_readme_counts_the_queries() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    queries = (ROOT / "queries.sql").read_text(encoding="utf-8").count("\n-- name: ")
+    assert f" # {queries} questions by name" in readme
+
+
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_each_variable_is_explained(variable: str) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
