@@ -565,7 +565,7 @@ def reports(env: dict[str, str], version: str) -> dict[str, Any]:
     wanted = Settings.from_env({**env, "CCUSAGE_COMMAND": command, "CCUSAGE_ARGS": "--offline"})
     reports = fetch_all(wanted, "UTC").reports
     assert not [error for error in reports.values() if isinstance(error, FeedError)]
-    return {feed.label: [line.row.value for line in r.lines] for feed, r in reports.items()}
+    return {feed.label: [line.row.value for _, line in r.lines] for feed, r in reports.items()}
 
 
 @pytest.mark.parametrize("version", real_ccusage.VERSIONS)
