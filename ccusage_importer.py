@@ -168,7 +168,7 @@ _BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
 
 def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    return _path(env.get(name), Path.home() / default) / "ccusage-import"
+    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
 
 
 def state_directory(env: Mapping[str, str]) -> Path:
@@ -652,7 +652,7 @@ def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
     said = answer.stderr.strip() or answer.stdout.partition("{")[0]
     remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
     said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
-    said = re.sub(r"(projects|sessions|storage|chats)[/\\].*", r"\1/…", said, flags=re.DOTALL)
+    said = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", said)
     quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.argv)}\n  remedy: {remedy}"
     return FeedError(text.encode(errors="replace").decode())
@@ -3461,6 +3461,10 @@ def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> 
                     log.warning("waiting for %s, which holds %s", holder, path)
                 waiting = True
                 time.sleep(0.1)
+            except OSError as error:  # as on some network disks
+                raise ConfigError(
+                    f"{path}: cannot be locked: {error.strerror}; put {variable} on a local disk"
+                ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

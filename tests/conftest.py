@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,11 @@ LONGEST = (
     *("cron", "crash", "cutoff", "faithful", "year", "anew"),
     *("agents", "check", "report", "watched", "identity", "lock"),
 )
+
+# In the background, or under nohup, what tests send to their programs would be ignored.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

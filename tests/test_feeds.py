@@ -475,7 +475,7 @@ def test_a_timeout_ends_what_the_node_wrapper_of_20_started(tmp_path: Path) -> N
     assert_gone(native / "bin")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
 def test_an_interrupt_ends_at_once_with_130_and_leaves_no_child(
     tmp_path: Path, how: signal.Signals, first: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import subprocess
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tables import Database, Machine
+
+from ccusage_importer import ConfigError, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -194,3 +197,18 @@ def test_the_lock_is_free_once_the_holder_is_gone_however_it_went(tmp_path: Path
             assert process.stdout.readline() == "held\n"
             assert path.read_text() == str(process.pid)
             process.send_signal(how)
+
+
+def test_the_new_directory_of_a_lock_is_for_its_user_alone(tmp_path: Path) -> None:
+    with locked(tmp_path / "new" / ".lock", 0):
+        assert (tmp_path / "new").stat().st_mode & 0o077 == 0
+
+
+def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    message = r"\.lock: cannot be locked: No locks available; put CCUSAGE_STATE_DIR on a local"
+    with pytest.raises(ConfigError, match=message), locked(tmp_path / ".lock", 0):
+        pass
