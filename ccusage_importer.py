@@ -747,7 +747,7 @@ class Node:
         kinds: dict[type, str] = {dict: "an object", list: "a list"}
         if self.value and re.search("session|project[Ps]", self.path):
             kinds[str] = "a text"  # which may be a name, and private
-        got = kinds.get(type(self.value), repr(self.value))
+        got = kinds.get(type(self.value)) or repr(self.value)
         cut = f"{got[:40]}…" if len(got) > 40 else got
         return FeedError(f"{self.path}: expected {expected}, got {cut}")
 
@@ -3309,12 +3309,14 @@ def _try_table(importer: ClickHouseImporter) -> bool:
 
 def _outdated_views(importer: ClickHouseImporter) -> list[str]:
     """The views whose columns are not those of the schema."""
-    found, outdated = importer.columns(), []
-    for head, _, select in (sql.partition(" AS\n") for sql in schema_statements()):
-        wanted = {name for name, *_ in importer.query(f"DESCRIBE ({select})")} if select else ()
-        if select and found[view := head.split()[-1]] != wanted:
-            outdated.append(view)
-    return outdated
+
+    def columns(select: str) -> set[str]:
+        return {name for name, *_ in importer.query(f"DESCRIBE ({select})")}
+
+    found = importer.columns()
+    views = (sql.partition(" AS\n") for sql in schema_statements() if " VIEW " in sql)
+    selects = {head.split()[-1]: select for head, _, select in views}
+    return [view for view, select in selects.items() if found[view] != columns(select)]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -3458,7 +3460,7 @@ def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> 
                 if time.monotonic() >= deadline:
                     raise LockError(f"{holder} holds {path}; try again when it has ended") from None
                 if not waiting:
-                    log.warning("waiting for %s, which holds %s", holder, path)
+                    log.info("waiting for %s, which holds %s", holder, path)
                 waiting = True
                 time.sleep(0.1)
             except OSError as error:  # as on some network disks
@@ -3874,7 +3876,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--format", choices=("table", "json", "csv", "markdown"), default="table")
     add("--output", type=Path, metavar="FILE", help="write the result there")
     loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print only failures")
+    loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
     loudness.add_argument("--verbose", action="store_true", help="print every step")
     add("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -3944,7 +3946,7 @@ class TerminalHandler(logging.Handler):
 def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
     """Something that moves while one waits, on a terminal and unless --quiet."""
     for handler in log.handlers:
-        if isinstance(handler, TerminalHandler) and handler.level < logging.ERROR:
+        if isinstance(handler, TerminalHandler) and handler.level < logging.WARNING:
             return handler.console.status(text, spinner="line")
     return contextlib.nullcontext()
 
@@ -3958,7 +3960,7 @@ def configure_logging(args: argparse.Namespace) -> None:
         handler.close()
         log.removeHandler(handler)
     terminal = TerminalHandler() if sys.stderr.isatty() else logging.StreamHandler(sys.stderr)
-    loudness = (args.quiet and logging.ERROR) or (args.verbose and logging.DEBUG) or logging.INFO
+    loudness = (args.quiet and logging.WARNING) or (args.verbose and logging.DEBUG) or logging.INFO
     terminal.setLevel(loudness)
     log.addHandler(terminal)
 

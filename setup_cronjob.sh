@@ -12,8 +12,8 @@
 # from .env beside this script. Where there is none, it is written from your environment, for you
 # alone to read.
 #
-# Cron mails you what fails and nothing else. What each run did is in ccusage_import.log in the
-# state directory, with times; 3 MB of it are kept at most.
+# Cron mails you what is wrong and nothing else. What each run did is in ccusage_import.log in
+# the state directory, with times; 3 MB of it are kept at most.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
