@@ -154,7 +154,7 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
         "not found: /no where",
     )
     found = project.verify(code=1, MACHINE_NAME="m2")
-    assert found["last import"][1].startswith("m2: none; run ")
+    assert found["last import"][1].startswith("m2: none; uv run ")
     database.server.query(f"DROP VIEW {database.name}.ccusage_v_daily_summary")
     assert "UNKNOWN_TABLE" in project.verify(code=1)["ccusage_v_daily_summary"][1]
 
