@@ -312,13 +312,16 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    with tempfile.NamedTemporaryFile(
-        "w", dir=target.parent, prefix=target.name, delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(file.name, target.stat().st_mode)
-    os.replace(file.name, target)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(name, target.stat().st_mode)
+        os.replace(name, target)
+    except OSError:
+        os.unlink(name)
+        raise
 
 
 def key_fingerprint(hash_key: str) -> str:

@@ -463,6 +463,20 @@ def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
     assert f"--output {missing}" in done.err
 
 
+def test_output_that_does_not_fit_leaves_nothing_behind(served: Machine) -> None:
+    work(served, noon())
+    served.imports()
+    argv = shlex.join(served.argv("--stats", "--format", "json", "--output", "report.json"))
+    folder = served.home / "full"
+    folder.mkdir()
+    bash = ["bash", "-c", f"trap '' XFSZ; ulimit -f 1; {argv}"]
+    done = subprocess.run(
+        bash, env=served.env, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "--output report.json: File too large\n")
+    assert list(folder.iterdir()) == []
+
+
 def test_output_goes_where_a_link_leads_and_into_what_is_no_file(served: Machine) -> None:
     work(served, noon())
     served.imports()
