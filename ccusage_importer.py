@@ -3895,6 +3895,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     ):
         if given and not on:
             parser.error(f"argument {option}: only with {mode}")
+    if args.query and args.agents:
+        parser.error("argument --agents: not with --query, whose parameters are given by --param")
     return args
 
 

@@ -19,6 +19,7 @@ from ccusage_importer import (
     Query,
     bind,
     find_query,
+    main,
     people,
     read_queries,
     written_query,
@@ -158,14 +159,16 @@ def test_wrong_names_and_parameters_are_code_2_and_told(
         (["--param", "days=3"], "argument --param: only with --query"),
         (["--query", "x", "--list-queries"], "not allowed with argument"),
         (["--query", ""], "expected a name, or - for SQL from stdin"),
+        (["--query", "x", "--agents", "codex"], "argument --agents: not with --query"),
     ],
 )
 def test_wrong_usage_is_code_2(
-    args: list[str], message: str, machine: Machine, capsys: pytest.CaptureFixture[str]
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        machine.main(*args)
+        main(args)
     assert left.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 # --- SQL from stdin ------------------------------------------------------------------------------
