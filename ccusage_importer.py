@@ -1502,16 +1502,38 @@ def major(version: str) -> int:
     return int(version.partition(".")[0] or 0)
 
 
+def by_month(days: Iterable[Record]) -> dict[Key, list[Record]]:
+    months: dict[Key, list[Record]] = defaultdict(list)
+    for day in days:
+        months[day.agent, str(day.key[0])[:7]].append(day)
+    return months
+
+
 def whole_months(
-    months: Records, days: Decision, stored_days: Records, reported_days: Records
+    months: Records,
+    days: Decision,
+    stored_days: Records,
+    reported_days: Records,
+    stored_months: Records,
 ) -> Records:
-    """Each reported month plus, for its days held or no longer mentioned, stored less reported."""
+    """Each reported month plus, for its days held or no longer mentioned, stored less reported.
+
+    Where a purge came between the two reports, the month may still hold days that the other no
+    longer mentions. Then it is what it says, or what its days make, whichever is more.
+    """
+    before, after = by_month(stored_days.values()), by_month({**stored_days, **days.put}.values())
     whole = dict(months)
-    for day in stored_days.values():
-        key = (day.agent, str(day.key[0])[:7])
-        said = reported_days.get(day.id)
-        if key in whole and (said is None or day.id in days.held):
-            whole[key] = add(whole[key], day, less=[said] if said else ())
+    for key, month in months.items():
+        old = [day for day in before[key] if day.id not in reported_days or day.id in days.held]
+        if not old:
+            continue
+        said = [reported_days[day.id] for day in old if day.id in reported_days]
+        whole[key] = add(month, *old, less=said)
+        stored = [stored_months[key]] if key in stored_months else before[key]
+        beside = max(_total(stored) - _total(before[key]), 0)
+        if whole[key].tokens.total > _total(after[key]) + beside:
+            sums = add(month._replace(tokens=Tokens(), cost=0.0, shares={}), *after[key])
+            whole[key] = max(month, sums, key=lambda record: record.tokens.total)
     return whole
 
 
@@ -1580,8 +1602,8 @@ def _overlap(one: Record, other: Record) -> bool:
     )
 
 
-def _total(blocks: Iterable[Record]) -> int:
-    return sum(block.tokens.total for block in blocks)
+def _total(records: Iterable[Record]) -> int:
+    return sum(record.tokens.total for record in records)
 
 
 def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
@@ -1622,7 +1644,9 @@ def decide_all(
         if feed == "monthly":  # after the days
             agents = {agent for name, agent in reported if name == "daily"}
             days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
-            said[feed] = whole_months(said[feed], decisions["daily"], days, said["daily"])
+            said[feed] = whole_months(
+                said[feed], decisions["daily"], days, said["daily"], stored[feed]
+            )
         decision = decide(feed, stored[feed], said[feed], policy)
         hidden = hide_names(stored[feed], ids)
         decision.put = {

@@ -468,6 +468,41 @@ def test_days_corrected_inside_the_window_are_not_added_to_the_month() -> None:
     assert months["2026-03"].tokens == tokens(60)
 
 
+@pytest.mark.parametrize(
+    ("said", "number", "after"),
+    [
+        ([], 300, 300),  # the days were purged between the two reports
+        ([(3, 100)], 300, 300),
+        ([(2, 100), (3, 100)], 250, 300),  # as the month was read, half of a day was gone
+        ([(3, 100), (4, 50)], 350, 350),
+        ([(3, 100), (4, 50)], 360, 360),  # worked on after the days were read
+        ([(3, 100)], 100, 300),  # a purge before both
+    ],
+)
+def test_a_month_that_still_holds_days_which_the_other_report_lost_is_not_doubled(
+    said: list[tuple[int, int]], number: int, after: int
+) -> None:
+    stored = [day(date(2026, 3, d), 100) for d in (1, 2, 3)]
+    found = months_and_days(
+        [*stored, month("2026-03", 300, cost=3.0)],
+        [day(date(2026, 3, d), n) for d, n in said],
+        [month("2026-03", number, cost=3.0)],
+        policy(),
+    )
+    assert found["2026-03"].tokens.total == after
+
+
+def test_a_month_keeps_what_it_always_had_beside_its_days() -> None:
+    """As ccusage 20 has, which counts some messages of sub-agents in one of the reports alone."""
+    months = months_and_days(
+        [day(date(2026, 3, 1), 100), day(date(2026, 3, 2), 100), month("2026-03", 240)],
+        [day(date(2026, 3, 2), 130)],
+        [month("2026-03", 160)],
+        policy(),
+    )
+    assert months["2026-03"].tokens.total == 260
+
+
 def test_a_model_that_a_held_day_does_not_have_is_none_of_the_month() -> None:
     months = months_and_days(
         [record((IN,), {OPUS: (50, 2.0)}), record(("2026-03",), {OPUS: (50, 2.0)})],
