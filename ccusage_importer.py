@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import errno
 import fcntl
 import gc
 import hashlib
@@ -656,6 +657,7 @@ def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
     remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
     said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
     said = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", said)
+    said = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", said)  # as Claude names projects
     quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.argv)}\n  remedy: {remedy}"
     return FeedError(text.encode(errors="replace").decode())
@@ -4112,6 +4114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        log.error("%s: free some disk space", error)
+        return 1
     except KeyboardInterrupt:
         log.error("interrupted")
         return 130

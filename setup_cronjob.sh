@@ -108,6 +108,15 @@ python, options = python[:cut], python[cut + 1 :]
 sys.path.insert(0, here)
 import ccusage_importer as importer, dotenv
 
+try:
+    with contextlib.redirect_stdout(io.StringIO()):
+        asked = importer.parse_arguments(options)
+    others = asked.check or asked.stats or asked.query or asked.list_queries or asked.dry_run
+except SystemExit:
+    others = True
+if others:
+    sys.exit(f"setup_cronjob.sh: not options of an import: {' '.join(options)}")
+
 AGENTS = """CLAUDE_CONFIG_DIR CODEX_HOME OPENCODE_DATA_DIR AMP_DATA_DIR DROID_SESSIONS_DIR
 CODEBUFF_DATA_DIR HERMES_HOME PI_AGENT_DIR GOOSE_PATH_ROOT OPENCLAW_DIR KILO_DATA_DIR
 KIMI_DATA_DIR QWEN_DATA_DIR GEMINI_DATA_DIR COPILOT_HOME COPILOT_OTEL_FILE_EXPORTER_PATH

@@ -239,7 +239,8 @@ def test_options_of_the_import_are_kept_until_others_are_given(
     done = run_as_cron(entry, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     project.machine.check(Expected(hidden=False).claude(project.machine.feeds()).tables)
-    project.setup("--", "--no-such-option", code=1)
+    for wrong in ("--no-such-option", "--help", "--version", "--check", "--dry-run", "--stats"):
+        project.setup("--", wrong, code=1)
     project.setup("--")
     assert project.crontab.entries[0].endswith(f" --quiet {TAG}")
 

@@ -342,6 +342,11 @@ def test_an_unreachable_registry_is_explained(tmp_path: Path) -> None:
             "set CLAUDE_CONFIG_DIR",
         ),
         ("printf '\\377\\376'", "no JSON: ??", "by hand"),
+        (
+            "echo could not parse -home-dev-plan/01.jsonl of -home-dev-plan, /srv/plan/02.jsonl",
+            "no JSON: could not parse … of … …\n",
+            "by hand",
+        ),
         ("cat daily.json; exit 1", "exit code 1\n", "by hand"),
         ("kill -9 $$", "exit code -9\n", "by hand"),
     ],

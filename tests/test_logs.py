@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tables import Database, Machine, at
 from transcripts import Message, write_session
+
+from ccusage_importer import Identity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,3 +148,16 @@ def test_a_check_writes_no_log(machine: Machine) -> None:
     before = lines(machine)
     machine.main("--check")
     assert lines(machine) == before
+
+
+def test_a_full_disk_is_told_in_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(machine.state / "machine.json"))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Identity, "save", full)
+        done = machine.main()
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
+    assert re.fullmatch(r".*No space left on device: '.*machine.json': free some disk space", last)
+    machine.stores()
