@@ -320,9 +320,9 @@ def _write_whole(path: Path, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.chmod(name, target.stat().st_mode)
         os.replace(name, target)
-    except OSError:
+    except OSError as error:
         os.unlink(name)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -3496,9 +3496,11 @@ def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> 
                 raise ConfigError(
                     f"{path}: cannot be locked: {error.strerror}; put {variable} on a local disk"
                 ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         log.debug("lock: %s", path)
         yield
 
