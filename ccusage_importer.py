@@ -2918,9 +2918,12 @@ def read_queries(text: str) -> dict[str, Query]:
             raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
             raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
-        defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(settings)}
-        queries[name] = Query(name, question, defaults, sql)
+        queries[name] = Query(name, question, defaults_of(settings), sql)
     return queries
+
+
+def defaults_of(text: str) -> dict[str, str | None]:
+    return {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
 
 
 def find_query(name: str) -> Query:
@@ -2941,8 +2944,8 @@ def written_query(text: str) -> Query:
     sql = re.sub(r";\s*(--.*\s*)*\Z", "", DEFAULT.sub("", text).strip())
     if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
-    defaults = {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
-    return Query("-", "", {**dict.fromkeys(re.findall(r"\{(\w+):", sql)), **defaults}, sql)
+    names = re.findall(r"\{(\w+):", sql)
+    return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
 
 
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
@@ -2970,6 +2973,8 @@ def answer_query(
     """Ask a query; the engine itself refuses what would write."""
     try:
         with store_errors(settings):
+            if query.name == "-":
+                check_written(client, query.sql)
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
         if error.code in TROUBLE:
@@ -2984,15 +2989,18 @@ def answer_query(
     return Report(value, [Section(header, shown)], columns, rows, WIDE)
 
 
+def check_written(client: Client, sql: str) -> None:
+    """Refuse what the embedded engine would run: several statements, and writing to files."""
+    one = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql}).result_rows[0][0]
+    if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", one):
+        raise ConfigError("--query only reads: for a file, use --output")
+
+
 def read_only(
     client: Client, settings: Settings, sql: str, values: dict[str, str] | None
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
     """Columns and rows of a statement that ClickHouse lets only read."""
     limits = {}
-    # The embedded engine would run several statements, and write files.
-    one = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql}).result_rows[0][0]
-    if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", one):
-        raise ConfigError("--query only reads: for a file, use --output")
     if settings.host is None:
         client.command("SET readonly = 1")
     elif client.server_settings["readonly"].value == "0":
@@ -3928,6 +3936,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def imports(args: argparse.Namespace) -> bool:
+    return not (args.check or args.stats or args.query or args.list_queries)
+
+
 def _query(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a name, or - for SQL from stdin")
@@ -4102,7 +4114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(args)
     try:
         env = load_environment(os.environ)
-        if not (args.check or args.stats or args.query or args.list_queries):
+        if imports(args):
             log.addHandler(log_file(state_directory(env)))
         settings = Settings.from_env(
             env,

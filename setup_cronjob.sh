@@ -84,16 +84,20 @@ check() {
     "${bare[@]}" "${python[@]}" "$here/ccusage_importer.py" --check --quiet "${options[@]:1}" >&2
 }
 
+present_entry() {
+    LC_ALL=C grep -a "$entry" "$scratch/old" | tail -n 1
+}
+
 present_schedule() {
     local words
-    words=$(LC_ALL=C grep -a "$entry" "$scratch/old" | tail -n 1) || words="$((RANDOM % 60)) * * * *"
+    words=$(present_entry) || words="$((RANDOM % 60)) * * * *"
     read -r -a words <<<"$words"
     [[ ${words[0]} == @* ]] && echo "${words[0]}" || echo "${words[*]:0:5}"
 }
 
 present_options() {
     local line
-    line=$(LC_ALL=C grep -a "$entry" "$scratch/old" | tail -n 1) || return 0
+    line=$(present_entry) || return 0
     line=${line% # ccusage-import}
     [[ $line != *' --quiet'* ]] || echo "${line##* --quiet}"
 }
@@ -111,10 +115,10 @@ import ccusage_importer as importer, dotenv
 try:
     with contextlib.redirect_stdout(io.StringIO()):
         asked = importer.parse_arguments(options)
-    others = asked.check or asked.stats or asked.query or asked.list_queries or asked.dry_run
+    fit = importer.imports(asked) and not asked.dry_run
 except SystemExit:
-    others = True
-if others:
+    fit = False
+if not fit:
     sys.exit(f"setup_cronjob.sh: not options of an import: {' '.join(options)}")
 
 AGENTS = """CLAUDE_CONFIG_DIR CODEX_HOME OPENCODE_DATA_DIR AMP_DATA_DIR DROID_SESSIONS_DIR
