@@ -23,7 +23,6 @@ import hmac
 import io
 import json
 import logging
-import marshal
 import math
 import os
 import random
@@ -35,9 +34,9 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
-from functools import cached_property, partial
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
@@ -59,7 +58,7 @@ UINT64_MAX = 2**64 - 1
 
 log = logging.getLogger("ccusage_import")
 
-# --- errors -----------------------------------------------------------------------------
+# --- errors, settings, identity -------------------------------------------------------
 
 
 class ImporterError(Exception):
@@ -88,9 +87,6 @@ class LockError(ImporterError):
     """Another import holds the lock."""
 
     exit_code = 4
-
-
-# --- config -----------------------------------------------------------------------------
 
 
 class Settings(NamedTuple):
@@ -397,7 +393,7 @@ def cleanup_period(env: Mapping[str, str]) -> int:
     return min(periods, default=30)
 
 
-# --- feeds ------------------------------------------------------------------------------
+# --- ccusage --------------------------------------------------------------------------
 
 
 class Feed(NamedTuple):
@@ -437,7 +433,6 @@ UNIFIED = Feed(
 )
 # ccusage 19 has no report by agent; these two agents have their own.
 AGENTS_OF_19 = ("codex", "opencode")
-
 COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
 
@@ -663,7 +658,61 @@ def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
     return FeedError(text.encode(errors="replace").decode())
 
 
-# --- records ----------------------------------------------------------------------------
+class Fetched(NamedTuple):
+    """What ccusage answered: each report or what went wrong, after how many seconds."""
+
+    ccusage: Ccusage
+    reports: dict[Feed, Any]
+    seconds: Mapping[Feed, float] = {}
+
+
+def fetch_report(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
+    """A report, or why there is none."""
+    try:
+        return fetch_feed(feed, ccusage, zone, settings, home)
+    except FeedError as error:
+        return error
+
+
+def fetch_all(settings: Settings, zone: str) -> Fetched:
+    """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
+    import tempfile
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    ccusage = find_ccusage(settings)
+    log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
+    feeds = feeds_for(ccusage.version, settings.agents)
+    known = "Claude, Codex and OpenCode" if ccusage.version >= (19, 0, 0) else "Claude alone"
+    if ccusage.version < (20, 0, 0) and settings.agents != {"claude"}:
+        log.info("ccusage %s reports %s; 20 and newer all agents", ccusage.version_text, known)
+    if not feeds:
+        raise FeedError(f"ccusage {ccusage.version_text} reports {known}: update it, or --agents")
+    shown = [feed for feed in feeds if feed.agent == "claude"]
+    reports: dict[Feed, Any] = {}
+    seconds: dict[Feed, float] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
+        ThreadPoolExecutor(settings.jobs) as pool,
+    ):
+        home = Path(name)
+        (home / "ccusage.json").write_text("{}")
+        (home / "projects").mkdir()
+        began = time.monotonic()
+        calls = {pool.submit(fetch_report, f, ccusage, zone, settings, home): f for f in feeds}
+        for call in as_completed(calls):
+            feed = calls[call]
+            reports[feed], seconds[feed] = call.result(), time.monotonic() - began
+            if isinstance(reports[feed], FeedError):
+                continue
+            if feed in shown:
+                done = sum(other in reports for other in shown)
+                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
+            else:
+                log.debug("%s %.2f s", feed.label, seconds[feed])
+    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+
+
+# --- records --------------------------------------------------------------------------
 
 
 class Tokens(NamedTuple):
@@ -708,7 +757,7 @@ class Record(NamedTuple):
 
 
 Records = dict[tuple[Any, ...], Record]
-
+Reported = dict[tuple[str, str], Records]  # by feed and agent
 DISPLAY = ("project_path", "session_id", "project_id")
 
 
@@ -964,10 +1013,6 @@ def _time(node: Node, name: str, zone: tzinfo, required: bool = False) -> dateti
     return node[name].instant_or_day(zone) if required or node.has(name) else None
 
 
-# Rows that are judged together: feed, agent, key.
-Unit = tuple[str, str, str]
-
-
 class Line(NamedTuple):
     """A row of a report: the feed whose table it belongs in, its agent, and its key as text."""
 
@@ -977,19 +1022,6 @@ class Line(NamedTuple):
     row: Node
     period: Node
     project: str = ""
-
-    @property
-    def unit(self) -> Unit:
-        return unit_of(self.feed, self.agent, self.key)
-
-    def hash(self, salt: str) -> str:
-        """A hash of the row, without the rates of an active block: they differ at each call."""
-        said = self.row.fields()
-        if self.feed == "blocks":
-            said = {**said, "burnRate": None, "projection": None}
-        # Version 2 of this format depends on nothing but the value.
-        text = marshal.dumps((salt, self.feed, self.agent, self.key, said), 2)
-        return hashlib.blake2b(text, digest_size=12).hexdigest()
 
     def record(self, ids: Ids, zone: tzinfo) -> Record:
         """Raises FeedError with the place of the first value that ccusage does not promise."""
@@ -1003,17 +1035,6 @@ class Line(NamedTuple):
             return _record(self.row, self.agent, (self.period.day(),))
         key = (self.period.day(), ids.key(self.project))
         return _record(self.row, self.agent, key, project_id=ids.shown(self.project))
-
-
-MONTH = "^(?:gap-)?([0-9]{4}-[0-9]{2})[^_]*$"  # of a record key: a day's, a month's, a block's
-
-
-def unit_of(feed: str, agent: str, key: str) -> Unit:
-    """A day belongs with its month, a block with those of its month; else each row is alone."""
-    if feed in ("daily", "monthly", "blocks"):
-        month = re.match(MONTH, key)
-        return "monthly" if feed == "daily" else feed, agent, month[1] if month else ""
-    return feed, agent, key
 
 
 def lines(feed: Feed, payload: Any, ids: Ids) -> Iterator[Line]:
@@ -1053,39 +1074,20 @@ def _unified_lines(top: Node, ids: Ids) -> Iterator[Line]:
         yield Line("session", agent, ids.key(*_session_names(row, agent)), row, row)
 
 
-class FeedReport(NamedTuple):
-    """A report that adds up to its totals: its rows with their units, and hashes by unit."""
-
-    lines: list[tuple[Unit, Line]]
-    hashes: dict[Unit, list[str]]
-
-
-def read_report(feed: Feed, payload: Any, ids: Ids, salt: str = "") -> FeedReport:
-    """Raises FeedError with the place of what is wrong with rows or totals."""
-    found = [(line.unit, line) for line in lines(feed, payload, ids)]
-    check_totals(feed, payload, [line for _, line in found])
-    hashes: dict[Unit, list[str]] = defaultdict(list)
-    try:
-        for unit, line in found:
-            hashes[unit].append(line.hash(salt))
-    except ValueError as error:  # nested too deeply
-        raise FeedError(f"{feed.path}: {error}") from error
-    return FeedReport(found, hashes)
-
-
 def parse_report(
-    feed: Feed, report: FeedReport, ids: Ids, zone: tzinfo, known: Container[Unit] = ()
+    feed: Feed, payload: Any, ids: Ids, zone: tzinfo
 ) -> dict[tuple[str, str], Records]:
-    """The records of a report by feed and agent, but for the units that are `known`.
+    """The records of a report by feed and agent.
 
-    Raises FeedError with the place of the first value that is not what ccusage promises.
+    Raises FeedError with the place of what is wrong with rows or totals.
     """
     found: dict[tuple[str, str], Records] = {(feed.name, feed.agent): {}}
-    for unit, line in report.lines:
+    rows = list(lines(feed, payload, ids))
+    check_totals(feed, payload, rows)
+    for line in rows:
+        record = line.record(ids, zone)
         records = found.setdefault((line.feed, line.agent), {})
-        if unit not in known:
-            record = line.record(ids, zone)
-            records[record.id] = _beside(records.get(record.id), record, line.row)
+        records[record.id] = _beside(records.get(record.id), record, line.row)
     found.pop((UNIFIED.name, UNIFIED.agent), None)  # whose rows are of other feeds
     return found
 
@@ -1127,7 +1129,353 @@ def check_totals(feed: Feed, payload: Any, found: Sequence[Line]) -> None:
         raise FeedError(f"{totals.path}.totalCost: {said}, but the rows add up to {cost}")
 
 
-# --- rows -------------------------------------------------------------------------------
+def parse_all(
+    fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str]
+) -> tuple[Reported, dict[str, str]]:
+    """The records by feed and agent, and what went wrong with each report that has none."""
+    reported: Reported = {}
+    failed: dict[str, str] = {}
+    for feed in list(fetched.reports):
+        report = fetched.reports.pop(feed)  # large: not kept while rows are built
+        try:
+            if isinstance(report, FeedError):
+                raise report
+            found = parse_report(feed, report, ids, zone)
+            if feed is UNIFIED:
+                wanted = {place for place in found if not agents or place[1] in agents}
+                found = {place: found[place] for place in wanted if place[1] != "claude"}
+                if silent := agents - {"claude", *(agent for _, agent in found)}:
+                    log.info("ccusage reports nothing of %s", ", ".join(sorted(silent)))
+            reported |= found
+        except FeedError as error:
+            failed[feed.label] = str(error)
+    return reported, failed
+
+
+# --- rules ----------------------------------------------------------------------------
+
+
+class Policy(NamedTuple):
+    """What a run may believe (DESIGN: when may a row get smaller?).
+
+    `window_start`: transcripts of days from then on still exist; None: of no day.
+    `seen_until`: when the sessions of this machine were last imported.
+    `upgraded`: its sessions have been imported by ccusage 19 or newer.
+    """
+
+    version: tuple[int, int, int]
+    window_start: datetime | None
+    zone: tzinfo
+    allow_shrink: bool = False
+    seen_until: datetime | None = None
+    upgraded: bool = True
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version))
+
+    def corrects(self, feed: str, old: Record) -> bool:
+        """Whether this ccusage may lower what another one wrote: its transcripts exist."""
+        if old.version == self.version_text:
+            return False
+        if old.agent != "claude":  # the other agents purge nothing
+            return True
+        start = earliest(feed, old, self.zone)
+        return start is not None and self.window_start is not None and start >= self.window_start
+
+
+GONE = "their transcripts are gone"
+RECREDITED = "messages copied from purged sessions were credited to them"
+RECUT = "their transcripts are gone and the rest is cut into other blocks"
+
+
+class Decision:
+    """What a table is to hold `after` a run; why rows are `held`; what got smaller, old and new."""
+
+    def __init__(self, stored: Records) -> None:
+        self.after = dict(stored)
+        self.held: dict[Key, str] = {}
+        self.lowered: list[tuple[Record, Record]] = []
+
+    def judge(self, feed: str, old: Record | None, new: Record, policy: Policy) -> None:
+        """Take the new record, or hold the stored one, under the names that are shown now."""
+        if old and (reason := why_hold(feed, old, new, policy)):
+            self.held[old.id] = reason
+            shown = {name: new.details[name] for name in DISPLAY if name in new.details}
+            new = old._replace(details={**old.details, **shown})
+        elif old and shrinks(old, new):
+            self.lowered.append((old, new))
+        self.after[new.id] = new
+
+
+def earliest(feed: str, record: Record, zone: tzinfo) -> datetime | None:
+    """When the oldest usage in a record happened, as far as it tells."""
+    if feed in ("session", "blocks"):
+        start = record.details["first_activity" if feed == "session" else "start_time"]
+        return start if isinstance(start, datetime) else None
+    day = date.fromisoformat(f"{record.key[0]}-01"[:10])
+    return datetime.combine(day, datetime.min.time(), zone)
+
+
+def shrinks(old: Record, new: Record) -> bool:
+    """Fewer tokens, or the same while the cost of a model (of a block) falls to 0."""
+    if new.tokens.total != old.tokens.total:
+        return new.tokens.total < old.tokens.total
+    if old.cost > 0 and new.cost == 0:
+        return True
+    nothing = Share(Tokens(), 0.0)
+    return any(
+        share.cost > 0 and new.shares.get(name, nothing).cost == 0
+        for name, share in old.shares.items()
+    )
+
+
+def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
+    """`record` and `others` summed, `less` taken away, per counter, cost and model; never < 0."""
+    parts = [(1, record), *((1, other) for other in others), *((-1, other) for other in less)]
+    shares: dict[str, list[tuple[int, Share]]] = defaultdict(list)
+    for sign, part in parts:
+        for name, share in part.shares.items():
+            shares[name].append((sign, share))
+    summed = {name: _sum_shares(found) for name, found in shares.items()}
+    whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
+    taken = {name for sign, part in parts if sign < 0 for name in part.shares}
+    gone = {name for name in taken if not any(summed[name].tokens) and not summed[name].cost}
+    return record._replace(
+        tokens=whole.tokens,
+        cost=whole.cost,
+        models=record.models.union(*(other.models for other in others)) - gone,
+        shares={name: share for name, share in summed.items() if name not in gone},
+        version="",
+    )
+
+
+def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
+    sums = [sum(sign * share.tokens[i] for sign, share in parts) for i in range(5)]
+    apart = sums[4] - sum(sums[:4])  # such as reasoning, in the total alone
+    counters = [min(max(number, 0), UINT64_MAX) for number in sums[:4]]
+    cost = round(math.fsum(sign * share.cost for sign, share in parts), 8) + 0.0
+    if any(sign < 0 for sign, _ in parts):
+        cost = max(cost, 0.0)
+    total = min(max(sum(counters) + apart, 0), UINT64_MAX)
+    return Share(Tokens._make([*counters, total]), cost)
+
+
+def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Decision:
+    """What a valid feed makes of what is stored. Rows that it does not mention stay."""
+    if feed == "blocks":
+        return decide_blocks(stored, reported, policy)
+    decision = Decision(stored)
+    for new in reported.values():
+        decision.judge(feed, stored.get(new.id), new, policy)
+    if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
+        reduce_projects(decision, stored, reported)
+    return decision
+
+
+def why_hold(feed: str, old: Record, new: Record, policy: Policy) -> str | None:
+    """Why the stored record must stay; None when the new one may replace it."""
+    if policy.allow_shrink:
+        return None
+    if shrinks(old, new):
+        return None if policy.corrects(feed, old) else GONE
+    grows = new.tokens.total > old.tokens.total
+    if feed == "session" and old.agent == "claude" and grows and not _moved(old, new, policy):
+        return RECREDITED
+    return None
+
+
+def _moved(old: Record, new: Record, policy: Policy) -> bool:
+    """Whether a session may have grown by use: something in it is newer than what is stored."""
+    before, after = old.details["last_activity"], new.details["last_activity"]
+    if old.version != policy.version_text or after > before:
+        return True
+    if after < before or policy.version >= (20, 0, 0) or policy.seen_until is None:
+        return False
+    # Up to 19 it is a day, which may have gone on after the last import.
+    return bool(policy.seen_until < before + timedelta(days=1))
+
+
+def reduce_projects(decision: Decision, stored: Records, reported: Records) -> None:
+    """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
+
+    Models' shares of a newer version were already reduced, by a run that was then killed.
+    """
+    left: Records = {}
+    for session in reported.values():
+        alone, former = session, session.former
+        if (before := stored.get(session.id)) and major(before.version) < 19:
+            alone, former = add(session, less=[before]), former[:1]  # never in the project's row
+        for key in ((session.agent, name) for name in former):
+            old = left.get(key) or stored.get(key)
+            if old is None or major(old.version) >= 19:
+                continue
+            done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
+            rest = add(old, less=[alone])
+            shares = {**rest.shares, **done}
+            models = old.models - (old.shares.keys() - shares.keys())
+            left[key] = rest._replace(shares=shares, models=models, version=old.version)
+            alone = add(alone, less=[old])
+    for key, record in left.items():
+        if any(record.tokens):
+            decision.after[key] = record._replace(version="")
+        else:
+            del decision.after[key]
+
+
+def major(version: str) -> int:
+    return int(version.partition(".")[0] or 0)
+
+
+def by_month(days: Iterable[Record]) -> dict[Key, list[Record]]:
+    months: dict[Key, list[Record]] = defaultdict(list)
+    for day in days:
+        months[day.agent, str(day.key[0])[:7]].append(day)
+    return months
+
+
+def whole_months(
+    months: Records,
+    days: Decision,
+    stored_days: Records,
+    reported_days: Records,
+    stored_months: Records,
+) -> Records:
+    """Each reported month plus, for its days held or no longer mentioned, stored less reported.
+
+    Where a purge came between the two reports, the month may still hold days that the other no
+    longer mentions. Then it is what it says, or what its days make, whichever is more.
+    """
+    before, after = by_month(stored_days.values()), by_month(days.after.values())
+    whole = dict(months)
+    for key, month in months.items():
+        old = [day for day in before[key] if day.id not in reported_days or day.id in days.held]
+        if not old:
+            continue
+        said = [reported_days[day.id] for day in old if day.id in reported_days]
+        whole[key] = add(month, *old, less=said)
+        stored = [stored_months[key]] if key in stored_months else before[key]
+        beside = max(_total(stored) - _total(before[key]), 0)
+        if whole[key].tokens.total > _total(after[key]) + beside:
+            sums = add(month._replace(tokens=Tokens(), cost=0.0, shares={}), *after[key])
+            whole[key] = max(month, sums, key=lambda record: record.tokens.total)
+    return whole
+
+
+def decide_blocks(stored: Records, reported: Records, policy: Policy) -> Decision:
+    """Keep, of blocks cut in two ways, the cut that holds more, so that nothing counts twice.
+
+    When a purge takes the first messages of a chain, ccusage starts it anew on other hours.
+    """
+    decision = Decision(stored)
+    new = [block for block in reported.values() if not block.details["is_gap"]]
+    if not new:
+        return decision
+    old = [block for block in stored.values() if not block.details["is_gap"]]
+    first = min(block.details["start_time"] for block in new)
+    early = [block for block in old if block.details["start_time"] < first]
+    late = [block for block in old if block.details["start_time"] >= first]
+    fresh = [block for block in new if not any(_overlap(block, other) for other in early)]
+    for stretch in _stretches([*late, *fresh]):
+        before = [block for block in stretch if stored.get(block.id) is block]
+        after = [block for block in stretch if stored.get(block.id) is not block]
+        _decide_stretch(decision, before, after, policy)
+    _decide_gaps(decision, stored, reported, new)
+    return decision
+
+
+def _decide_stretch(
+    decision: Decision, before: list[Record], after: list[Record], policy: Policy
+) -> None:
+    if [block.id for block in before] == [block.id for block in after]:
+        for old, new in zip(before, after, strict=True):
+            decision.judge("blocks", old, new, policy)
+        return
+    if not after:
+        return
+    grown = _total(after) > _total(before)
+    if grown or policy.allow_shrink or all(policy.corrects("blocks", b) for b in before):
+        for block in before:
+            del decision.after[block.id]
+        decision.after.update((block.id, block) for block in after)
+        if not grown:
+            decision.lowered += zip(before, after, strict=False)
+    else:
+        decision.held.update((block.id, RECUT) for block in before)
+
+
+def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
+    kept = [
+        block
+        for block in decision.after.values()
+        if not (block.details["is_gap"] or block.id in reported)
+    ]
+    first = min(block.details["start_time"] for block in new)
+    last = max(block.details["end_time"] for block in new)
+    for gap in stored.values():
+        if gap.details["is_gap"] and first <= gap.details["start_time"] <= last:
+            del decision.after[gap.id]
+    for gap in reported.values():
+        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+            decision.after[gap.id] = gap
+
+
+def _overlap(one: Record, other: Record) -> bool:
+    return bool(
+        one.details["start_time"] < other.details["end_time"]
+        and other.details["start_time"] < one.details["end_time"]
+    )
+
+
+def _total(records: Iterable[Record]) -> int:
+    return sum(record.tokens.total for record in records)
+
+
+def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
+    """Blocks in groups that overlap, in the order of time."""
+    stretches: list[list[Record]] = []
+    end = datetime.min.replace(tzinfo=UTC)
+    for block in sorted(blocks, key=lambda block: block.details["start_time"]):
+        if block.details["start_time"] >= end:
+            stretches.append([])
+        stretches[-1].append(block)
+        end = max(end, block.details["end_time"])
+    return stretches
+
+
+def hide_names(records: Records, ids: Ids) -> None:
+    """Hide the names that stored records still show, if they are to be hidden."""
+    for record in list(records.values()) if ids.hidden else ():
+        names = {name: record.details[name] for name in DISPLAY if name in record.details}
+        if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
+            shown = {name: value and ids.shown(value) for name, value in names.items()}
+            records[record.id] = record._replace(details={**record.details, **shown})
+
+
+def decide_all(
+    stored: Mapping[str, Records],
+    reported: Mapping[tuple[str, str], Records],
+    ids: Ids,
+    policy: Policy,
+) -> dict[str, Decision]:
+    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
+    said: dict[str, Records] = {feed: {} for feed in TABLES}
+    for (feed, _), records in reported.items():
+        said[feed].update(records)
+    decisions: dict[str, Decision] = {}
+    for feed in TABLES:
+        if feed == "monthly":  # after the days
+            agents = {agent for name, agent in reported if name == "daily"}
+            days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
+            said[feed] = whole_months(
+                said[feed], decisions["daily"], days, said["daily"], stored[feed]
+            )
+        decisions[feed] = decide(feed, stored[feed], said[feed], policy)
+        hide_names(decisions[feed].after, ids)
+    return decisions
+
+
+# --- tables ---------------------------------------------------------------------------
 
 COUNTER_COLUMNS = (
     "input_tokens",
@@ -1190,7 +1538,6 @@ MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
-
 Key = tuple[Any, ...]  # agent, then the key of the table
 
 
@@ -1206,44 +1553,12 @@ class StoredRow(NamedTuple):
 
     row: Row
     created_at: datetime
+    updated_at: datetime
     live: bool
     clean: bool
 
 
-class Stored(dict[Table, dict[Key, StoredRow]]):
-    """Rows of one machine by table and key; `newest` is their newest `updated_at`.
-
-    `counts` tells how many rows each table has, where not all were read.
-    """
-
-    newest = EPOCH
-    counts: Mapping[Table, int] | None = None
-
-    def keep(self, table: Table, key: Key, values: tuple[Any, ...], system: Sequence[Any]) -> None:
-        """Take in a row, with its system columns; those of a key in the order of `updated_at`."""
-        version, created_at, updated_at, is_deleted = system
-        older = self[table].get(key)
-        self[table][key] = StoredRow(
-            Row(values, version),
-            min(older.created_at, created_at) if older else created_at,
-            live=not is_deleted,
-            clean=not (older or is_deleted),
-        )
-        self.newest = max(self.newest, updated_at)
-
-    def live(self, table: Table) -> dict[Key, Row]:
-        return {key: found.row for key, found in self[table].items() if found.live}
-
-    @cached_property
-    def children(self) -> dict[Key, list[tuple[Table, Key]]]:
-        """The live rows of the child tables by their parent."""
-        children: dict[Key, list[tuple[Table, Key]]] = defaultdict(list)
-        for table in (BREAKDOWNS, MODELS_USED):
-            for key in self.live(table):
-                children[key[:3]].append((table, key))
-        return children
-
-
+Stored = dict[Table, dict[Key, StoredRow]]
 Changes = dict[Table, dict[Key, "Row | None"]]  # None: the key disappears
 
 
@@ -1267,400 +1582,62 @@ def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Tab
 
 def stored_records(stored: Stored) -> dict[str, Records]:
     """What is stored, as the records that it came from, by feed."""
+    live = {
+        table: {key: found.row for key, found in rows.items() if found.live}
+        for table, rows in stored.items()
+    }
+    shares: dict[Key, dict[str, Share]] = defaultdict(dict)
+    for key, (values, version) in live[BREAKDOWNS].items():
+        shares[key[:3]][key[3]] = Share(Tokens(*values[:5]), values[5], version)
+    models: dict[Key, set[str]] = defaultdict(set)
+    for key in live[MODELS_USED]:
+        models[key[:3]].add(key[3])
+    records: dict[str, Records] = {}
+    for feed, table in TABLES.items():
+        records[feed] = {}
+        for key, (values, version) in live[table].items():
+            *details, in_, out, creation, read, total, cost, _count = values
+            parent = table.parent(key)
+            records[feed][key] = Record(
+                agent=key[0],
+                key=key[1:],
+                tokens=Tokens(in_, out, creation, read, total),
+                cost=cost,
+                models=frozenset(models[parent]),
+                shares=shares[parent],
+                details=dict(zip(table.details, details, strict=True)),
+                version=version,
+            )
+    return records
+
+
+def find_changes(after: Mapping[str, Records], stored: Stored, version: str) -> Changes:
+    """The rows to write so that the tables hold these records, and nothing is half done."""
+    wanted: dict[Table, dict[Key, Row]] = {table: {} for table in ALL_TABLES}
+    for feed, records in after.items():
+        for record in records.values():
+            for table, key, row in build_rows(TABLES[feed], record, version):
+                wanted[table][key] = row
     return {
-        feed: {
-            key: _stored_record(stored, table, key, row) for key, row in stored.live(table).items()
+        table: {
+            key: rows.get(key)
+            for key in {**stored[table], **rows}
+            if differs(table, stored[table].get(key), rows.get(key))
         }
-        for feed, table in TABLES.items()
+        for table, rows in wanted.items()
     }
 
 
-def _stored_record(stored: Stored, table: Table, key: Key, row: Row) -> Record:
-    below = stored.children.get(table.parent(key), ())
-    shares = {child[-1]: stored[place][child].row for place, child in below if place is BREAKDOWNS}
-    *details, in_, out, creation, read, total, cost, _count = row.values
-    return Record(
-        agent=key[0],
-        key=key[1:],
-        tokens=Tokens(in_, out, creation, read, total),
-        cost=cost,
-        models=frozenset(child[-1] for place, child in below if place is MODELS_USED),
-        shares={
-            name: Share(Tokens(*share.values[:-1]), share.values[-1], share.version)
-            for name, share in shares.items()
-        },
-        details=dict(zip(table.details, details, strict=True)),
-        version=row.version,
-    )
-
-
-def find_changes(decisions: Mapping[str, Decision], stored: Stored, version: str) -> Changes:
-    """The rows to write so that the tables say what was decided, and nothing is half done."""
-    changes: Changes = {table: {} for table in ALL_TABLES}
-    for table in (BREAKDOWNS, MODELS_USED):  # a child goes, but where its parent says it, or stays
-        changes[table] = dict.fromkeys(stored.live(table))
-    for feed, table in TABLES.items():
-        decision = decisions[feed]
-        for record in decision.put.values():
-            for place, key, row in build_rows(table, record, version):
-                if _same(place, stored[place].get(key), row):
-                    changes[place].pop(key, None)
-                else:
-                    changes[place][key] = row
-        changes[table].update(dict.fromkeys(decision.drop))
-        for key in stored.live(table).keys() - decision.put.keys() - decision.drop:
-            for place, child in stored.children.get(table.parent(key), ()):
-                del changes[place][child]
-    for table, rows in stored.items():
-        half_done = {key: f.row if f.live else None for key, f in rows.items() if not f.clean}
-        changes[table] = half_done | changes[table]
-    return changes
-
-
-def _same(table: Table, found: StoredRow | None, row: Row) -> bool:
-    if found is None or not found.live or not found.clean:
-        return False
-    if found.row.values == row.values:
+def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
+    if old is None or new is None or not (old.live and old.clean):
         return True
-    return all(
-        old == new or name in VOLATILE_COLUMNS
-        for name, old, new in zip(table.columns, found.row.values, row.values, strict=True)
+    return old.row.values != new.values and any(
+        before != after and name not in VOLATILE_COLUMNS
+        for name, before, after in zip(table.columns, old.row.values, new.values, strict=True)
     )
 
 
-# --- history: what may replace what is stored -------------------------------------------
-
-
-class Policy(NamedTuple):
-    """What a run may believe (DESIGN: when may a row get smaller?).
-
-    `window_start`: transcripts of days from then on still exist; None: of no day.
-    `seen_until`: when the sessions of this machine were last imported.
-    `upgraded`: its sessions have been imported by ccusage 19 or newer.
-    """
-
-    version: tuple[int, int, int]
-    window_start: datetime | None
-    zone: tzinfo
-    allow_shrink: bool = False
-    seen_until: datetime | None = None
-    upgraded: bool = True
-
-    @property
-    def version_text(self) -> str:
-        return ".".join(map(str, self.version))
-
-    def corrects(self, feed: str, old: Record) -> bool:
-        """Whether this ccusage may lower what another one wrote: its transcripts exist."""
-        if old.version == self.version_text:
-            return False
-        if old.agent != "claude":  # the other agents purge nothing
-            return True
-        start = earliest(feed, old, self.zone)
-        return start is not None and self.window_start is not None and start >= self.window_start
-
-
-GONE = "their transcripts are gone"
-RECREDITED = "messages copied from purged sessions were credited to them"
-RECUT = "their transcripts are gone and the rest is cut into other blocks"
-
-
-class Decision:
-    """What to put into a table and drop; why rows are `held`; what gets smaller, old and new."""
-
-    def __init__(self) -> None:
-        self.put: Records = {}
-        self.drop: set[Key] = set()
-        self.held: dict[Key, str] = {}
-        self.lowered: list[tuple[Record, Record]] = []
-
-    def judge(self, feed: str, old: Record | None, new: Record, policy: Policy) -> None:
-        """Put the new record, or hold the stored one, under the names that are shown now."""
-        if old and (reason := why_hold(feed, old, new, policy)):
-            self.held[old.id] = reason
-            shown = {name: new.details[name] for name in DISPLAY if name in new.details}
-            new = old._replace(details={**old.details, **shown})
-        elif old and shrinks(old, new):
-            self.lowered.append((old, new))
-        self.put[new.id] = new
-
-
-def earliest(feed: str, record: Record, zone: tzinfo) -> datetime | None:
-    """When the oldest usage in a record happened, as far as it tells."""
-    if feed in ("session", "blocks"):
-        start = record.details["first_activity" if feed == "session" else "start_time"]
-        return start if isinstance(start, datetime) else None
-    day = date.fromisoformat(f"{record.key[0]}-01"[:10])
-    return datetime.combine(day, datetime.min.time(), zone)
-
-
-def shrinks(old: Record, new: Record) -> bool:
-    """Fewer tokens, or the same while the cost of a model (of a block) falls to 0."""
-    if new.tokens.total != old.tokens.total:
-        return new.tokens.total < old.tokens.total
-    if old.cost > 0 and new.cost == 0:
-        return True
-    nothing = Share(Tokens(), 0.0)
-    return any(
-        share.cost > 0 and new.shares.get(name, nothing).cost == 0
-        for name, share in old.shares.items()
-    )
-
-
-def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
-    """`record` and `others` summed, `less` taken away, per counter, cost and model; never < 0."""
-    parts = [(1, record), *((1, other) for other in others), *((-1, other) for other in less)]
-    shares: dict[str, list[tuple[int, Share]]] = defaultdict(list)
-    for sign, part in parts:
-        for name, share in part.shares.items():
-            shares[name].append((sign, share))
-    summed = {name: _sum_shares(found) for name, found in shares.items()}
-    whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
-    taken = {name for sign, part in parts if sign < 0 for name in part.shares}
-    gone = {name for name in taken if not any(summed[name].tokens) and not summed[name].cost}
-    return record._replace(
-        tokens=whole.tokens,
-        cost=whole.cost,
-        models=record.models.union(*(other.models for other in others)) - gone,
-        shares={name: share for name, share in summed.items() if name not in gone},
-        version="",
-    )
-
-
-def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
-    sums = [sum(sign * share.tokens[i] for sign, share in parts) for i in range(5)]
-    apart = sums[4] - sum(sums[:4])  # such as reasoning, in the total alone
-    counters = [min(max(number, 0), UINT64_MAX) for number in sums[:4]]
-    cost = round(math.fsum(sign * share.cost for sign, share in parts), 8) + 0.0
-    if any(sign < 0 for sign, _ in parts):
-        cost = max(cost, 0.0)
-    total = min(max(sum(counters) + apart, 0), UINT64_MAX)
-    return Share(Tokens._make([*counters, total]), cost)
-
-
-def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Decision:
-    """What a valid feed makes of what is stored. Rows that it does not mention stay."""
-    if feed == "blocks":
-        return decide_blocks(stored, reported, policy)
-    decision = Decision()
-    for new in reported.values():
-        decision.judge(feed, stored.get(new.id), new, policy)
-    if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
-        reduce_projects(decision, stored, reported)
-    return decision
-
-
-def why_hold(feed: str, old: Record, new: Record, policy: Policy) -> str | None:
-    """Why the stored record must stay; None when the new one may replace it."""
-    if policy.allow_shrink:
-        return None
-    if shrinks(old, new):
-        return None if policy.corrects(feed, old) else GONE
-    grows = new.tokens.total > old.tokens.total
-    if feed == "session" and old.agent == "claude" and grows and not _moved(old, new, policy):
-        return RECREDITED
-    return None
-
-
-def _moved(old: Record, new: Record, policy: Policy) -> bool:
-    """Whether a session may have grown by use: something in it is newer than what is stored."""
-    before, after = old.details["last_activity"], new.details["last_activity"]
-    if old.version != policy.version_text or after > before:
-        return True
-    if after < before or policy.version >= (20, 0, 0) or policy.seen_until is None:
-        return False
-    # Up to 19 it is a day, which may have gone on after the last import.
-    return bool(policy.seen_until < before + timedelta(days=1))
-
-
-def reduce_projects(decision: Decision, stored: Records, reported: Records) -> None:
-    """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
-
-    Models' shares of a newer version were already reduced, by a run that was then killed.
-    """
-    left: Records = {}
-    for session in reported.values():
-        alone, former = session, session.former
-        if (before := stored.get(session.id)) and major(before.version) < 19:
-            alone, former = add(session, less=[before]), former[:1]  # never in the project's row
-        for key in ((session.agent, name) for name in former):
-            old = left.get(key) or stored.get(key)
-            if old is None or major(old.version) >= 19:
-                continue
-            done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
-            rest = add(old, less=[alone])
-            shares = {**rest.shares, **done}
-            models = old.models - (old.shares.keys() - shares.keys())
-            left[key] = rest._replace(shares=shares, models=models, version=old.version)
-            alone = add(alone, less=[old])
-    for key, record in left.items():
-        if any(record.tokens):
-            decision.put[key] = record._replace(version="")
-        else:
-            decision.drop.add(key)
-
-
-def major(version: str) -> int:
-    return int(version.partition(".")[0] or 0)
-
-
-def by_month(days: Iterable[Record]) -> dict[Key, list[Record]]:
-    months: dict[Key, list[Record]] = defaultdict(list)
-    for day in days:
-        months[day.agent, str(day.key[0])[:7]].append(day)
-    return months
-
-
-def whole_months(
-    months: Records,
-    days: Decision,
-    stored_days: Records,
-    reported_days: Records,
-    stored_months: Records,
-) -> Records:
-    """Each reported month plus, for its days held or no longer mentioned, stored less reported.
-
-    Where a purge came between the two reports, the month may still hold days that the other no
-    longer mentions. Then it is what it says, or what its days make, whichever is more.
-    """
-    before, after = by_month(stored_days.values()), by_month({**stored_days, **days.put}.values())
-    whole = dict(months)
-    for key, month in months.items():
-        old = [day for day in before[key] if day.id not in reported_days or day.id in days.held]
-        if not old:
-            continue
-        said = [reported_days[day.id] for day in old if day.id in reported_days]
-        whole[key] = add(month, *old, less=said)
-        stored = [stored_months[key]] if key in stored_months else before[key]
-        beside = max(_total(stored) - _total(before[key]), 0)
-        if whole[key].tokens.total > _total(after[key]) + beside:
-            sums = add(month._replace(tokens=Tokens(), cost=0.0, shares={}), *after[key])
-            whole[key] = max(month, sums, key=lambda record: record.tokens.total)
-    return whole
-
-
-def decide_blocks(stored: Records, reported: Records, policy: Policy) -> Decision:
-    """Keep, of blocks cut in two ways, the cut that holds more, so that nothing counts twice.
-
-    When a purge takes the first messages of a chain, ccusage starts it anew on other hours.
-    """
-    decision = Decision()
-    new = [block for block in reported.values() if not block.details["is_gap"]]
-    if not new:
-        return decision
-    old = [block for block in stored.values() if not block.details["is_gap"]]
-    first = min(block.details["start_time"] for block in new)
-    early = [block for block in old if block.details["start_time"] < first]
-    late = [block for block in old if block.details["start_time"] >= first]
-    fresh = [block for block in new if not any(_overlap(block, other) for other in early)]
-    for stretch in _stretches([*late, *fresh]):
-        before = [block for block in stretch if stored.get(block.id) is block]
-        after = [block for block in stretch if stored.get(block.id) is not block]
-        _decide_stretch(decision, before, after, policy)
-    _decide_gaps(decision, stored, reported, new)
-    return decision
-
-
-def _decide_stretch(
-    decision: Decision, before: list[Record], after: list[Record], policy: Policy
-) -> None:
-    if [block.id for block in before] == [block.id for block in after]:
-        for old, new in zip(before, after, strict=True):
-            decision.judge("blocks", old, new, policy)
-        return
-    if not after:
-        return
-    grown = _total(after) > _total(before)
-    if grown or policy.allow_shrink or all(policy.corrects("blocks", b) for b in before):
-        decision.put.update((block.id, block) for block in after)
-        decision.drop.update(block.id for block in before if block.id not in decision.put)
-        if not grown:
-            decision.lowered += zip(before, after, strict=False)
-    else:
-        decision.held.update((block.id, RECUT) for block in before)
-
-
-def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
-    kept = [
-        block
-        for block in stored.values()
-        if not (block.details["is_gap"] or block.id in reported or block.id in decision.drop)
-    ]
-    for gap in reported.values():
-        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
-            decision.put[gap.id] = gap
-    first = min(block.details["start_time"] for block in new)
-    last = max(block.details["end_time"] for block in new)
-    for gap in stored.values():
-        within = first <= gap.details["start_time"] <= last
-        if within and gap.details["is_gap"] and gap.id not in decision.put:
-            decision.drop.add(gap.id)
-
-
-def _overlap(one: Record, other: Record) -> bool:
-    return bool(
-        one.details["start_time"] < other.details["end_time"]
-        and other.details["start_time"] < one.details["end_time"]
-    )
-
-
-def _total(records: Iterable[Record]) -> int:
-    return sum(record.tokens.total for record in records)
-
-
-def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
-    """Blocks in groups that overlap, in the order of time."""
-    stretches: list[list[Record]] = []
-    end = datetime.min.replace(tzinfo=UTC)
-    for block in sorted(blocks, key=lambda block: block.details["start_time"]):
-        if block.details["start_time"] >= end:
-            stretches.append([])
-        stretches[-1].append(block)
-        end = max(end, block.details["end_time"])
-    return stretches
-
-
-def hide_names(stored: Records, ids: Ids) -> Records:
-    """The stored records that still show names which are to be hidden, with these hidden."""
-    hidden = {}
-    for record in stored.values() if ids.hidden else ():
-        names = {name: record.details[name] for name in DISPLAY if name in record.details}
-        if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
-            shown = {name: value and ids.shown(value) for name, value in names.items()}
-            hidden[record.id] = record._replace(details={**record.details, **shown})
-    return hidden
-
-
-def decide_all(
-    stored: Mapping[str, Records],
-    reported: Mapping[tuple[str, str], Records],
-    ids: Ids,
-    policy: Policy,
-) -> dict[str, Decision]:
-    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
-    said: dict[str, Records] = {feed: {} for feed in TABLES}
-    for (feed, _), records in reported.items():
-        said[feed].update(records)
-    decisions: dict[str, Decision] = {}
-    for feed in TABLES:
-        if feed == "monthly":  # after the days
-            agents = {agent for name, agent in reported if name == "daily"}
-            days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
-            said[feed] = whole_months(
-                said[feed], decisions["daily"], days, said["daily"], stored[feed]
-            )
-        decision = decide(feed, stored[feed], said[feed], policy)
-        hidden = hide_names(stored[feed], ids)
-        decision.put = {
-            key: record
-            for key, record in {**hidden, **decision.put}.items()
-            if key not in decision.drop
-        }
-        decisions[feed] = decision
-    return decisions
-
-
-# --- store ------------------------------------------------------------------------------
+# --- store ----------------------------------------------------------------------------
 
 SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
 # A DELETE waits for the engine's background threads. By default there are two, too few for many
@@ -1672,7 +1649,6 @@ CHDB_OPTIONS = {
     "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
     "compile_aggregate_expressions": 0,
 }
-
 # ClickHouse's codes, as it names them.
 SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 62, 81, 164, 497
 CLICKHOUSE_REMEDIES = {
@@ -1685,7 +1661,6 @@ CLICKHOUSE_REMEDIES = {
     NOT_GRANTED: "grant CH_USER the rights that the message names",
     516: "check CH_USER and CH_PASSWORD",
 }
-
 # By what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
@@ -1825,94 +1800,6 @@ def schema_columns() -> dict[str, list[str]]:
     }
 
 
-class Scope(NamedTuple):
-    """What statistics are about; without days, machine or agents: all that is stored."""
-
-    now: datetime
-    zone: str
-    days: int | None = None
-    machine: str = ""
-    agents: tuple[str, ...] = ()
-
-    @property
-    def today(self) -> date:
-        return self.now.astimezone(ZoneInfo(self.zone)).date()
-
-    @property
-    def since(self) -> date:
-        first = date(1900, 1, 1)  # of Date32
-        return max(self.today - timedelta(self.days - 1), first) if self.days else first
-
-    @property
-    def year(self) -> date:
-        """The Monday with which a year's heatmap starts."""
-        return self.today - timedelta(52 * 7 + self.today.weekday())
-
-
-# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
-_MACHINE = "has(['', machine_name], {machine:String})"
-_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
-_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
-_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
-_RUNS = (
-    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
-    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
-)
-_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
-# What statistics are made of. All in one form, so that one statement can ask for all: texts,
-# whole numbers, other numbers.
-FIGURES = {
-    "days": f"""([toString(date)],
-        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
-        sum(cache_read_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
-    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
-    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
-        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
-        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
-        GROUP BY model_name, agent""",
-    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
-        [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
-    "sessions": f"""(
-        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
-        [count(), toUInt64(ifNull(max(duration_minutes), 0))],
-        [sum(total_cost), max(total_cost)]) AS row
-        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
-        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
-    "blocks": f"""([machine_name],
-        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
-        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
-        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
-        AND start_time <= {{now:DateTime64(3, 'UTC')}}
-        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
-    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
-        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
-        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
-    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
-        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
-        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
-        argMax(hashed_projects, updated_at)],
-        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
-        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
-    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
-        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
-    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
-        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
-        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
-        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
-}
-
-FigureRow = tuple[list[str], list[int], list[float]]
-Figures = dict[str, list[FigureRow]]
-
-
-def _figure_sql(name: str) -> str:
-    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
-    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
-
-
 class Past(NamedTuple):
     """What the import history says of this machine.
 
@@ -1949,7 +1836,6 @@ PAST = f"""
     GROUP BY installation_id
     ORDER BY max(updated_at) DESC
 """  # noqa: S608 (our names)
-NEVER = "~"  # after all months
 INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
 
 
@@ -2019,35 +1905,28 @@ class ClickHouseImporter:
             previous={name: values[0] for name, values in zip(PREVIOUS, last, strict=True)},
         )
 
-    def glance(self) -> dict[str, tuple[int, int]]:
-        """By table how many rows this machine has, and a hash of all that they hold."""
-        sql = " UNION ALL ".join(
-            f"SELECT '{table.name}', count(), sum(cityHash64(* APPLY(assumeNotNull))) "  # noqa: S608
-            f"FROM {table.name} WHERE machine_name = {{machine:String}}"
-            for table in ALL_TABLES
-        )
-        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
-        return {name: (count, content) for name, count, content in rows}
-
-    def read_stored(self, keys: Sequence[str] = (), since: str = "") -> Stored:
-        """The rows of this machine; of some only, by record keys, months, and a month to begin.
-
-        Without FINAL, so that half-done work is seen.
-        """
-        stored = Stored({table: {} for table in ALL_TABLES})
-        nothing = self.empty or (since == NEVER and not keys)
-        wanted = {"machine": self.machine_name, "keys": list(keys), "since": since}
-        for tables in () if nothing else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
+    def read_stored(self) -> Stored:
+        """The rows of this machine, without FINAL: half-done work is seen."""
+        stored: Stored = {table: {} for table in ALL_TABLES}
+        for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
             places = {
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), **wanted):
+            for line in self.query(_select(tables, names), machine=self.machine_name):
                 table, key_at, values_at = places[line[0]]
-                key = tuple([line[i] for i in key_at])
-                stored.keep(table, key, tuple([line[i] for i in values_at]), line[-4:])
+                key, rows = tuple([line[i] for i in key_at]), stored[table]
+                version, created_at, updated_at, is_deleted = line[-4:]
+                older = rows.get(key)  # as rows come in the order of updated_at
+                rows[key] = StoredRow(
+                    Row(tuple([line[i] for i in values_at]), version),
+                    min(older.created_at, created_at) if older else created_at,
+                    updated_at,
+                    live=not is_deleted,
+                    clean=not (older or is_deleted),
+                )
         return stored
 
     def upsert(
@@ -2138,15 +2017,10 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
     for table in tables:
         own = {*table.key, *table.columns}
         columns = ", ".join(f"`{n}`" if n in own else f"NULL AS `{n}`" for n in names)
-        key = " || '_' || ".join(f"toString({name})" for name in table.key)
-        record_key = key if table.record_type else "record_key"
-        month = f"extract({record_key}, '{MONTH}')"
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            "WHERE machine_name = {machine:String} AND "
-            f"({month} >= {{since:String}} OR {month} IN {{keys:Array(String)}} "
-            f"OR {record_key} IN {{keys:Array(String)}})"
+            "WHERE machine_name = {machine:String}"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -2180,7 +2054,420 @@ def _batches(keys: Sequence[Key], limit: int = FIELD_LIMIT) -> Iterator[list[Key
         yield batch
 
 
-# --- report -----------------------------------------------------------------------------
+# --- import ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> Iterator[None]:
+    """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = path.open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the lock cannot be written: {error.strerror}\n"
+            f"  remedy: set {variable} to a directory of yours"
+        ) from error
+    with file:
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = f"another import (PID {file.read().strip() or 'unknown'})"
+                if time.monotonic() >= deadline:
+                    raise LockError(f"{holder} holds {path}; try again when it has ended") from None
+                if not waiting:
+                    log.info("waiting for %s, which holds %s", holder, path)
+                waiting = True
+                time.sleep(0.1)
+            except OSError as error:  # as on some network disks
+                raise ConfigError(
+                    f"{path}: cannot be locked: {error.strerror}; put {variable} on a local disk"
+                ) from error
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        log.debug("lock: %s", path)
+        yield
+
+
+def embedded_lock(settings: Settings, deadline: float) -> contextlib.AbstractContextManager[None]:
+    """The lock beside the embedded database's directory."""
+    path = settings.embedded_path
+    return locked(path.with_name(path.name + ".lock"), deadline, "CH_EMBEDDED_PATH")
+
+
+@contextlib.contextmanager
+def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
+    """One import at a time per user; one process at a time in the embedded database."""
+    deadline = time.monotonic() + settings.lock_timeout
+    with contextlib.ExitStack() as stack:
+        if importing or settings.host is None:
+            stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
+        if settings.host is None:
+            stack.enter_context(embedded_lock(settings, deadline))
+        yield
+
+
+@contextlib.contextmanager
+def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
+    """A client; if nothing may be written and nothing is there, one of an empty engine."""
+    import tempfile
+
+    with contextlib.ExitStack() as stack:
+        path = None
+        if settings.host is None and not writing and not settings.embedded_path.exists():
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
+        client = connect(settings, create=writing or path is not None, path=path)
+        stack.enter_context(contextlib.closing(client))
+        yield client
+
+
+class TableCount(NamedTuple):
+    """How many rows of a table a run adds, changes, removes and leaves alone."""
+
+    new: int
+    changed: int
+    removed: int
+    unchanged: int
+
+    @property
+    def after(self) -> int:
+        return self.new + self.changed + self.unchanged
+
+
+class Lowered(NamedTuple):
+    """A row that got smaller, named as people see it."""
+
+    feed: str
+    row: str
+    tokens_before: int
+    tokens: int
+
+
+class ImportResult(NamedTuple):
+    """What an import did, or with `dry_run` would do: the object of `--format json`.
+
+    The totals are those of this machine after the run, `previous` those of the run before;
+    `statistics` are of all that is stored.
+    """
+
+    identity: Identity
+    ccusage_version: str
+    feeds_imported: Sequence[str]
+    feeds_failed: Mapping[str, str]
+    tables: Mapping[str, TableCount]
+    held: Mapping[str, int]
+    lowered: Sequence[Lowered]
+    total_tokens: int
+    total_cost: float
+    previous: Mapping[str, Any] | None
+    hashed: bool
+    dry_run: bool
+    allow_shrink: bool = False
+    statistics: Statistics | None = None
+
+
+class Plan(NamedTuple):
+    """What a run is going to write, as of `at`, and what it says of that."""
+
+    at: datetime
+    cleanup_period_days: int
+    changes: Changes
+    stored: Stored
+    result: ImportResult
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.changes.values()))
+
+
+def plan_import(
+    importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
+) -> Plan:
+    """Check what was fetched, and decide what of it to write."""
+    settings = importer.settings
+    stored = importer.read_stored()  # while ccusage works
+    fetched = fetching.result()
+    version = fetched.ccusage.version_text
+    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
+    zone = ZoneInfo(identity.timezone)
+    reported, failed = parse_all(fetched, ids, zone, settings.agents)
+    records = stored_records(stored)
+    upgraded = past.upgraded or any(
+        major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
+    )
+    newest = (row.updated_at for rows in stored.values() for row in rows.values())
+    period, at = retention(settings, past), next_version(past.newest, *newest)
+    policy = Policy(
+        version=fetched.ccusage.version,
+        window_start=window_start(period, at),
+        zone=zone,
+        allow_shrink=settings.allow_shrink,
+        seen_until=past.seen_until,
+        upgraded=upgraded,
+    )
+    if upgraded and policy.version < (19, 0, 0) and ("session", "claude") in reported:
+        del reported["session", "claude"]
+        failed["session"] = (
+            "session: the sessions of this machine were imported by ccusage 19 or newer, "
+            f"and {version} counts them otherwise; update ccusage"
+        )
+    for error in failed.values():
+        log.error("%s", error)
+    if failed and not reported:
+        raise FeedError("no feed could be imported; nothing was changed")
+    decisions = decide_all(records, reported, ids, policy)
+    after = {feed: decision.after for feed, decision in decisions.items()}
+    changes = find_changes(after, stored, version)
+    days = after["daily"].values()
+    return Plan(
+        at=at,
+        cleanup_period_days=period,
+        changes=changes,
+        stored=stored,
+        result=ImportResult(
+            identity=identity,
+            ccusage_version=version,
+            feeds_imported=sorted(feed_label(*place) for place in reported),
+            feeds_failed=failed,
+            tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
+            held=Counter(reason for d in decisions.values() for reason in d.held.values()),
+            lowered=list(lowered_rows(decisions)),
+            total_tokens=min(_total(days), UINT64_MAX),
+            total_cost=round(math.fsum(day.cost for day in days), 8),
+            previous=past.previous,
+            hashed=settings.hash_projects,
+            dry_run=settings.dry_run,
+            allow_shrink=settings.allow_shrink,
+        ),
+    )
+
+
+def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
+    live = {key for key, found in stored.items() if found.live}
+    changes = Counter((key in live, row is not None) for key, row in rows.items())
+    changed, removed = changes[True, True], changes[True, False]
+    return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
+    """The rows that get smaller, with their names, and their keys where these are no hashes."""
+    for feed, decision in decisions.items():
+        for old, new in decision.lowered:
+            words = [] if old.agent == "claude" else [old.agent]
+            words += [] if feed == "session" else [str(old.key[0])]
+            words += [new.details[name] for name in DISPLAY if new.details.get(name)]
+            yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
+
+
+def retention(settings: Settings, past: Past) -> int:
+    """Days: the shortest that Claude Code ever kept transcripts here."""
+    return min(cleanup_period(settings.environment), past.cleanup_period_days)
+
+
+def window_start(period: int, now: datetime) -> datetime | None:
+    """From when on transcripts surely exist, if they are kept for `period` days."""
+    return now - timedelta(days=min(period, 36_500) - 1) if period else None
+
+
+def next_version(*newest: datetime) -> datetime:
+    """The `updated_at` of a run: now, and newer than all that is stored."""
+    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
+
+
+def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
+    """Upsert the changed tables, children first, and record the run."""
+    written = False
+    try:
+        for table, rows in plan.changes.items():
+            if rows:
+                importer.upsert(table, rows, plan.stored, plan.at)
+                log.debug("%s: %d rows written", table.name, len(rows))
+                written = True
+        importer.record_run(history_row(plan, started), plan.at)
+    except StoreError as error:
+        error.exit_code = 3 if written else 1
+        raise
+    for reason, number in plan.result.held.items():
+        log.debug("%d rows held: %s", number, reason)
+
+
+def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
+    """The row of ccusage_import_history for a run that wrote its plan."""
+    result = plan.result
+    return {
+        **result.identity._asdict(),
+        "ccusage_version": result.ccusage_version,
+        "importer_version": __version__,
+        "cleanup_period_days": plan.cleanup_period_days,
+        "hashed_projects": int(result.hashed),
+        "feeds_imported": result.feeds_imported,
+        "feeds_failed": sorted(result.feeds_failed),
+        "rows_inserted": plan.rows,
+        "rows_deleted": sum(
+            key in plan.stored[t] for t, rows in plan.changes.items() for key in rows
+        ),
+        "rows_held": sum(result.held.values()),
+        "rows_corrected": len(result.lowered),
+        "held_reasons": dict(result.held),
+        "total_tokens": result.total_tokens,
+        "total_cost": result.total_cost,
+        "started_at": started,
+        "finished_at": datetime.now(UTC),
+        "updated_at": plan.at,
+    }
+
+
+def other_installations(past: Past, identity: Identity) -> list[str]:
+    """Warnings: two machines under one name would overwrite each other's rows."""
+    recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
+    return [
+        f"another installation ({installation}) imported as {identity.machine_name} on "
+        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
+        "it was this machine before its machine.json was lost, this ends after 30 days"
+        for installation, seen in past.installations.items()
+        if installation != identity.installation_id and seen >= recent
+    ]
+
+
+def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
+    """One import: lock, fetch, read what is stored, compare, write, record."""
+    started = datetime.now(UTC)
+    log.debug("start: ccusage-import %s into %s", __version__, settings.where)
+    with (
+        import_lock(settings, importing=True),
+        in_background() as background,
+    ):
+        recorded = Identity.load(settings.state_dir)
+
+        def fetch(zone: str) -> Future[Fetched]:
+            return background.submit(fetch_all, settings, zone)
+
+        # With its zone known, ccusage starts while ClickHouse does.
+        fetched = recorded and fetch(identify(settings, recorded, None).timezone)
+        with open_client(settings, writing=not settings.dry_run) as client:
+            importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
+            importer.prepare(create=not settings.dry_run)
+            past = importer.read_past()
+            identity = identify(settings, recorded, past.identity)
+            fetched = fetched or fetch(identity.timezone)
+            for warning in other_installations(past, identity):
+                log.warning("WARNING: %s", warning)
+            plan = plan_import(importer, identity, past, fetched)
+            if not settings.dry_run:
+                if not recorded:
+                    identity.save(settings.state_dir)
+                write_plan(importer, plan, started)
+            rows = 0 if settings.dry_run else plan.rows
+            seconds = (datetime.now(UTC) - started).total_seconds()
+            log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
+            statistics = stored_now(importer, identity) if summary else None
+            return plan.result._replace(statistics=statistics)
+
+
+def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
+    """Statistics after an import, which has succeeded even if these cannot be had."""
+    try:
+        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
+    except StoreError as error:
+        log.warning("all is imported, but no statistics: %s", error)
+        return None
+
+
+# --- statistics -----------------------------------------------------------------------
+
+
+class Scope(NamedTuple):
+    """What statistics are about; without days, machine or agents: all that is stored."""
+
+    now: datetime
+    zone: str
+    days: int | None = None
+    machine: str = ""
+    agents: tuple[str, ...] = ()
+
+    @property
+    def today(self) -> date:
+        return self.now.astimezone(ZoneInfo(self.zone)).date()
+
+    @property
+    def since(self) -> date:
+        first = date(1900, 1, 1)  # of Date32
+        return max(self.today - timedelta(self.days - 1), first) if self.days else first
+
+    @property
+    def year(self) -> date:
+        """The Monday with which a year's heatmap starts."""
+        return self.today - timedelta(52 * 7 + self.today.weekday())
+
+
+# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
+_MACHINE = "has(['', machine_name], {machine:String})"
+_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
+_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
+_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
+_RUNS = (
+    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
+    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
+)
+_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
+# What statistics are made of. All in one form, so that one statement can ask for all: texts,
+# whole numbers, other numbers.
+FIGURES = {
+    "days": f"""([toString(date)],
+        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
+        sum(cache_read_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
+    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
+    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
+        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
+        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
+        GROUP BY model_name, agent""",
+    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
+        [sum(total_tokens)], [sum(total_cost)]) AS row
+        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
+    "sessions": f"""(
+        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
+        [count(), toUInt64(ifNull(max(duration_minutes), 0))],
+        [sum(total_cost), max(total_cost)]) AS row
+        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
+        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
+    "blocks": f"""([machine_name],
+        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
+        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
+        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
+        AND start_time <= {{now:DateTime64(3, 'UTC')}}
+        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
+    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
+        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
+        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
+    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
+        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
+        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
+        argMax(hashed_projects, updated_at)],
+        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
+        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
+    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
+        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
+    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
+        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
+        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
+        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
+}
+FigureRow = tuple[list[str], list[int], list[float]]
+Figures = dict[str, list[FigureRow]]
+
+
+def _figure_sql(name: str) -> str:
+    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
+    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
 
 
 class Usage(NamedTuple):
@@ -2445,67 +2732,7 @@ def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
         yield LastRun(*run, previous, *added, held[machine])
 
 
-class TableCount(NamedTuple):
-    """How many rows of a table a run adds, changes, removes and leaves alone."""
-
-    new: int
-    changed: int
-    removed: int
-    unchanged: int
-
-    @property
-    def after(self) -> int:
-        return self.new + self.changed + self.unchanged
-
-
-class Lowered(NamedTuple):
-    """A row that got smaller, named as people see it."""
-
-    feed: str
-    row: str
-    tokens_before: int
-    tokens: int
-
-
-class ImportResult(NamedTuple):
-    """What an import did, or with `dry_run` would do: the object of `--format json`.
-
-    The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored.
-    """
-
-    identity: Identity
-    ccusage_version: str
-    feeds_imported: Sequence[str]
-    feeds_failed: Mapping[str, str]
-    tables: Mapping[str, TableCount]
-    held: Mapping[str, int]
-    lowered: Sequence[Lowered]
-    total_tokens: int
-    total_cost: float
-    previous: Mapping[str, Any] | None
-    hashed: bool
-    dry_run: bool
-    allow_shrink: bool = False
-    statistics: Statistics | None = None
-
-
-def count_changes(table: Table, rows: Mapping[Key, Row | None], stored: Stored) -> TableCount:
-    live = stored.live(table)
-    before = stored.counts[table] if stored.counts else len(live)
-    changes = Counter((key in live, row is not None) for key, row in rows.items())
-    changed, removed = changes[True, True], changes[True, False]
-    return TableCount(changes[False, True], changed, removed, before - changed - removed)
-
-
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
-    """The rows that get smaller, with their names, and their keys where these are no hashes."""
-    for feed, decision in decisions.items():
-        for old, new in decision.lowered:
-            words = [] if old.agent == "claude" else [old.agent]
-            words += [] if feed == "session" else [str(old.key[0])]
-            words += [new.details[name] for name in DISPLAY if new.details.get(name)]
-            yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
+# --- output ---------------------------------------------------------------------------
 
 
 class Section(NamedTuple):
@@ -2881,8 +3108,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "markdown": render_markdown,
 }
 
-
-# --- queries ----------------------------------------------------------------------------
+# --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
 QUERY = re.compile(
@@ -3035,7 +3261,7 @@ def list_queries() -> Report:
     return Report(value, [section], names, queries, WIDE)
 
 
-# --- check ------------------------------------------------------------------------------
+# --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
@@ -3254,7 +3480,7 @@ class Checkup:
     def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
         ids, agents = Ids(self.settings.hash_key), self.settings.agents
         only = fetched._replace(reports={feed: fetched.reports[feed]})
-        found, failed = parse_all(only, ids, zone, agents, self.past.upgraded)
+        found, failed = parse_all(only, ids, zone, agents)
         if failed:
             raise FeedError(failed[feed.label])
         records = [record for several in found.values() for record in several.values()]
@@ -3334,10 +3560,10 @@ def _try_table(importer: ClickHouseImporter) -> bool:
     table = TABLES["daily"]._replace(name=f"ccusage_check_{os.urandom(4).hex()}")
     create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
     key, at = ("claude", EPOCH.date()), datetime.now(UTC)
-    before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
+    before = StoredRow(Row((0,) * len(table.columns), ""), at, at, live=True, clean=True)
     try:
         importer.command(create.replace(name, table.name))
-        importer.upsert(table, {key: None}, Stored({table: {key: before}}), at)
+        importer.upsert(table, {key: None}, {table: {key: before}}, at)
         importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
     finally:
         importer.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
@@ -3365,484 +3591,7 @@ def check_report(checks: Sequence[Check]) -> Report:
     return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
 
 
-# --- cli --------------------------------------------------------------------------------
-
-
-class Fetched(NamedTuple):
-    """What ccusage answered: for each feed its report or what went wrong, after how many seconds.
-
-    `units` are the hashes of what the reports say; `known` are those that are stored so.
-    """
-
-    ccusage: Ccusage
-    reports: dict[Feed, FeedReport | FeedError]
-    seconds: Mapping[Feed, float] = {}
-    units: Mapping[Unit, str] = {}
-    known: Container[Unit] = ()
-
-
-def salt_of(settings: Settings, ccusage: Ccusage) -> str:
-    """What, besides a report, decides how it is stored."""
-    return fingerprint(
-        __version__,
-        ccusage.version,
-        key_fingerprint(settings.hash_key),
-        settings.hash_projects,
-        sorted(settings.agents),
-    )
-
-
-def fingerprint(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def fetch_report(
-    feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path
-) -> FeedReport | FeedError:
-    """A report, read as soon as it is there, or why there is none."""
-    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
-    try:
-        payload = fetch_feed(feed, ccusage, zone, settings, home)
-        return read_report(feed, payload, ids, salt_of(settings, ccusage))
-    except FeedError as error:
-        return error
-
-
-def fetch_all(settings: Settings, zone: str) -> Fetched:
-    """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
-    import tempfile
-    from concurrent.futures import ThreadPoolExecutor, as_completed
-
-    ccusage = find_ccusage(settings)
-    log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
-    feeds = feeds_for(ccusage.version, settings.agents)
-    known = "Claude, Codex and OpenCode" if ccusage.version >= (19, 0, 0) else "Claude alone"
-    if ccusage.version < (20, 0, 0) and settings.agents != {"claude"}:
-        log.info("ccusage %s reports %s; 20 and newer all agents", ccusage.version_text, known)
-    if not feeds:
-        raise FeedError(f"ccusage {ccusage.version_text} reports {known}: update it, or --agents")
-    shown = [feed for feed in feeds if feed.agent == "claude"]
-    reports: dict[Feed, FeedReport | FeedError] = {}
-    seconds: dict[Feed, float] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
-        ThreadPoolExecutor(settings.jobs) as pool,
-    ):
-        home = Path(name)
-        (home / "ccusage.json").write_text("{}")
-        (home / "projects").mkdir()
-        began = time.monotonic()
-        calls = {pool.submit(fetch_report, f, ccusage, zone, settings, home): f for f in feeds}
-        for call in as_completed(calls):
-            feed = calls[call]
-            reports[feed], seconds[feed] = call.result(), time.monotonic() - began
-            if isinstance(reports[feed], FeedError):
-                continue
-            if feed in shown:
-                done = sum(other in reports for other in shown)
-                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
-            else:
-                log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
-
-
-def parse_all(
-    fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str], upgraded: bool
-) -> tuple[dict[tuple[str, str], Records], dict[str, str]]:
-    """The records by feed and agent, and what went wrong with each report that has none."""
-    reported: dict[tuple[str, str], Records] = {}
-    failed: dict[str, str] = {}
-    for feed in list(fetched.reports):
-        report = fetched.reports.pop(feed)  # large: not kept while rows are built
-        try:
-            if isinstance(report, FeedError):
-                raise report
-            if upgraded and feed.name == "session" and fetched.ccusage.version < (19, 0, 0):
-                raise FeedError(
-                    "session: the sessions of this machine were imported by ccusage 19 or newer, "
-                    f"and {fetched.ccusage.version_text} counts them otherwise; update ccusage"
-                )
-            found = parse_report(feed, report, ids, zone, fetched.known)
-            if feed is UNIFIED:
-                wanted = {place for place in found if not agents or place[1] in agents}
-                found = {place: found[place] for place in wanted if place[1] != "claude"}
-                if silent := agents - {"claude", *(agent for _, agent in found)}:
-                    log.info("ccusage reports nothing of %s", ", ".join(sorted(silent)))
-            reported |= found
-        except FeedError as error:
-            failed[feed.label] = str(error)
-    return reported, failed
-
-
-@contextlib.contextmanager
-def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> Iterator[None]:
-    """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the lock cannot be written: {error.strerror}\n"
-            f"  remedy: set {variable} to a directory of yours"
-        ) from error
-    with file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                holder = f"another import (PID {file.read().strip() or 'unknown'})"
-                if time.monotonic() >= deadline:
-                    raise LockError(f"{holder} holds {path}; try again when it has ended") from None
-                if not waiting:
-                    log.info("waiting for %s, which holds %s", holder, path)
-                waiting = True
-                time.sleep(0.1)
-            except OSError as error:  # as on some network disks
-                raise ConfigError(
-                    f"{path}: cannot be locked: {error.strerror}; put {variable} on a local disk"
-                ) from error
-        try:
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), str(os.getpid()).encode())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        log.debug("lock: %s", path)
-        yield
-
-
-def embedded_lock(settings: Settings, deadline: float) -> contextlib.AbstractContextManager[None]:
-    """The lock beside the embedded database's directory."""
-    path = settings.embedded_path
-    return locked(path.with_name(path.name + ".lock"), deadline, "CH_EMBEDDED_PATH")
-
-
-@contextlib.contextmanager
-def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
-    """One import at a time per user; one process at a time in the embedded database."""
-    deadline = time.monotonic() + settings.lock_timeout
-    with contextlib.ExitStack() as stack:
-        if importing or settings.host is None:
-            stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
-        if settings.host is None:
-            stack.enter_context(embedded_lock(settings, deadline))
-        yield
-
-
-@contextlib.contextmanager
-def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
-    """A client; if nothing may be written and nothing is there, one of an empty engine."""
-    import tempfile
-
-    with contextlib.ExitStack() as stack:
-        path = None
-        if settings.host is None and not writing and not settings.embedded_path.exists():
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
-        client = connect(settings, create=writing or path is not None, path=path)
-        stack.enter_context(contextlib.closing(client))
-        yield client
-
-
-def recall(state_dir: Path, tables: str) -> frozenset[str]:
-    """Hashes of the units that the last run left stored as they were reported (imported.json).
-
-    Nothing where the tables are no longer as it left them, or the file is missing or unreadable:
-    then everything is compared.
-    """
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        left = json.loads((state_dir / "imported.json").read_text())
-        if left["tables"] == tables:
-            return frozenset(left["units"])
-    return frozenset()
-
-
-class Plan(NamedTuple):
-    """What a run is going to write, as of `at`, and what it says of that.
-
-    `settled` are hashes of the units that are stored as they were reported, once it is written;
-    `glance` is of the rows before.
-    """
-
-    at: datetime
-    cleanup_period_days: int
-    changes: Changes
-    stored: Stored
-    settled: Collection[str]
-    result: ImportResult
-    glance: Mapping[str, tuple[int, int]] = {}
-
-    @property
-    def rows(self) -> int:
-        return sum(map(len, self.changes.values()))
-
-
-def plan_import(
-    importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
-) -> Plan:
-    """What to write.
-
-    Where the tables are as the last run left them, only what ccusage says otherwise than then
-    is checked and compared. Else all is, and it is read while ccusage works.
-    """
-    settings, glance = importer.settings, importer.glance()
-    rows = sum(count for count, _ in glance.values())
-    left = recall(settings.state_dir, fingerprint(_as_text(past.newest), glance))
-    stored = importer.read_stored(since="" if rows and not left else NEVER)
-    fetched = fetching.result()
-    units = hash_units(fetched.reports)
-    known, keys, since = what_to_compare(units, left)
-    if known:
-        stored = importer.read_stored(keys, since)
-        stored.counts = {table: glance[table.name][0] for table in ALL_TABLES}
-    elif left:
-        stored = importer.read_stored()
-    fetched = fetched._replace(units=units, known=known)
-    return make_plan(settings, identity, past, stored, fetched)._replace(glance=glance)
-
-
-def make_plan(
-    settings: Settings, identity: Identity, past: Past, stored: Stored, fetched: Fetched
-) -> Plan:
-    """Check what was fetched and decide what of it to write."""
-    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
-    zone = ZoneInfo(identity.timezone)
-    records = stored_records(stored)
-    upgraded = past.upgraded or any(
-        major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
-    )
-    reported, failed = parse_all(fetched, ids, zone, settings.agents, upgraded)
-    for error in failed.values():
-        log.error("%s", error)
-    if failed and not reported:
-        raise FeedError("no feed could be imported; nothing was changed")
-    period, at = retention(settings, past), next_version(past.newest, stored.newest)
-    policy = Policy(
-        version=fetched.ccusage.version,
-        window_start=window_start(period, at),
-        zone=zone,
-        allow_shrink=settings.allow_shrink,
-        seen_until=past.seen_until,
-        upgraded=upgraded,
-    )
-    decisions = decide_all(records, reported, ids, policy)
-    changes = find_changes(decisions, stored, policy.version_text)
-    previous = past.previous if fetched.known else None
-    total = total_usage(previous, records["daily"], decisions["daily"].put)
-    return Plan(
-        at=at,
-        cleanup_period_days=period,
-        changes=changes,
-        stored=stored,
-        settled=() if failed else settled_units(fetched.units, reported, decisions),
-        result=ImportResult(
-            identity=identity,
-            ccusage_version=policy.version_text,
-            feeds_imported=sorted(feed_label(*place) for place in reported),
-            feeds_failed=failed,
-            tables={t.name: count_changes(t, rows, stored) for t, rows in changes.items()},
-            held=Counter(reason for d in decisions.values() for reason in d.held.values()),
-            lowered=list(lowered_rows(decisions)),
-            total_tokens=min(total.tokens, UINT64_MAX),
-            total_cost=round(total.cost, 8),
-            previous=past.previous,
-            hashed=settings.hash_projects,
-            dry_run=settings.dry_run,
-            allow_shrink=settings.allow_shrink,
-        ),
-    )
-
-
-def hash_units(reports: Mapping[Feed, FeedReport | FeedError]) -> dict[Unit, str]:
-    """A hash of all that the reports say of each unit."""
-    hashes: dict[Unit, list[str]] = defaultdict(list)
-    for report in reports.values():
-        if isinstance(report, FeedReport):
-            for unit, said in report.hashes.items():
-                hashes[unit] += said
-    return {unit: said[0] if len(said) == 1 else fingerprint(said) for unit, said in hashes.items()}
-
-
-def total_usage(previous: Mapping[str, Any] | None, days: Records, put: Records) -> Usage:
-    """The machine's total after a run; if not all its days were read, by what changed since."""
-
-    def usage(records: Records) -> Usage:
-        return Usage.of(Usage(record.cost, record.tokens.total) for record in records.values())
-
-    after = usage({**days, **put})
-    if previous is None:
-        return after
-    before = Usage(previous["total_cost"], previous["total_tokens"])
-    return Usage.of([after, before.less(usage(days))])
-
-
-def what_to_compare(
-    units: Mapping[Unit, str], left: Container[str]
-) -> tuple[set[Unit], list[str], str]:
-    """The units that are stored as they are reported; of the others the keys, and since when.
-
-    With a block are judged those of the month before, all later ones, and the first reported one.
-    """
-    known = {unit for unit, said in units.items() if said in left}
-    blocks = sorted(unit for unit in units if unit[0] == "blocks")
-    since = next((month_before(unit[2]) for unit in blocks if unit not in known), NEVER)
-    if since < NEVER:
-        known -= {blocks[0], *(unit for unit in blocks if unit[2] >= since)}
-    keys = [key for _, _, key in units.keys() - known]
-    return known, *((keys, since) if sum(map(len, keys)) < FIELD_LIMIT else ([], ""))
-
-
-def month_before(month: str) -> str:
-    try:
-        return str(date.fromisoformat(f"{month}-01") - timedelta(days=1))[:7]
-    except (ValueError, OverflowError):
-        return ""
-
-
-def settled_units(
-    units: Mapping[Unit, str],
-    reported: Mapping[tuple[str, str], Records],
-    decisions: Mapping[str, Decision],
-) -> set[str]:
-    """The hashes of the units of which nothing was held or left out."""
-    unsettled = {
-        unit_of(feed, agent, record_key(record.key))
-        for (feed, agent), records in reported.items()
-        for record in records.values()
-        if record.id in decisions[feed].held or record.id not in decisions[feed].put
-    }
-    return {said for unit, said in units.items() if unit not in unsettled}
-
-
-def retention(settings: Settings, past: Past) -> int:
-    """Days: the shortest that Claude Code ever kept transcripts here."""
-    return min(cleanup_period(settings.environment), past.cleanup_period_days)
-
-
-def window_start(period: int, now: datetime) -> datetime | None:
-    """From when on transcripts surely exist, if they are kept for `period` days."""
-    return now - timedelta(days=min(period, 36_500) - 1) if period else None
-
-
-def next_version(*newest: datetime) -> datetime:
-    """The `updated_at` of a run: now, and newer than all that is stored."""
-    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
-
-
-def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
-    """Upsert the changed tables, children first, and record the run."""
-    written = False
-    try:
-        for table, rows in plan.changes.items():
-            if rows:
-                importer.upsert(table, rows, plan.stored, plan.at)
-                log.debug("%s: %d rows written", table.name, len(rows))
-                written = True
-        importer.record_run(history_row(plan, started), plan.at)
-    except StoreError as error:
-        error.exit_code = 3 if written else 1
-        raise
-    for reason, number in plan.result.held.items():
-        log.debug("%d rows held: %s", number, reason)
-
-
-def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
-    """The row of ccusage_import_history for a run that wrote its plan."""
-    result = plan.result
-    return {
-        **result.identity._asdict(),
-        "ccusage_version": result.ccusage_version,
-        "importer_version": __version__,
-        "cleanup_period_days": plan.cleanup_period_days,
-        "hashed_projects": int(result.hashed),
-        "feeds_imported": result.feeds_imported,
-        "feeds_failed": sorted(result.feeds_failed),
-        "rows_inserted": plan.rows,
-        "rows_deleted": sum(
-            key in plan.stored[t] for t, rows in plan.changes.items() for key in rows
-        ),
-        "rows_held": sum(result.held.values()),
-        "rows_corrected": len(result.lowered),
-        "held_reasons": dict(result.held),
-        "total_tokens": result.total_tokens,
-        "total_cost": result.total_cost,
-        "started_at": started,
-        "finished_at": datetime.now(UTC),
-        "updated_at": plan.at,
-    }
-
-
-def remember(importer: ClickHouseImporter, plan: Plan) -> None:
-    """Note what this run left (imported.json), so that the next need not compare everything.
-
-    No unit is noted where the tables hold other rows than planned: the INSERT of an earlier run
-    that was cut off may arrive only now.
-    """
-    with contextlib.suppress(OSError, StoreError):
-        glance = importer.glance() if plan.rows else plan.glance
-        planned = {name: count.after for name, count in plan.result.tables.items()}
-        found = {name: rows for name, (rows, _) in glance.items()}
-        units = plan.settled if found == planned else ()
-        left = {"tables": fingerprint(_as_text(plan.at), glance), "units": list(units)}
-        _write_whole(importer.settings.state_dir / "imported.json", json.dumps(left))
-
-
-def other_installations(past: Past, identity: Identity) -> list[str]:
-    """Warnings: two machines under one name would overwrite each other's rows."""
-    recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
-    return [
-        f"another installation ({installation}) imported as {identity.machine_name} on "
-        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
-        "it was this machine before its machine.json was lost, this ends after 30 days"
-        for installation, seen in past.installations.items()
-        if installation != identity.installation_id and seen >= recent
-    ]
-
-
-def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
-    """One import: lock, fetch, read what is stored, compare, write, record."""
-    started = datetime.now(UTC)
-    log.debug("start: ccusage-import %s into %s", __version__, settings.where)
-    with (
-        import_lock(settings, importing=True),
-        in_background() as background,
-    ):
-        recorded = Identity.load(settings.state_dir)
-
-        def fetch(zone: str) -> Future[Fetched]:
-            return background.submit(fetch_all, settings, zone)
-
-        # With its zone known, ccusage starts while ClickHouse does.
-        fetched = recorded and fetch(identify(settings, recorded, None).timezone)
-        with open_client(settings, writing=not settings.dry_run) as client:
-            importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
-            importer.prepare(create=not settings.dry_run)
-            past = importer.read_past()
-            identity = identify(settings, recorded, past.identity)
-            fetched = fetched or fetch(identity.timezone)
-            for warning in other_installations(past, identity):
-                log.warning("WARNING: %s", warning)
-            plan = plan_import(importer, identity, past, fetched)
-            if not settings.dry_run:
-                if not recorded:
-                    identity.save(settings.state_dir)
-                write_plan(importer, plan, started)
-                remember(importer, plan)
-            rows = 0 if settings.dry_run else plan.rows
-            seconds = (datetime.now(UTC) - started).total_seconds()
-            log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            statistics = stored_now(importer, identity) if summary else None
-            return plan.result._replace(statistics=statistics)
-
-
-def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
-    """Statistics after an import, which has succeeded even if these cannot be had."""
-    try:
-        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
-    except StoreError as error:
-        log.warning("all is imported, but no statistics: %s", error)
-        return None
+# --- command line ---------------------------------------------------------------------
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ PHASES = {
     "start": (),
     "fetch": ("fetch_all",),
     "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
-    "read": ("ClickHouseImporter.glance", "ClickHouseImporter.read_stored"),
-    "difference": ("hash_units", "what_to_compare", "make_plan"),
+    "read": ("ClickHouseImporter.read_stored",),
+    "difference": ("plan_import",),
     "upsert": ("write_plan",),
     "statistics": ("ClickHouseImporter.statistics",),
 }
@@ -137,8 +137,7 @@ def naive_run(began: float, output: Path, feeds: Path) -> int:
     for feed in program.FEEDS:
         said = json.loads((feeds / f"{feed.name}.json").read_text())
         ids = program.Ids("")
-        report = program.read_report(feed, said, ids)
-        parsed = program.parse_report(feed, report, ids, program.UTC)
+        parsed = program.parse_report(feed, said, ids, program.UTC)
         for record in parsed[feed.name, "claude"].values():
             table = program.TABLES[feed.name]
             for place, key, row in program.build_rows(table, record, "20.0.24"):

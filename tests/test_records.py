@@ -36,7 +36,6 @@ from ccusage_importer import (
     find_changes,
     parse_report,
     read_answer,
-    read_report,
     stored_records,
 )
 
@@ -63,7 +62,7 @@ def parse(feed: Feed, payload: Any, ids: Ids = NAMES, zone: Any = UTC) -> list[R
     """The records of a report, from the bytes on."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
     answer = read_answer(feed, Answer(["ccusage"], 0, text))
-    found = parse_report(feed, read_report(feed, answer, ids), ids, zone)
+    found = parse_report(feed, answer, ids, zone)
     return [record for records in found.values() for record in records.values()]
 
 
@@ -673,7 +672,7 @@ def test_a_report_nested_beyond_reason_is_refused() -> None:
         deep = [deep]
     payload["daily"][0]["extra"] = deep
     with pytest.raises(FeedError, match=r"daily: .*nested"):
-        read_report(BY_NAME["daily"], payload, NAMES)
+        parse_report(BY_NAME["daily"], payload, NAMES, UTC)
 
 
 junk = st.one_of(
