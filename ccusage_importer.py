@@ -834,18 +834,22 @@ class Checked(Struct, rename="camel"):
     """A part of a feed. Its values are what their types say, and fit into the tables' columns."""
 
     def __post_init__(self) -> None:
-        names, values = self.__struct_encode_fields__, msgspec.structs.astuple(self)
-        for name, value in zip(names, values, strict=True):
-            kind = type(value)
-            if kind is int and not 0 <= value <= UINT64_MAX:
-                raise ValueError(f"{name}: expected a whole number from 0 to {UINT64_MAX}")
-            if kind is float and not abs(value) < 1e300:
-                raise ValueError(f"{name}: expected a number of dollars")
-            # Date32 and DateTime64 hold these years in every time zone.
-            if kind in (date, datetime) and not 1900 < value.year < 2299:
-                raise ValueError(f"{name}: expected a year from 1901 to 2298")
-            if kind is datetime and value.utcoffset():
-                raise ValueError(f"{name}: expected a time in UTC")
+        values = msgspec.structs.astuple(self)
+        for name, value in zip(self.__struct_encode_fields__, values, strict=True):
+            if (kind := type(value)) is int:
+                expected = (
+                    "" if 0 <= value <= UINT64_MAX else f"a whole number from 0 to {UINT64_MAX}"
+                )
+            elif kind is float:
+                expected = "" if abs(value) < 1e300 else "a number of dollars"
+            elif kind is datetime and value.utcoffset() != timedelta(0):
+                expected = "a time in UTC"
+            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
+                expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
+            else:
+                continue
+            if expected:
+                raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
 class Totals(Checked):
@@ -886,8 +890,10 @@ class FeedRow(Totals, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len({part.model_name for part in self.model_breakdowns}) < len(self.model_breakdowns):
-            raise ValueError("modelBreakdowns: a model is repeated")
+        models = [part.model_name for part in self.model_breakdowns]
+        if len(set(models)) < len(models):
+            repeated = next(name for name in models if models.count(name) > 1)
+            raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
 
     def with_key(self, *key: Any, former: tuple[str, ...] = (), **details: Any) -> Record:
         return Record(
@@ -919,7 +925,7 @@ class MonthRow(FeedRow, kw_only=True):
         super().__post_init__()
         year, _, _ = self.month.partition("-")
         if not re.fullmatch("[0-9]{4}-(0[1-9]|1[0-2])", self.month) or not 1900 < int(year) < 2299:
-            raise ValueError("month: expected a month from 1901-01 to 2298-12")
+            raise ValueError("month: expected a month such as 2026-11, from 1901 to 2298")
 
     def record(self, *_: Any) -> Record:
         return self.with_key(self.month)
@@ -1140,6 +1146,8 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
     """What msgspec refuses, with its place in the feed. No value is told, as it may be private."""
     reason, _, path = error.partition(" - at `")
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
+    if feed is UNIFIED:
+        place = place.replace("][", "].agents[")
     reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
     if not place:
         key = reason.partition(": missing")[0] if ": missing" in reason else feed.key
@@ -1154,7 +1162,7 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
 
 # msgspec's words for what it refuses, as regular expressions, and ours.
 REASONS = {
-    "Invalid RFC3339 encoded (date|datetime)": r"expected `\1`",
+    r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
     "Expected": "expected",
     " \\| ": "` or `",
     "`str` of length >= 1": "a text that is not empty",
@@ -1227,7 +1235,8 @@ def check_totals(feed: Feed, payload: Any, rows: Sequence[Any]) -> None:
         if abs(min(sum(parts), UINT64_MAX) - total) > noise:
             place = feed.place(f"totals.{name}")
             raise FeedError(f"{place}: {total}, but the rows add up to {sum(parts)}")
-    total, cost = payload.totals.total_cost, math.fsum(row.total_cost for row in rows)
+    total = dollars(payload.totals.total_cost)
+    cost = dollars(math.fsum(row.total_cost for row in rows))
     if abs(cost - total) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(total):
         place = feed.place("totals.totalCost")
         raise FeedError(f"{place}: {total}, but the rows add up to {cost}")
