@@ -525,7 +525,7 @@ def known_agents(ccusage: Ccusage, settings: Settings) -> tuple[str, ...]:
         if settings.agents <= {"claude"} and (settings.agents or ccusage.version >= (20, 0, 17)):
             return ()
         answer = run([*ccusage.argv, "--help"], ccusage.env, settings.timeout, "ccusage --help")
-        pattern = r"^  (\w+)(?: daily .*| .* usage commands\s*)$"
+        pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
         agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
     unknown = settings.agents.difference(agents)
     if agents and unknown:
@@ -701,7 +701,7 @@ def failure_lines(failed: Mapping[str, str]) -> list[str]:
         # What differs though the cause is one: the names of the feed, and the place of a field.
         cause = re.sub(r"\n  ran: .*", "", message.removeprefix(f"{label}: "))
         cause = re.sub(r"^[^\s:]+\.(?=\w+: )", "", cause)
-        causes[re.sub(r"\b(daily|monthly|session|blocks)\b", "", cause)].append(label)
+        causes[re.sub(r"\b(daily|monthly|session|blocks)\b *", "", cause)].append(label)
     return [
         f"{', '.join(labels)}: {failed[labels[0]].removeprefix(f'{labels[0]}: ')}"
         if labels[1:]
