@@ -629,7 +629,7 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
             jitter = random.uniform(0.5, 1)  # noqa: S311 (no secret)
             if error.lasting or pause > 2 or slow or _stopping.wait(pause * jitter):
                 raise
-            log.info("%s: trying again: %s", feed.label, error)
+            log.info("%s: trying again: %s", feed.label, str(error).partition("\n")[0])
             pause *= 2
 
 
@@ -1295,7 +1295,9 @@ def parse_all(
         if feed.name in ("daily", UNIFIED.name):
             for agent in sorted(asked):
                 if not parsed.get(("daily", agent)):
-                    log.info("ccusage reports no usage of %s", agent)
+                    places = ", ".join(map(str, claude_directories(fetched.ccusage.env)))
+                    where = f"; it looked in {places}" if agent == "claude" else ""
+                    log.info("ccusage reports no usage of %s%s", agent, where)
     return reported, failed
 
 
@@ -2365,8 +2367,8 @@ def plan_import(
             "session: the sessions of this machine were imported by ccusage 19 or newer, "
             f"and {version} counts them otherwise; update ccusage"
         )
-    for error in failed.values():
-        log.error("%s", error)
+    for line in failure_lines(failed):
+        log.error("%s", line)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
     decisions = decide_all(records, reported, ids, policy)
