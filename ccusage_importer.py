@@ -443,7 +443,7 @@ COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@lat
 class Ccusage(NamedTuple):
     """A ccusage that runs: its command line, version, environment, and the agents that it knows.
 
-    It is asked for these only when they matter; else there are none here.
+    `agents` is empty where they do not matter, and where ccusage does not tell them.
     """
 
     argv: tuple[str, ...]
@@ -479,7 +479,7 @@ class Ccusage(NamedTuple):
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """ccusage's environment: without our secrets, and without what would change its reports."""
+    """ccusage's environment: without our secrets, and without what would change its feeds."""
     hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
@@ -674,7 +674,7 @@ def complaint(
     answer: subprocess.CompletedProcess[str],
     env: Mapping[str, str] | None = None,
 ) -> FeedError:
-    """Says what went wrong with a command, what it was, and what to do about it."""
+    """An error that says what went wrong with a command, what it was, and what to do about it."""
     # What follows an opening brace, or one of these directories, holds names, which are private.
     words = answer.stderr.strip() or answer.stdout.partition("{")[0]
     lasting, remedy = next(
@@ -729,6 +729,9 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     if ccusage.version < (20, 0, 17) and settings.agents != {"claude"}:
         names = ", ".join(ccusage.agents) or "Claude alone"
         log.info("ccusage %s reports %s; newer ones more agents", ccusage.version_text, names)
+    if not feeds:
+        wanted = ", ".join(sorted(settings.agents))
+        raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
     claudes = [feed for feed in feeds if feed.agent == "claude"]
     reports: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
@@ -853,7 +856,7 @@ class Checked(Struct, rename="camel"):
 
 
 class Totals(Checked):
-    """What was used: the sums of a feed, and what each of its rows and models says, but blocks."""
+    """What was used: the totals of a feed, which its rows, but for blocks, and models have, too."""
 
     input_tokens: int
     output_tokens: int
@@ -884,7 +887,7 @@ class ModelRow(Totals, kw_only=True):
 class FeedRow(Totals, kw_only=True):
     """A row of any feed but the blocks. Only the feed of several agents names the agent."""
 
-    agent: Text = "claude"
+    agent: Text = ""
     models_used: list[Text]
     model_breakdowns: list[ModelRow]
 
@@ -1099,7 +1102,9 @@ def as_claude(value: Any) -> Any:
         if isinstance(parts, list):
             names = {"date": period, "month": period}
             return [{**part, **names} if isinstance(part, dict) else part for part in parts]
-        row |= {**(times if isinstance(times, dict) else {}), "sessionId": period}
+        times = times if isinstance(times, dict) else {}
+        row |= {name: times[name] for name in ("firstActivity", "lastActivity") if name in times}
+        row["sessionId"] = period
     if "inputTokens" not in row:
         return row
     return {"modelBreakdowns": [], **row, **codex_as_claude(row), "projectPath": ""}
@@ -1183,13 +1188,14 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[s
 
     Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
     """
-    several = feed.name == UNIFIED.name
+    several = feed is UNIFIED
     parsed: dict[tuple[str, str], Records] = {} if several else {(feed.name, feed.agent): {}}
     rows = list(rows_of(feed, payload)) if payload else []
     check_totals(feed, payload, [row for name, row in rows if name == feed.key or not several])
     for number, (name, row) in enumerate(rows):
-        if not several:
-            row.agent = feed.agent
+        row.agent = row.agent if several else feed.agent
+        if not row.agent:
+            raise FeedError(f"{feed.place(name)}: a row names no agent")
         record = row.record(ids, zone)
         records = parsed.setdefault((name, record.agent), {})
         if record.id not in records:
@@ -1206,7 +1212,7 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[s
 
 def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, Any]]:
     """The rows of a feed, each with the name of the feed whose table is its own."""
-    if feed.name == UNIFIED.name:
+    if feed is UNIFIED:
         for name in ("daily", "monthly"):
             yield from ((name, row) for rows in getattr(payload, name) for row in rows)
         yield from (("session", row) for row in payload.session)
@@ -1251,7 +1257,10 @@ def merge_repeated(one: Record, other: Record) -> Record:
 
     whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
     nothing = Share(Tokens(), 0.0)
-    widest = {"first_activity": min, "last_activity": max}
+    widest: dict[str, Any] = {"first_activity": min, "last_activity": max}
+    times = {
+        name: [r.details[name] for r in (one, other) if r.details.get(name)] for name in widest
+    }
     return other._replace(
         tokens=whole.tokens,
         cost=whole.cost,
@@ -1261,11 +1270,8 @@ def merge_repeated(one: Record, other: Record) -> Record:
             for name in {**one.shares, **other.shares}
         },
         details={
-            name: widest[name](times)
-            if name in widest
-            and (times := [r.details[name] for r in (one, other) if r.details[name]])
-            else value
-            for name, value in other.details.items()
+            **other.details,
+            **{name: widest[name](some) for name, some in times.items() if some},
         },
         former=tuple(sorted({*one.former, *other.former})),
     )
@@ -1286,18 +1292,18 @@ def parse_all(
         except FeedError as error:
             failed[feed.label] = str(error)
             continue
-        asked = frozenset({feed.agent}) & (agents or {"claude"})
-        if feed.name == UNIFIED.name:
-            asked = agents - {"claude"}  # which it is asked without
+        asked = {feed.agent} & (agents or {"claude"})
+        if feed is UNIFIED:
+            asked = {*agents} - {"claude"}  # whom it is asked without
             wanted = asked or {agent for _, agent in parsed if agent != "claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
         reported |= parsed
-        if feed.name in ("daily", UNIFIED.name):
-            for agent in sorted(asked):
-                if not parsed.get(("daily", agent)):
-                    places = ", ".join(map(str, claude_directories(fetched.ccusage.env)))
-                    where = f"; it looked in {places}" if agent == "claude" else ""
-                    log.info("ccusage reports no usage of %s%s", agent, where)
+        days = feed.name in ("daily", UNIFIED.name)
+        for agent in sorted(asked) if days else ():
+            if not parsed.get(("daily", agent)):
+                places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+                looked = f"; it looked in {places}" if agent == "claude" else ""
+                log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
 
 

@@ -611,6 +611,7 @@ def test_a_lie_about_another_agent_names_the_agent(place: str, lie: Any, message
         ("monthly", GONE, "other agents: no key 'monthly' in the answer"),
         ("session", {}, "agents.session: expected a list, got an object"),
         ("totals", GONE, "agents.totals: missing"),
+        ("daily/0/agents/0/agent", GONE, "agents.daily: a row names no agent"),
         ("daily/0/agents", GONE, "agents.daily[0]: expected a list, got an object"),
         ("daily/1/agents/0/agent", 1, f"{PART}.agent: expected a text, got a whole number"),
         ("daily/1/agents/0/totalCost", "x", f"{PART}.totalCost: expected a number, got a text"),
