@@ -682,11 +682,11 @@ def complaint(
         for sign, lasting, remedy in REMEDIES
         if re.search(sign, f"{problem} {words}")
     )
+    if match := re.search("No valid Claude data directories found", words):
+        words = match[0]
     if len(words) > 5000:  # these expressions take long for a long word
         words = words[:5000].rpartition(" ")[0]
     words = re.sub(r"^npm (warn|notice).*", "", words, flags=re.MULTILINE)
-    if match := re.search("No valid Claude data directories found", words):
-        words = match[0]
     words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
     words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
     quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
