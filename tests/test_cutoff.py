@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import resource
 import subprocess
-import time
 from datetime import date
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -143,7 +142,7 @@ def test_an_answer_that_comes_too_late_is_an_error_that_the_next_run_heals(
 
 
 def test_an_insert_that_comes_after_the_next_run_does_no_harm(seesaw: Seesaw) -> None:
-    seesaw.server.arm("delay:2", match="^INSERT INTO ccusage_usage_sessions", times=2)
+    seesaw.server.arm("delay:3", match="^INSERT INTO ccusage_usage_sessions", times=2)
     with impatient():
         done = seesaw.machine.main(*seesaw.args)
         assert done.code in (1, 3)
@@ -151,8 +150,8 @@ def test_an_insert_that_comes_after_the_next_run_does_no_harm(seesaw: Seesaw) ->
     seesaw.machine.stores(*seesaw.args)
     shown = read(seesaw.database.query, seesaw.machine.name, final=True)
     assert_same(shown, seesaw.after)
+    assert seesaw.server.progress()[1]  # the late one
     seesaw.settle()
-    time.sleep(2)
     shown = read(seesaw.database.query, seesaw.machine.name, final=True)
     assert_same(shown, seesaw.after)
     seesaw.recover()
