@@ -544,6 +544,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.users = {user.name: user for user in users}
         self._tls = tls
         self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)  # of a statement that begins
         self._latency = 0.0
         self._faults: list[Fault] = []
         self._statements: list[Statement] = []
@@ -565,7 +566,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def control(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out an order of the test; the log in the answer is the one before a reset."""
         with self._lock:
-            if order.get("progress"):
+            if wait := order.get("progress"):
+                self._news.wait_for(lambda: len(self._statements) >= wait["begun"], wait["seconds"])
                 running = sum(statement.running for statement in self._statements)
                 return {"begun": len(self._statements), "running": running}
             log = [dict(vars(statement)) for statement in self._statements]
@@ -599,6 +601,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._lock:
             self._statements.append(statement)
             hits = [fault for fault in self._faults if fault.hits(statement.query)]
+            self._news.notify_all()
         try:
             time.sleep(self._latency)
             self._strike(statement, hits, "before")
@@ -798,9 +801,12 @@ class ClickHouseServer:
         """What clients asked since the start or the last reset, in order."""
         return [Statement(**entry) for entry in self.control(reset=reset)["statements"]]
 
-    def progress(self) -> tuple[int, int]:
-        """How many statements of the log were begun, and how many of them still run."""
-        state = self.control(progress=True)
+    def progress(self, *, begun: int = 0, seconds: float = 0.0) -> tuple[int, int]:
+        """How many statements of the log were begun, and how many of them still run.
+
+        It waits so many seconds for so many to be begun.
+        """
+        state = self.control(progress={"begun": begun, "seconds": seconds})
         return state["begun"], state["running"]
 
     def client(self, **options: Any) -> Any:

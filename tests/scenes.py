@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from datetime import date, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import transcripts
@@ -23,13 +23,31 @@ from tables import (
 from transcripts import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from clickhouse_server import ClickHouseServer
     from tables import Database, Tables
 
+    Choose = Callable[[Iterable["Moment"], int], list["Moment"]]
+
 HISTORY = "ccusage_import_history"
-EACH_STATEMENT = pytest.param(1, marks=pytest.mark.stress)  # a step
+Moment = TypeVar("Moment")
+
+
+def part(moments: Iterable[Moment], one_in: int) -> list[Moment]:
+    """One in so many of the moments, others every day: after as many days, each had its turn."""
+    return list(moments)[date.today().toordinal() % one_in :: one_in]
+
+
+def whole(moments: Iterable[Moment], one_in: int) -> list[Moment]:
+    return list(moments)
+
+
+# A run can be disturbed at each of its statements: today at some of them, under stress at all.
+CHOICES = pytest.mark.parametrize(
+    "choose", [part, pytest.param(whole, marks=pytest.mark.stress)], ids=["part", "whole"]
+)
 
 
 def settle(server: ClickHouseServer) -> None:
