@@ -615,6 +615,7 @@ class Stub:
 case " $* " in
     *" --version "*) feed=version ;;
     *" --sections "*) feed=agents ;;
+    " codex "* | " opencode "*) feed="$1 $2" ;;
     *" --instances "*) feed=projects ;;
     *" daily "*) feed=daily ;;
     *" monthly "*) feed=monthly ;;
