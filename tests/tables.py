@@ -1,8 +1,8 @@
-"""What must be in the tables, reckoned from ccusage's own JSON, and what is in them.
+"""What the tables must hold according to ccusage's own JSON, and what they do hold.
 
-Nothing here uses the program's code: hashes, keys and columns are made again from DESIGN.md.
-A `Machine` has its transcripts, its ccusage and its settings, and runs the program. Tables are
-`{table: {key: {column: value}}}`; a key is the agent and the table's own key.
+`Expected` computes hashes, keys and columns without the program's code, so that a mistake there
+is not repeated here. A `Machine` has transcripts, a ccusage and settings of its own, and runs the
+program. Tables are `{table: {key: {column: value}}}`; a key is the agent and the table's own key.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def digits(*parts: str, key: str = "") -> str:
 
 @dataclass
 class Expected:
-    """Builds the tables from the rows of reports."""
+    """Builds the tables that an import into an empty database must make of feeds."""
 
     version: str = NEWEST
     zone: str = "UTC"
@@ -267,8 +267,10 @@ def counters(row: Any) -> dict[str, int]:
 def read_all(
     query: Query, machine: str, *, final: bool = False, keep: bool = False
 ) -> dict[str, list[tuple[Any, ...]]]:
-    """One machine's rows of the seven tables, in the order of time: key, columns, updated_at,
-    is_deleted."""
+    """One machine's rows of the seven tables: key, columns, updated_at, is_deleted.
+
+    Older versions of a row stand before newer ones.
+    """
     found = {}
     for table, key in KEYS.items():
         columns = columns_of(table, keep=keep)
@@ -296,7 +298,7 @@ def columns_of(table: str, *, keep: bool) -> tuple[str, ...]:
 
 
 def finally_shown(rows: list[tuple[Any, ...]]) -> Rows:
-    """What FINAL makes of all rows of a table."""
+    """What FINAL shows of all rows of a table."""
     last = {key: (columns, deleted) for key, columns, _, deleted in rows}
     return {key: columns for key, (columns, deleted) in last.items() if not deleted}
 
@@ -317,12 +319,15 @@ def read(query: Query, machine: str, *, final: bool = False, keep: bool = False)
 
 
 def plain(value: Any) -> Any:
-    """Times are in UTC, without saying so."""
+    """A time as ClickHouse returns it for UTC: without its zone."""
     return value.replace(tzinfo=None) if isinstance(value, datetime) else value
 
 
 def differences(actual: Tables, wanted: Tables, tolerance: float = 0.0) -> list[str]:
-    """Where the tables are not as wanted; burn rates and projections need only be there or not."""
+    """Where the tables differ from what is wanted.
+
+    Of burn rates and projections only their presence counts: they change from minute to minute.
+    """
     found = []
     for table, rows in wanted.items():
         have = actual[table]
@@ -436,7 +441,10 @@ class Done(NamedTuple):
 
 
 class Machine:
-    """A machine: transcripts below `home`, a ccusage, the program. Without `database`: embedded."""
+    """A machine with its transcripts below `home`, its ccusage and the program.
+
+    Without a `database` on the test server, its database is embedded.
+    """
 
     def __init__(
         self,
@@ -480,13 +488,13 @@ class Machine:
         self.env["CCUSAGE_COMMAND"] = shlex.join(real_ccusage.command(version))
 
     def stub(self) -> Stub:
-        """Put a stub between the program and ccusage."""
+        """From now on the program asks a stub, which asks ccusage where it is told nothing else."""
         stub = Stub(self.home / "stub", self.version)
         self.env["CCUSAGE_COMMAND"] = shlex.join(stub.command)
         return stub
 
     def freeze(self) -> dict[str, Any]:
-        """From now on ccusage answers at once what it says of Claude now: its feeds."""
+        """From now on ccusage repeats what it says of Claude now, at once. Returns the feeds."""
         feeds = self.feeds()
         self.stub().say(agents=NO_OTHERS, **feeds)
         return feeds

@@ -21,6 +21,7 @@ from scenes import settle
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+pytestmark = pytest.mark.tools
 USERS = ("default:secret", "reader:pw:readonly=1", "limited:pw:deny=ALTER DELETE,CREATE DATABASE")
 COSTS = [None, 0.0, 0.1, 1e-8, -0.5, 1e300, 123456789.12345678, 1e15, -1e-300]
 NASTY = [

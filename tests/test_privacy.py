@@ -1,4 +1,4 @@
-"""No name of a project or session is seen (law 10), and no secret leaves (law 11)."""
+"""No name of a project or session is seen, and no secret leaves."""
 
 from __future__ import annotations
 
