@@ -676,7 +676,7 @@ def test_no_more_reports_than_wanted_are_asked_for_at_once(tmp_path: Path, jobs:
     assert most == jobs
 
 
-# --- law 13: ccusage's surroundings do not leak in -----------------------------------------
+# --- ccusage's surroundings do not leak in -------------------------------------------------
 
 USERS = {
     "since": "20251001",
