@@ -468,19 +468,37 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
-    import shutil
-
-    path = settings.environment.get("PATH")
-    for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
-        name, *arguments = map(os.path.expanduser, words)
-        if program := shutil.which(name, path=path):
-            return (program, *arguments)
-    if settings.ccusage_command:
-        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
+    wanted = settings.ccusage_command
+    for words in (wanted, *_substitutes(wanted)) if wanted else COMMANDS:
+        if found := _find_program(words, settings.environment.get("PATH")):
+            if words is not wanted and wanted:
+                log.warning(
+                    "CCUSAGE_COMMAND: %r is gone, so %s is run, which PATH leads to; "
+                    "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+                    wanted[0],
+                    found[0],
+                )
+            return found
+    if wanted:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
     raise ConfigError(
         "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
         "or set CCUSAGE_COMMAND"
     )
+
+
+def _substitutes(command: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What PATH may have in place of a program that an update has moved: nothing is downloaded."""
+    name, *arguments = command
+    return [(Path(name).name, *arguments), ("ccusage",)]
+
+
+def _find_program(words: tuple[str, ...], path: str | None) -> tuple[str, ...] | None:
+    import shutil
+
+    name, *arguments = map(os.path.expanduser, words)
+    program = shutil.which(name, path=path)
+    return (program, *arguments) if program else None
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -1665,6 +1683,7 @@ CLICKHOUSE_REMEDIES = {
 NETWORK_REMEDIES = {
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
     "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
+    "ProxyError": "check HTTP_PROXY and HTTPS_PROXY, or name the server in NO_PROXY",
     "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
     "": "check CH_HOST and CH_PORT, then run it again",
 }
@@ -1729,6 +1748,7 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
 
 def _server(settings: Settings, database: str) -> Client:
     import clickhouse_connect
+    from clickhouse_connect.driver import httputil
 
     return clickhouse_connect.get_client(
         host=settings.host,
@@ -1737,8 +1757,7 @@ def _server(settings: Settings, database: str) -> Client:
         username=settings.user,
         password=settings.password,
         database=database,
-        verify=settings.verify,
-        ca_cert=settings.ca_cert,
+        pool_mgr=httputil.get_pool_manager(**_trust(settings), **_proxy(settings)),
         connect_timeout=10,
         send_receive_timeout=60,
         autogenerate_session_id=False,  # a session would lock out the retry of a lost request
@@ -1746,6 +1765,68 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
+
+
+def proxy_url(settings: Settings) -> str | None:
+    """The proxy to the server that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts it.
+
+    `.env` may name them, so they are read here: the client itself knows the environment alone.
+    """
+
+    def get(name: str) -> str:
+        env = settings.environment
+        return (env.get(name) or env.get(name.upper()) or "").strip()
+
+    host = (settings.host or "").strip("[]").lower()
+    places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
+    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
+        domain = f".{name.lstrip('*.')}"
+        if name == "*" or (name and any(place.endswith(domain) for place in places)):
+            return None
+    return get(f"{settings.protocol}_proxy") or None
+
+
+def _proxy(settings: Settings) -> dict[str, Any]:
+    """The proxy and who one is there, as a connection pool takes them."""
+    from urllib.parse import unquote
+
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import make_headers, parse_url
+
+    if not (text := proxy_url(settings)):
+        return {}
+    name = f"{settings.protocol}_proxy".upper()
+    try:
+        url = parse_url(text if "://" in text else f"http://{text}")
+    except LocationParseError:
+        url = parse_url("")
+    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
+        raise ConfigError(
+            f"{name}: expected the URL of an HTTP proxy, such as http://proxy.example.com:3128; "
+            "if the server needs none, name it in NO_PROXY"
+        )
+    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+
+
+def _trust(settings: Settings) -> dict[str, Any]:
+    """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
+    import ssl
+
+    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
+    if settings.protocol == "http" or settings.ca_cert or not settings.verify:
+        return options
+    context = ssl.create_default_context()
+    for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
+        if file := settings.environment.get(name):
+            try:
+                context.load_verify_locations(file)
+            except OSError as error:
+                raise ConfigError(
+                    f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
+                    "set it to a file of certificates (PEM), or unset it"
+                ) from error
+    return {**options, "ssl_context": context}
 
 
 def _embedded(path: Path, database: str) -> Client:
