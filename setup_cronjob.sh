@@ -88,11 +88,15 @@ remove() {
 
 # The helper said the line, when it first runs, and where the log is.
 install_entry() {
-    local line first log done=Installed
+    local line first log done=Installed run='First run'
     { IFS= read -r line && IFS= read -r first && IFS= read -r log; } <"$scratch/said"
     printf '%s\n' "$line" >>"$scratch/new"
-    if cmp -s "$scratch/old" "$scratch/new"; then done='Already installed'; else crontab - <"$scratch/new"; fi
-    printf '%s: %s\nNext run: %s\nLog: %s\n' "$done" "$line" "$first" "$log"
+    if cmp -s "$scratch/old" "$scratch/new"; then
+        done='Already installed' run='Next run'
+    else
+        crontab - <"$scratch/new"
+    fi
+    printf '%s: %s\n%s: %s\nLog: %s\n' "$done" "$line" "$run" "$first" "$log"
 }
 
 # The project's own environment, else a python3 that has the packages, else uv.
