@@ -468,37 +468,38 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
-    wanted = settings.ccusage_command
-    for words in (wanted, *_substitutes(wanted)) if wanted else COMMANDS:
-        if found := _find_program(words, settings.environment.get("PATH")):
-            if words is not wanted and wanted:
-                log.warning(
-                    "CCUSAGE_COMMAND: %r is gone, so %s is run, which PATH leads to; "
-                    "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
-                    wanted[0],
-                    found[0],
-                )
+    path = settings.environment.get("PATH")
+    if not settings.ccusage_command:
+        if found := _first_program(COMMANDS, path):
             return found
-    if wanted:
-        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
-    raise ConfigError(
-        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-        "or set CCUSAGE_COMMAND"
-    )
+        raise ConfigError(
+            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+            "or set CCUSAGE_COMMAND"
+        )
+    if found := _first_program([settings.ccusage_command], path):
+        return found
+    # An update may have moved it. Nothing is downloaded in place of what was asked for.
+    name, *arguments = settings.ccusage_command
+    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
+        log.warning(
+            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+            name,
+            found[0],
+        )
+        return found
+    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
 
 
-def _substitutes(command: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """What PATH may have in place of a program that an update has moved: nothing is downloaded."""
-    name, *arguments = command
-    return [(Path(name).name, *arguments), ("ccusage",)]
-
-
-def _find_program(words: tuple[str, ...], path: str | None) -> tuple[str, ...] | None:
+def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
+    """The first command whose program exists."""
     import shutil
 
-    name, *arguments = map(os.path.expanduser, words)
-    program = shutil.which(name, path=path)
-    return (program, *arguments) if program else None
+    for command in commands:
+        name, *arguments = map(os.path.expanduser, command)
+        if program := shutil.which(name, path=path):
+            return (program, *arguments)
+    return None
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -1683,7 +1684,6 @@ CLICKHOUSE_REMEDIES = {
 NETWORK_REMEDIES = {
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
     "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
-    "ProxyError": "check HTTP_PROXY and HTTPS_PROXY, or name the server in NO_PROXY",
     "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
     "": "check CH_HOST and CH_PORT, then run it again",
 }
@@ -1706,6 +1706,9 @@ def store_errors(settings: Settings) -> Iterator[None]:
         remedy = "check the disk and its permissions, then run it again"
         if settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+            if proxy_url(settings):
+                name = _proxy_variable(settings)
+                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
@@ -1783,7 +1786,11 @@ def proxy_url(settings: Settings) -> str | None:
         domain = f".{name.lstrip('*.')}"
         if name == "*" or (name and any(place.endswith(domain) for place in places)):
             return None
-    return get(f"{settings.protocol}_proxy") or None
+    return get(_proxy_variable(settings).lower()) or None
+
+
+def _proxy_variable(settings: Settings) -> str:
+    return f"{settings.protocol}_proxy".upper()
 
 
 def _proxy(settings: Settings) -> dict[str, Any]:
@@ -1795,15 +1802,14 @@ def _proxy(settings: Settings) -> dict[str, Any]:
 
     if not (text := proxy_url(settings)):
         return {}
-    name = f"{settings.protocol}_proxy".upper()
     try:
         url = parse_url(text if "://" in text else f"http://{text}")
     except LocationParseError:
         url = parse_url("")
     if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
         raise ConfigError(
-            f"{name}: expected the URL of an HTTP proxy, such as http://proxy.example.com:3128; "
-            "if the server needs none, name it in NO_PROXY"
+            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
+            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
         )
     headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
     return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
