@@ -2212,6 +2212,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
+        stack.callback(client.close_connections)  # whose pool is ours
         yield client
 
 
