@@ -450,18 +450,23 @@ def install_settings(
         write_settings(now)
 
 
-importer.log.disabled = True  # the check tells it
-try:
-    if action == "usage":
-        if schedule := arguments[0]:
-            first_run(" ".join(schedule.split()), datetime.now())
-        check_options(arguments[2:])
-    else:
-        print(*compose(*arguments), sep="\n")
-except importer.ImporterError as error:
-    refuse(str(error), error.exit_code)
-except OSError as error:
-    refuse(f"{error.filename}: {error.strerror}", 1)
+def main() -> None:
+    importer.log.disabled = True  # what it would say, the check says
+    try:
+        if action == "usage":
+            if schedule := arguments[0]:
+                first_run(" ".join(schedule.split()), datetime.now())
+            check_options(arguments[2:])
+        else:
+            print(*compose(*arguments), sep="\n")
+    except importer.ImporterError as error:
+        refuse(str(error), error.exit_code)
+    except OSError as error:
+        refuse(f"{error.filename}: {error.strerror}", 1)
+
+
+if __name__ == "__main__":
+    main()
 PYTHON
 }
 

@@ -115,8 +115,10 @@ recorded_name() {
     local state
     state=$(setting XDG_STATE_HOME "$HOME/.local/state")/ccusage-import
     state=$(setting CCUSAGE_STATE_DIR "$state")
-    printf '%b' "$(sed -nE 's/.*"machine_name": *"(([^"\\]|\\.)*)".*/\1/p' \
-        "${state/#\~\//$HOME/}/machine.json" 2>/dev/null)"
+    state=${state/#\~\//$HOME/}
+    printf '%b' "$(sed -nE -e '/"machine_name"/{' \
+        -e 's/.*"machine_name": *"(([^"\\]|\\.)*)".*/\1/; s/\\(["/])/\1/g; p' \
+        -e '}' "$state/machine.json" 2>/dev/null)"
 }
 
 last_imports() {
