@@ -13,9 +13,9 @@
 # changes nothing. --remove takes the line out.
 #
 # The line holds no setting and no password. They come from the file .env beside this script.
-# Where there is none, it is written from your environment, for you alone to read. It keeps your
-# proxies and certificates, too. A .env that exists is left alone, but for a CCUSAGE_COMMAND
-# whose program is gone: that is set to the ccusage that is found now.
+# Where there is none, it is written from your environment, for you alone to read, with your
+# proxies and certificates. A .env that exists is left alone; only a CCUSAGE_COMMAND in it that
+# is gone, or that a version manager made for one shell alone, becomes the ccusage found now.
 #
 # Cron mails you what is wrong and nothing else. What each run did is in ccusage_import.log in
 # the state directory, with times; 3 MB of it are kept at most.
@@ -32,17 +32,20 @@ main() {
     while (($#)); do
         case $1 in
             --schedule)
-                [[ ${2-} ]] || abort 2 "--schedule: expected five fields, or @hourly; got nothing"
+                [[ ${2-} ]] || abort 2 '--schedule: expected five fields, or @hourly; got nothing'
                 schedule=$2 && shift ;;
             --force) force=force ;;
             --print | --remove) action=${1#--} ;;
             --) options=("$@") && break ;;
-            -h | --help) sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}" && exit ;;
+            -h | --help)
+                sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}"
+                exit ;;
             *) abort 2 "$1: unknown; see --help" ;;
         esac
         shift
     done
-    [[ $action != remove || ! $schedule$force${options[*]-} ]] || abort 2 '--remove takes no other option'
+    [[ $action != remove || ! $schedule$force${options[*]-} ]] ||
+        abort 2 '--remove takes no other option'
 
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
@@ -54,7 +57,8 @@ main() {
         write_helper
         helper usage "$schedule" ${options[@]+"${options[@]}"}
         read_crontab
-        helper "$action" "$schedule" "$(present_entry)" "$force" ${options[@]+"${options[@]}"} >"$scratch/said"
+        helper "$action" "$schedule" "$(present_entry)" "$force" \
+            ${options[@]+"${options[@]}"} >"$scratch/said"
         if [[ $action == print ]]; then cat "$scratch/said"; else install_entry; fi
     fi
 }
@@ -67,9 +71,10 @@ abort() {
 # The crontab as it is, and without our line. What cannot be read is never replaced.
 read_crontab() {
     command -v crontab >/dev/null ||
-        abort 1 'crontab was not found: install cron, or use a timer of systemd or launchd (see README.md)'
+        abort 1 'crontab was not found: install cron, or use systemd or launchd (see README.md)'
     LC_ALL=C crontab -l >"$scratch/old" 2>"$scratch/error" ||
-        grep -q 'no crontab for' "$scratch/error" || abort 1 "crontab -l failed: $(<"$scratch/error")"
+        grep -q 'no crontab for' "$scratch/error" ||
+        abort 1 "crontab -l failed: $(<"$scratch/error")"
     LC_ALL=C grep -av "$entry" "$scratch/old" >"$scratch/new" || (($? == 1)) # 1: no line is left
 }
 
@@ -268,11 +273,14 @@ def kept_options(entry: str) -> list[str]:
 # --- places that last
 
 
+FLEETING = re.compile("(.*/[^/]*multishells/[^/]+)(.*)")  # fnm's link, for one shell alone
+
+
 def settled(folder: str) -> str:
-    """A folder without the link to it that fnm makes for one shell alone."""
+    """A folder by a name that outlives the shell."""
     folder = os.path.abspath(folder)
-    shell = re.match("(.*/[^/]*multishells/[^/]+)(.*)", folder)
-    return os.path.realpath(shell[1]) + shell[2] if shell else folder
+    link = FLEETING.match(folder)
+    return os.path.realpath(link[1]) + link[2] if link else folder
 
 
 def lasting(folder: str) -> str:
@@ -364,21 +372,21 @@ def write_settings(now: dict[str, str]) -> None:
 
 def compare_settings(now: dict[str, str], then: dict[str, str]) -> None:
     for name in sorted(dict(now.items() ^ then.items())):
-        warn(f"{dotenv_file} does not say of {name} what your environment says; edit it there")
+        warn(f"{dotenv_file} does not say of {name} what your environment says")
 
 
 def mend_command(command: str) -> None:
-    """Replace a CCUSAGE_COMMAND in .env whose program is gone; all else stays byte for byte."""
+    """Replace a CCUSAGE_COMMAND in .env whose program is gone, or soon will be; nothing else."""
     text = dotenv_file.read_text(encoding="utf-8")
     mended = ""
     for binding in parse_stream(io.StringIO(text)):
         line = binding.original.string
         if binding.key == "CCUSAGE_COMMAND" and binding.value and command:
             program = shlex.split(binding.value)[0]
-            if not shutil.which(os.path.expanduser(program)):
+            if FLEETING.match(program) or not shutil.which(os.path.expanduser(program)):
                 before = line[: len(line) - len(line.lstrip())]
                 line = before + setting("CCUSAGE_COMMAND", command)
-                warn(f"{dotenv_file}: {program} is gone; CCUSAGE_COMMAND is now {command}")
+                warn(f"{dotenv_file}: CCUSAGE_COMMAND is now {command}; {program} does not last")
         mended += line
     if mended != text:
         importer._write_whole(dotenv_file, mended)

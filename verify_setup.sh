@@ -25,7 +25,8 @@ main() {
     local host port protocol=http name
     host=$(setting CH_HOST) port=$(setting CH_PORT 8123)
     if [[ ! $host ]]; then
-        echo "CH_HOST is not set: check the embedded database with: uv run $here/ccusage_importer.py --check"
+        echo 'CH_HOST is not set: check the embedded database with:' \
+            "uv run $here/ccusage_importer.py --check"
         exit 2
     fi
     [[ ! $port =~ ^(443|8443|9440)$ ]] || protocol=https

@@ -508,6 +508,21 @@ def test_cron_goes_on_after_a_reboot_and_an_update_of_node(
         assert (new / "bin" / "log").exists()
 
 
+def test_what_a_former_setup_wrote_for_one_shell_alone_is_mended(
+    project: Project, tmp_path: Path
+) -> None:
+    old, shell = tmp_path / "fnm/node-versions/v20/installation", tmp_path / MULTISHELL
+    install_ccusage(old)
+    link(shell, old)
+    env = project.machine.env
+    env |= {"PATH": f"{shell}/bin:{env['PATH']}", "CCUSAGE_COMMAND": ""}
+    project.setup()
+    text = project.dotenv.read_text()
+    project.dotenv.write_text(text.replace(str(old), str(shell)))
+    assert "does not last" in project.setup().stderr
+    assert project.dotenv.read_text() == text
+
+
 def test_what_an_update_has_not_yet_is_run_as_before(project: Project, tmp_path: Path) -> None:
     """The new Node has no ccusage; the former one is still there, behind it."""
     manager = MANAGERS["mise"]
@@ -544,7 +559,8 @@ def test_a_ccusage_that_is_gone_is_found_on_path_and_mended_by_the_next_setup(
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"CCUSAGE_COMMAND: '{old}/bin/ccusage' is gone, so {new}/bin/ccusage, ")
     done = project.setup()
-    assert f"{old}/bin/ccusage is gone; CCUSAGE_COMMAND is now {new}/bin/ccusage" in done.stderr
+    now = f"CCUSAGE_COMMAND is now {new}/bin/ccusage; {old}/bin/ccusage does not last"
+    assert now in done.stderr
     assert project.dotenv.read_text() == text.replace(str(old), str(new))
     assert project.dotenv.stat().st_mode & 0o777 == 0o600
     assert str(old) not in project.crontab.entries[0]
