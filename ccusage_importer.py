@@ -489,19 +489,38 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
+    path = settings.environment.get("PATH")
+    if not settings.ccusage_command:
+        if found := _first_program(COMMANDS, path):
+            return found
+        raise ConfigError(
+            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+            "or set CCUSAGE_COMMAND"
+        )
+    if found := _first_program([settings.ccusage_command], path):
+        return found
+    # An update may have moved it. Nothing is downloaded in place of what was asked for.
+    name, *arguments = settings.ccusage_command
+    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
+        log.warning(
+            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+            name,
+            found[0],
+        )
+        return found
+    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
+
+
+def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
+    """The first command whose program exists."""
     import shutil
 
-    path = settings.environment.get("PATH")
-    for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
-        name, *arguments = map(os.path.expanduser, words)
+    for command in commands:
+        name, *arguments = map(os.path.expanduser, command)
         if program := shutil.which(name, path=path):
             return (program, *arguments)
-    if settings.ccusage_command:
-        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
-    raise ConfigError(
-        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-        "or set CCUSAGE_COMMAND"
-    )
+    return None
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -1845,6 +1864,9 @@ def store_errors(settings: Settings) -> Iterator[None]:
         remedy = "check the disk and its permissions, then run it again"
         if settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+            if proxy_url(settings):
+                name = _proxy_variable(settings)
+                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
@@ -1887,6 +1909,7 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
 
 def _server(settings: Settings, database: str) -> Client:
     import clickhouse_connect
+    from clickhouse_connect.driver import httputil
 
     return clickhouse_connect.get_client(
         host=settings.host,
@@ -1895,8 +1918,7 @@ def _server(settings: Settings, database: str) -> Client:
         username=settings.user,
         password=settings.password,
         database=database,
-        verify=settings.verify,
-        ca_cert=settings.ca_cert,
+        pool_mgr=httputil.get_pool_manager(**_trust(settings), **_proxy(settings)),
         connect_timeout=10,
         send_receive_timeout=60,
         autogenerate_session_id=False,  # a session would lock out the retry of a lost request
@@ -1904,6 +1926,71 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
+
+
+def proxy_url(settings: Settings) -> str | None:
+    """The proxy to the server that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts it.
+
+    `.env` may name them, so they are read here: the client itself knows the environment alone.
+    """
+
+    def get(name: str) -> str:
+        env = settings.environment
+        return (env.get(name) or env.get(name.upper()) or "").strip()
+
+    host = (settings.host or "").strip("[]").lower()
+    places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
+    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
+        domain = f".{name.lstrip('*.')}"
+        if name == "*" or (name and any(place.endswith(domain) for place in places)):
+            return None
+    return get(_proxy_variable(settings).lower()) or None
+
+
+def _proxy_variable(settings: Settings) -> str:
+    return f"{settings.protocol}_proxy".upper()
+
+
+def _proxy(settings: Settings) -> dict[str, Any]:
+    """The proxy and who one is there, as a connection pool takes them."""
+    from urllib.parse import unquote
+
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import make_headers, parse_url
+
+    if not (text := proxy_url(settings)):
+        return {}
+    try:
+        url = parse_url(text if "://" in text else f"http://{text}")
+    except LocationParseError:
+        url = parse_url("")
+    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
+        raise ConfigError(
+            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
+            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
+        )
+    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+
+
+def _trust(settings: Settings) -> dict[str, Any]:
+    """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
+    import ssl
+
+    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
+    if settings.protocol == "http" or settings.ca_cert or not settings.verify:
+        return options
+    context = ssl.create_default_context()
+    for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
+        if file := settings.environment.get(name):
+            try:
+                context.load_verify_locations(file)
+            except OSError as error:
+                raise ConfigError(
+                    f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
+                    "set it to a file of certificates (PEM), or unset it"
+                ) from error
+    return {**options, "ssl_context": context}
 
 
 def _embedded(path: Path, database: str) -> Client:
@@ -2283,6 +2370,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
+        stack.callback(client.close_connections)  # whose pool is ours
         yield client
 
 
