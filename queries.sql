@@ -1647,7 +1647,7 @@ WHERE date > toDate32(today()) - {days:UInt32}
 GROUP BY time, series
 ORDER BY series ASC, time ASC;
 
--- Report: what --stats --format html is made of ----------------------------------------
+-- Report: what --stats --format html is made of -------------------------------------
 
 -- name: report-days
 -- What did each agent use on each machine, day by day?
@@ -1656,9 +1656,9 @@ ORDER BY series ASC, time ASC;
 SET param_machine = '';
 SET param_agents = '';
 SELECT
-    date,
     machine_name,
     agent,
+    date,
     total_tokens,
     total_cost,
     input_tokens + cache_creation_tokens + cache_read_tokens AS prompt_tokens,
@@ -1697,10 +1697,10 @@ WITH shares AS (
         AND record_key >= toString({since:Date32})
 )
 SELECT
-    toDate32(record_key) AS date,
     machine_name,
     agent,
     model_name,
+    toDate32(record_key) AS date,
     tokens AS total_tokens,
     model_cost AS total_cost,
     ifNull(
@@ -1721,10 +1721,10 @@ SET param_machine = '';
 SET param_agents = '';
 SET param_since = '1900-01-01';
 SELECT
-    date,
     machine_name,
     agent,
     project_key,
+    date,
     total_tokens,
     total_cost,
     argMax(project_id, (updated_at, project_id)) OVER (

@@ -1220,9 +1220,9 @@ def _(w: World) -> Rows:
 
 
 def daily(w: World, facts: Iterable[Fact], *parts: str) -> list[tuple[tuple[Any, ...], list[Fact]]]:
-    """(date, machine, agent, part) and its facts, in the order of the series."""
+    """(machine, agent, part, date) and its facts, in this order."""
     groups = by(facts, lambda f: (f.machine, f.agent, *(getattr(f, p) for p in parts), -f.ago))
-    return [((w.day(-key[-1]), *key[:-1]), group) for key, group in sorted(groups.items())]
+    return [((*key[:-1], w.day(-key[-1])), group) for key, group in sorted(groups.items())]
 
 
 @answers("report-days")
@@ -1238,7 +1238,7 @@ def _(w: World) -> Rows:
     rows = []
     for key, facts in daily(w, (f for f in w.facts if f.model), "model"):
         tokens = 1000 * (0.9 * total(facts, "read") - 0.25 * total(facts, "written"))
-        saved = PRICES[key[3]] * tokens if key[3].startswith("claude") else 0.0
+        saved = PRICES[key[2]] * tokens if key[2].startswith("claude") else 0.0
         rows.append((*key, total(facts, "tokens"), total(facts), saved))
     return rows
 
@@ -1248,7 +1248,7 @@ def _(w: World) -> Rows:
     of_claude = [f for f in w.facts if f.project]
     names = {key: name_of(facts) for key, facts in projects_of(of_claude).items()}
     return [
-        (*key, total(facts, "tokens"), total(facts), names[key[3]])
+        (*key, total(facts, "tokens"), total(facts), names[key[2]])
         for key, facts in daily(w, of_claude, "project_key")
     ]
 
