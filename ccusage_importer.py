@@ -3151,6 +3151,7 @@ def read_details(importer: ClickHouseImporter, scope: Scope) -> Details:
         "machine": scope.machine,
         "agents": ",".join(scope.agents),
         "since": scope.since.isoformat(),
+        "year": scope.year.isoformat(),
         "timezone": scope.zone,
         "limit": str(COSTLIEST),
     }
@@ -3205,17 +3206,20 @@ def choices(
     details: Details, machines: Iterable[str], agents: Iterable[str], scope: Scope
 ) -> list[list[Choice]]:
     """What is to be shown by machine and agent; the first of each, '', stands for all."""
+    days, models = (
+        {owner: list(rows) for owner, rows in groupby(details[name], key=lambda row: row[:2])}
+        for name in ("report-days", "report-models")
+    )
+    saved = {owner: math.fsum(row[6] for row in rows) for owner, rows in models.items()}
 
     def choose(machine: str, agent: str) -> Choice:
-        days, models, imports = (
-            [row for row in details[f"report-{name}"] if machine in ("", row[0])]
-            for name in ("days", "models", "imports")
-        )
+        owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
         imported: dict[str, int] = {}
-        for _, day, kept in imports:
-            imported[day.isoformat()] = max(kept, imported.get(day.isoformat(), 0))
-        saved = math.fsum(row[6] for row in models if agent in ("", row[1]))
-        return choice([row for row in days if agent in ("", row[1])], imported, saved, scope)
+        for name, day, kept in details["report-imports"]:
+            if machine in ("", name):
+                imported[str(day)] = max(kept, imported.get(str(day), 0))
+        rows = [row for owner in owners for row in days[owner]]
+        return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
 
     return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
 
@@ -3259,7 +3263,10 @@ def page_figures(stats: Statistics, details: Details) -> dict[str, Any]:
         "today": scope.today,
         "first_day": stats.first_day,
         "last_day": stats.last_day,
-        "names": {**names, "projects": [labels[key] for key in names["projects"]]},
+        "names": {
+            **{kind: list(places) for kind, places in names.items()},
+            "projects": [labels[key] for key in names["projects"]],
+        },
         "choices": choices(details, machines, agents, scope),
         "blocks": stats.blocks,
         "notes": [text for _, text in notes(stats, held)],
@@ -3824,7 +3831,7 @@ def read_page(settings: Settings, stats: Statistics) -> Report:
         importer = ClickHouseImporter(client, settings, stats.scope.machine)
         importer.prepare(create=False)
         details = read_details(importer, stats.scope)
-    return Report(plain(page_figures(stats, details)), (), (), ())
+    return Report(page_figures(stats, details), (), (), ())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -4047,7 +4054,7 @@ def publish(report: Report, args: argparse.Namespace) -> None:
             _write_whole(args.output, text)
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
-        if args.format == "html" and args.output.is_file() and not args.quiet:
+        if args.format == "html" and not args.quiet and args.output.parent != Path("/dev"):
             _print(out, f"{args.output.absolute()}\n")
         return
     encoding = out.encoding or "utf-8"

@@ -1803,10 +1803,10 @@ ORDER BY machine_name ASC, agent ASC, weekday ASC, hour ASC;
 -- name: report-imports
 -- On which days did each machine import, and for how many days is usage kept there?
 -- machine: one machine, or '' for all
--- since: the first day
+-- year: the first day
 -- timezone: of the days
 SET param_machine = '';
-SET param_since = '1900-01-01';
+SET param_year = '1900-01-01';
 SET param_timezone = 'UTC';
 SELECT
     machine_name,
@@ -1815,6 +1815,6 @@ SELECT
 FROM ccusage_import_history
 WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
     AND has(['', machine_name], {machine:String})
-    AND toDate32(started_at, {timezone:String}) >= {since:Date32}
+    AND toDate32(started_at, {timezone:String}) >= {year:Date32}
 GROUP BY machine_name, date
 ORDER BY machine_name ASC, date ASC;

@@ -23,7 +23,8 @@ USES = """
         sipHash64(number, 2) % 3000000 AS written,
         sipHash64(number, 3) % 40000000 AS cached,
         input + output + written + cached AS tokens,
-        if(nth = 4, 0, round((input + 5 * output + 1.25 * written + 0.1 * cached) * 4e-6, 8)) AS spent
+        input + 5 * output + 1.25 * written + 0.1 * cached AS priced,
+        if(nth = 4, 0, round(4e-6 * priced, 8)) AS spent
     FROM numbers({days} * {machines} * 6)
     WHERE toDayOfWeek(date) < 6 OR sipHash64(date, machine_name) % 3 = 0
 """
