@@ -4054,9 +4054,9 @@ def publish(report: Report, args: argparse.Namespace) -> None:
             _write_whole(args.output, text)
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
-        if args.format == "html" and not args.quiet and args.output.parent != Path("/dev"):
-            _print(out, f"{args.output.absolute()}\n")
-        return
+        if args.format != "html" or args.quiet or args.output.parent == Path("/dev"):
+            return
+        text = printable(str(args.output.absolute())) + "\n"
     encoding = out.encoding or "utf-8"
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)
