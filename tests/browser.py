@@ -58,6 +58,7 @@ class Browser:
         self.said: list[str] = []
         self.asked: list[str] = []
         self.loaded = False
+        self.untouched: tuple[Path, int, str] | None = None  # what is open, as it was opened
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self.session = attached["sessionId"]
@@ -102,6 +103,8 @@ class Browser:
 
     def open(self, path: Path, width: int = 1280, *, scheme: str = "light") -> None:
         """Open a file; the page must say in its root's data when it is complete."""
+        if self.untouched == (path, width, scheme):
+            return
         self.said, self.asked, self.loaded = [], [], False
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **size)
@@ -116,6 +119,7 @@ class Browser:
             assert not self.said, self.said
             assert time.monotonic() < deadline, "the page is never complete"
             time.sleep(0.01)
+        self.untouched = (path, width, scheme)
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -126,6 +130,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """As a mouse does, in the middle of what is there."""
+        self.untouched = None
         place = self.run(f"""(() => {{
             const node = document.querySelector({json.dumps(selector)});
             node.scrollIntoView({{block: "center"}});
@@ -137,6 +142,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, **how)
 
     def press(self, key: str) -> None:
+        self.untouched = None
         code = KEYS[key]
         how = {"key": key, "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code}
         text = {"text": "\r" if key == "Enter" else key} if code in (13, 32) else {}
@@ -155,6 +161,7 @@ class Browser:
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def paper(self, path: Path) -> None:
+        self.untouched = None
         how = {"paperWidth": 8.27, "paperHeight": 11.69, "preferCSSPageSize": False}
         printed = self.call("Page.printToPDF", **how, printBackground=False)
         path.write_bytes(base64.b64decode(printed["data"]))
@@ -162,7 +169,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browsing(profile: Path) -> Iterator[Browser]:
-    """A browser with a new profile of its own; it ends with all its children."""
+    """A browser with a new profile of its own, which ends with all its children."""
     assert PROGRAM, MISSING
     (theirs_in, send), (receive, theirs_out) = os.pipe(), os.pipe()
     # The browser reads from its descriptor 3 and writes to 4; sh moves ours there.
@@ -188,6 +195,9 @@ def browsing(profile: Path) -> Iterator[Browser]:
     browser = Browser(process, send, receive)
     try:
         yield browser
+        browser.session = ""
+        browser.call("Browser.close")
+        process.wait(30)
     finally:
         os.close(send)
         with contextlib.suppress(ProcessLookupError):
