@@ -32,12 +32,13 @@ import signal
 import sys
 import threading
 import time
+from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 from zoneinfo import ZoneInfo
@@ -3354,6 +3355,211 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "markdown": render_markdown,
 }
 
+# The HTML report: its figures, and the one file that holds them, plotly's script and ours.
+TEMPLATE = HERE / "report_template.html"
+PAGE = Path("ccusage-report.html")
+COSTLIEST = 100  # sessions of each machine and agent
+Rows = Sequence[Sequence[Any]]
+Details = Mapping[str, Rows]  # what the queries report-… of queries.sql answer, by name
+
+
+class Series(NamedTuple):
+    """The days of an agent on a machine, or those of one of its models or projects there.
+
+    Years of many machines have to fit into a file. So `of` tells which they are by their places in
+    the page's lists of names, and `runs` tells the days: how many days after 1970-01-01 (or after
+    the day behind the run before) a run of days begins, and how long it is, in turn.
+    """
+
+    of: list[int]
+    runs: list[int]
+    tokens: list[int]
+    micros: list[int]  # of a dollar
+
+
+class Choice(NamedTuple):
+    """What the page's tiles and its calendar show of one machine and agent, or of all."""
+
+    cost: float
+    tokens: int
+    active_days: int
+    cache_share: float | None
+    saved: float
+    streak: int
+    longest_streak: int
+    periods: list[Period]
+    calendar: str  # for each day of the heatmap its level, or - where that is null
+
+
+def read_details(importer: ClickHouseImporter, scope: Scope) -> Details:
+    """The answers of the queries report-…, within the scope."""
+    values = {
+        "machine": scope.machine,
+        "agents": ",".join(scope.agents),
+        "since": scope.since.isoformat(),
+        "year": scope.year.isoformat(),
+        "timezone": scope.zone,
+        "limit": str(COSTLIEST),
+    }
+    text = QUERIES.read_text(encoding="utf-8")
+    queries = [query for name, query in read_queries(text).items() if name.startswith("report-")]
+    if importer.empty:
+        return {query.name: () for query in queries}
+    return {
+        query.name: importer.query(query.sql, **{name: values[name] for name in query.parameters})
+        for query in queries
+    }
+
+
+def page_names(details: Details) -> dict[str, dict[str, int]]:
+    """Names and their places. Models and projects stand in the order of their first days."""
+    owners = [row[:2] for name, rows in details.items() if name != "report-imports" for row in rows]
+    first: dict[str, dict[str, date]] = {"models": {}, "projects": {}}
+    for kind, found in first.items():
+        for _, _, name, day, *_ in details[f"report-{kind}"]:
+            found[name] = min(day, found.get(name, day))
+    lists = {
+        "machines": sorted({machine for machine, _ in owners}),
+        "agents": sorted({agent for _, agent in owners}),
+        **{kind: sorted(found, key=lambda n: (found[n], n)) for kind, found in first.items()},
+    }
+    return {
+        kind: {name: place for place, name in enumerate(names)} for kind, names in lists.items()
+    }
+
+
+def series(rows: Rows, *places: Mapping[str, int]) -> Iterator[Series]:
+    """Rows of names, date, tokens and cost, which are sorted by the names and then by the date."""
+    width = len(places)
+    for names, group in groupby(rows, key=lambda row: row[:width]):
+        days, tokens, costs = zip(*(row[width : width + 3] for row in group), strict=True)
+        of = [place[name] for place, name in zip(places, names, strict=True)]
+        micros = [round(1e6 * cost) for cost in costs]
+        yield Series(of, list(day_runs(days)), list(tokens), micros)
+
+
+def day_runs(days: Iterable[date]) -> Iterator[int]:
+    end = EPOCH.toordinal()
+    numbers = enumerate(day.toordinal() for day in days)
+    # In a row, the day's number grows as its place does.
+    for _, group in groupby(numbers, key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        yield from (run[0] - end, len(run))
+        end = run[-1] + 1
+
+
+def choices(
+    details: Details, machines: Iterable[str], agents: Iterable[str], scope: Scope
+) -> list[list[Choice]]:
+    """What is to be shown by machine and agent; the first of each, '', stands for all."""
+    days, models = (
+        {owner: list(rows) for owner, rows in groupby(details[name], key=lambda row: row[:2])}
+        for name in ("report-days", "report-models")
+    )
+    saved = {owner: math.fsum(row[6] for row in rows) for owner, rows in models.items()}
+
+    def choose(machine: str, agent: str) -> Choice:
+        owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
+        imported: dict[str, int] = {}
+        for name, day, kept in details["report-imports"]:
+            if machine in ("", name):
+                imported[str(day)] = max(kept, imported.get(str(day), 0))
+        rows = [row for owner in owners for row in days[owner]]
+        return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
+
+    return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
+
+
+def choice(rows: Rows, imported: Mapping[str, int], saved: float, scope: Scope) -> Choice:
+    """What is to be shown of these rows of report-days."""
+    usages: dict[date, list[Usage]] = defaultdict(list)
+    for _, _, day, tokens, cost, *_ in rows:
+        usages[day].append(Usage(cost, tokens))
+    days = {day: Usage.of(found) for day, found in usages.items()}
+    inside = {day: usage for day, usage in days.items() if day >= scope.since}
+    prompt, cached = (sum(row[at] for row in rows if row[2] in inside) for at in (5, 6))
+    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    levels = (day.level for day in heatmap(days, imported, scope))
+    return Choice(
+        *Usage.of(inside.values()),
+        sum(usage.tokens > 0 for usage in inside.values()),
+        cached / prompt if prompt else None,
+        saved,
+        *streaks(past, scope.today),
+        list(periods(days, scope.today)),
+        "".join("-" if level is None else str(level) for level in levels),
+    )
+
+
+def page_figures(stats: Statistics, details: Details) -> dict[str, Any]:
+    """All that the page shows, in the form that its script reads."""
+    scope, zone = stats.scope, ZoneInfo(stats.scope.zone)
+    names = page_names(details)
+    machines, agents = names["machines"], names["agents"]
+    labels = {row[2]: row[6] for row in details["report-projects"]}
+    inside = [row for row in details["report-days"] if row[2] >= scope.since]
+    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
+
+    def local(moment: datetime | None) -> str | None:
+        return f"{moment.replace(tzinfo=UTC).astimezone(zone):%Y-%m-%d %H:%M}" if moment else None
+
+    figures: dict[str, Any] = {
+        "scope": scope,
+        "written": local(scope.now),
+        "today": scope.today,
+        "first_day": stats.first_day,
+        "last_day": stats.last_day,
+        "names": {
+            **{kind: list(places) for kind, places in names.items()},
+            "projects": [labels[key] for key in names["projects"]],
+        },
+        "choices": choices(details, machines, agents, scope),
+        "blocks": stats.blocks,
+        "notes": [text for _, text in notes(stats, held)],
+        "runs": stats.runs,
+    }
+    return {
+        **plain(figures),
+        "days": list(series(inside, machines, agents)),
+        "models": list(series(details["report-models"], machines, agents, names["models"])),
+        "projects": list(series(details["report-projects"], machines, agents, names["projects"])),
+        "hours": [
+            (machines[machine], agents[agent], *cell)
+            for machine, agent, *cell in details["report-hours"]
+        ],
+        "sessions": [
+            (machines[machine], agents[agent], project, session, local(active), *usage)
+            for machine, agent, project, session, active, *usage in details["report-sessions"]
+        ],
+    }
+
+
+def plotly_script() -> str:
+    """The script that the package plotly brings with it."""
+    try:
+        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--format html needs the extra 'report': pip install 'ccusage-import[report]'"
+        ) from error
+    return str(get_plotlyjs())
+
+
+def render_page(report: Report) -> str:
+    """One file that needs nothing else: a browser may run its two scripts, and load nothing."""
+    template, script = TEMPLATE.read_text(encoding="utf-8"), plotly_script()
+    ours = template.rpartition("<script>")[2].partition("</script>")[0]
+    digests = (hashlib.sha256(text.encode()).digest() for text in (script, ours))
+    filled = {
+        "plotly": script,
+        "scripts": " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests),
+        "figures": json.dumps(report.value, separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
+
+
+RENDERERS["html"] = render_page
+
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
@@ -3865,6 +4071,15 @@ def read_statistics(settings: Settings, days: int | None, machine: str) -> Stati
         return importer.statistics(scope)
 
 
+def read_page(settings: Settings, stats: Statistics) -> Report:
+    """The HTML report about what these statistics are about."""
+    with reading(settings) as client:
+        importer = ClickHouseImporter(client, settings, stats.scope.machine)
+        importer.prepare(create=False)
+        details = read_details(importer, stats.scope)
+    return Report(page_figures(stats, details), (), (), ())
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ccusage-import",
@@ -3907,7 +4122,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for another import (300)",
     )
-    add("--format", choices=("table", "json", "csv", "markdown"), default="table")
+    add("--format", choices=("table", "json", "csv", "markdown", "html"), default="table")
     add("--output", type=Path, metavar="FILE", help="write the result there")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
@@ -3928,6 +4143,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"argument {option}: only with {mode}")
     if args.query and args.agents:
         parser.error("argument --agents: not with --query, whose parameters are given by --param")
+    if args.format == "html":
+        if not args.stats:
+            parser.error("argument --format: html only with --stats")
+        args.output = args.output or PAGE
     return args
 
 
@@ -4046,8 +4265,13 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
             report = answer_query(client, settings, query, values)
         publish(report, args)
     elif args.stats:
+        if args.format == "html":
+            plotly_script()  # better missed now than in the end
         stats = read_statistics(settings, args.days, args.machine)
-        publish(figures_report(stats, statistics_sections(stats)), args)
+        report = figures_report(stats, statistics_sections(stats))
+        if args.format == "html":
+            report = read_page(settings, stats)
+        publish(report, args)
     else:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
@@ -4076,7 +4300,9 @@ def publish(report: Report, args: argparse.Namespace) -> None:
             _write_whole(args.output, text)
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
-        return
+        if args.format != "html" or args.quiet or args.output.parent == Path("/dev"):
+            return
+        text = printable(str(args.output.absolute())) + "\n"
     encoding = out.encoding or "utf-8"
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)
