@@ -35,7 +35,7 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
 from itertools import groupby, takewhile
@@ -118,7 +118,9 @@ class Settings(NamedTuple):
     state_dir: Path
     environment: Mapping[str, str]
     agents: frozenset[str] = frozenset()  # empty: all
-    hash_projects: bool = True
+    hash_projects: bool | None = None  # None: as this machine did before
+    claims_name: bool = False  # MACHINE_NAME is given for this very run, and not by .env
+    reprice: bool = False
     allow_shrink: bool = False
     dry_run: bool = False
     lock_timeout: float = 300
@@ -275,30 +277,40 @@ def system_zone(env: Mapping[str, str]) -> str:
 
 
 class Identity(NamedTuple):
-    """Who this machine is in the database, fixed by its first import (machine.json)."""
+    """Who this machine is in the database, as its first import recorded it in machine.json.
+
+    `hashed` tells whether names are stored as hashes; version 1.0 did not record it (None).
+    """
 
     machine_name: str
     timezone: str
     key_fingerprint: str
     installation_id: str
+    hashed: bool | None = None
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
+        """What is recorded, or None before the first import. Raises ConfigError if unreadable."""
         path = state_dir / "machine.json"
         try:
             content = json.loads(path.read_text())
-            identity = cls(*(content[name] for name in cls._fields))
-            if not all(isinstance(value, str) for value in identity):
-                raise TypeError(identity)
-            ZoneInfo(identity.timezone)
+            names = tuple(content[name] for name in cls._fields[:4])
+            hashed = content.get("hashed")
+            if not all(isinstance(name, str) for name in names) or hashed not in (
+                None,
+                True,
+                False,
+            ):
+                raise TypeError(content)
+            ZoneInfo(content["timezone"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
             ) from error
-        return identity
+        return cls(names[0], names[1], names[2], names[3], hashed)
 
     def save(self, state_dir: Path) -> None:
         _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
@@ -335,17 +347,22 @@ def key_fingerprint(hash_key: str) -> str:
 
 
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
-    """This machine's identity: machine.json, else the history (`past`), else new.
+    """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
-    Raises ConfigError when zone or key are not those that the stored rows were made with, which
-    with another MACHINE_NAME may be another machine's: every day would move, every project
-    would become another.
+    Raises ConfigError where the settings contradict what is recorded: under another name all would
+    count twice, in another zone every day would move, with another key every project would become
+    another one.
     """
-    known = recorded or past
     fingerprint = key_fingerprint(settings.hash_key)
-    known_zone = known and _recorded_zone(known.timezone)
-    zone = settings.timezone or known_zone or system_zone(settings.environment)
+    recorded_zone = next((_recorded_zone(i.timezone) for i in (recorded, past) if i), None)
+    zone = settings.timezone or recorded_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
+    if recorded and name != recorded.machine_name:
+        raise ConfigError(
+            f"MACHINE_NAME={name}: this machine imports as {recorded.machine_name}, as "
+            f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
+            "directory of its own for another machine"
+        )
     for stored in filter(None, (recorded, past)):
         if zone != stored.timezone:
             raise ConfigError(
@@ -358,8 +375,13 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
                 "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
                 "set the former one (it is the same on all machines)"
             )
-    installation_id = recorded.installation_id if recorded else os.urandom(8).hex()
-    return Identity(name, zone, fingerprint, installation_id)
+    # Who names a machine, or has its database, takes up the identity that it had.
+    former = recorded or (past if settings.claims_name or not settings.host else None)
+    installation = former.installation_id if former else os.urandom(8).hex()
+    hashed = settings.hash_projects
+    if hashed is None and recorded:
+        hashed = recorded.hashed
+    return Identity(name, zone, fingerprint, installation, hashed)
 
 
 def machine_name(settings: Settings, recorded: Identity | None) -> str:
@@ -378,6 +400,26 @@ def claude_directories(env: Mapping[str, str]) -> list[Path]:
         return [_path(name.strip(), Path()) for name in listed.split(",") if name.strip()]
     config = _path(env.get("XDG_CONFIG_HOME"), Path.home() / ".config")
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
+
+
+def transcripts(env: Mapping[str, str]) -> Iterator[str]:
+    """The names of Claude's sessions that have a regular, readable transcript.
+
+    A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
+    ccusage 19 and newer do not.
+    """
+    for directory in claude_directories(env):
+        home = directory if directory.name == "projects" else directory / "projects"
+        for folder, _, files in os.walk(home):
+            inside = Path(folder).relative_to(home).parts
+            for name in files:
+                path = os.path.join(folder, name)
+                if (
+                    name.endswith(".jsonl")
+                    and not os.path.islink(path)
+                    and os.access(path, os.R_OK)
+                ):
+                    yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
 
 
 def cleanup_period(env: Mapping[str, str]) -> int:
@@ -742,10 +784,11 @@ class Fetched(NamedTuple):
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
-    """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once."""
-    import tempfile
-    from concurrent.futures import ThreadPoolExecutor, as_completed
+    """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once; the sessions before all others.
 
+    What is lost is told by the sessions, and added to what the other feeds report: so it must not
+    be lost after these were asked.
+    """
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = ccusage.feeds(settings.agents)
@@ -758,21 +801,14 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     claudes = [feed for feed in feeds if feed.agent == "claude"]
     reports: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
-        ThreadPoolExecutor(settings.jobs) as pool,
+    began = time.monotonic()
+    for group in (
+        (feed for feed in feeds if feed.name == "session"),
+        (feed for feed in feeds if feed.name != "session"),
     ):
-        home = Path(name)
-        (home / "ccusage.json").write_text("{}")
-        (home / "projects").mkdir()
-        began = time.monotonic()
-        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
-        for call in as_completed(calls):
-            feed, seconds[calls[call]] = calls[call], time.monotonic() - began
-            try:
-                reports[feed] = call.result()
-            except FeedError as error:
-                reports[feed] = error
+        for feed, payload in fetch_feeds(group, ccusage, zone, settings):
+            reports[feed], seconds[feed] = payload, time.monotonic() - began
+            if isinstance(payload, FeedError):
                 continue
             if feed in claudes:
                 done = sum(other in reports for other in claudes)
@@ -780,6 +816,28 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+
+
+def fetch_feeds(
+    feeds: Iterable[Feed], ccusage: Ccusage, zone: str, settings: Settings
+) -> Iterator[tuple[Feed, Any]]:
+    """Each feed with what it says, or the FeedError that it ended with, as they arrive."""
+    import tempfile
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    with (
+        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
+        ThreadPoolExecutor(settings.jobs) as pool,
+    ):
+        home = Path(name)
+        (home / "ccusage.json").write_text("{}")
+        (home / "projects").mkdir()
+        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
+        for call in as_completed(calls):
+            try:
+                yield calls[call], call.result()
+            except FeedError as error:
+                yield calls[call], error
 
 
 # --- records --------------------------------------------------------------------------
@@ -1331,81 +1389,484 @@ def parse_all(
 
 
 # --- rules ----------------------------------------------------------------------------
+#
+# Transcripts come and go, so what ccusage reports is not all that was used. These functions decide
+# what the tables hold after a run, from what they hold now (stored), from what this run's feeds
+# say (reported), and from what the sessions tell of the transcripts (evidence). Their aims, in
+# this order: no day, month or block is ever above the truth; nothing that was stored is lost; all
+# is exact. Where evidence is missing, a row becomes the larger of stored and reported.
+
+GONE = "their transcripts are gone"
+ELSEWHERE = "their messages are counted in another session"
+REPRICED = "ccusage's prices have changed since"
+# Why a row gets smaller.
+CORRECTED = "this version of ccusage counts less"
+MOVED = "its messages now count in another row"
+ALLOWED = "--allow-shrink"
+LONG_AGO, FAR_OFF = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
 
 
 class Policy(NamedTuple):
-    """What a run may believe (DESIGN: when may a row get smaller?).
+    """What a run may believe.
 
-    `window_start`: transcripts of days from then on still exist; None: of no day.
-    `seen_until`: when the sessions of this machine were last imported.
-    `upgraded`: its sessions have been imported by ccusage 19 or newer.
+    `version` is that of the ccusage that reports, `previous` that of the last run in which no feed
+    failed. Transcripts of `window_start` and later should still exist (None: it cannot be told).
+    `steady`: in the last run no feed failed, so that all tables tell of the same moment.
+    `upgraded`: the sessions of this machine were imported by ccusage 19 or newer. `on_disk` holds
+    the names of the transcripts that lie on the disk, as the first digits of their hashes.
     """
 
     version: tuple[int, int, int]
     window_start: datetime | None
     zone: tzinfo
     allow_shrink: bool = False
-    seen_until: datetime | None = None
+    reprice: bool = False
     upgraded: bool = True
+    previous: str = ""
+    steady: bool = True
+    on_disk: frozenset[str] = frozenset()
+    evidence: bool = True
 
     @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
 
-    def corrects(self, feed: str, old: Record) -> bool:
-        """Whether this ccusage may lower what another one wrote: its transcripts exist."""
-        if old.version == self.version_text:
-            return False
-        if old.agent != "claude":  # the other agents purge nothing
-            return True
-        start = earliest(feed, old, self.zone)
-        return start is not None and self.window_start is not None and start >= self.window_start
+
+class Span(NamedTuple):
+    """What a row stands for: an agent's time from `start` until `end`, of one project or of all."""
+
+    agent: str
+    start: datetime
+    end: datetime
+    project: str = ""
 
 
-GONE = "their transcripts are gone"
-RECREDITED = "messages copied from purged sessions were credited to them"
-RECUT = "their transcripts are gone and the rest is cut into other blocks"
+class Session(NamedTuple):
+    """A session as evidence: its record, its names as the first digits of hashes, and its time.
+
+    ccusage does not always tell when a session began: then `start` is None, and it may have begun
+    at any time. Where ccusage tells the day of the last activity alone, `end` is that day's end.
+    """
+
+    record: Record
+    project: str
+    name: str
+    start: datetime | None
+    end: datetime
+
+    def touches(self, span: Span) -> bool:
+        """Whether something of the session may be in a row."""
+        meets = (self.start or LONG_AGO) < span.end and self.end >= span.start
+        return meets and (not span.project or self.project in ("", span.project))
+
+    def within(self, span: Span) -> bool:
+        """Whether all of a session that touches a row is in that row."""
+        return self.start is not None and self.start >= span.start and self.end < span.end
+
+    def covers(self, other: Session) -> bool:
+        """Whether the other one begins within this one."""
+        return bool(self.start and other.start and self.start <= other.start <= self.end)
+
+
+class SessionIndex:
+    """Sessions by agent and day, to find those that touch a row without asking each of them."""
+
+    def __init__(self, sessions: Iterable[Session] = ()) -> None:
+        self.days: dict[tuple[str, int | None], list[Session]] = defaultdict(list)
+        self.add(sessions)
+
+    def add(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            first, last = (session.start or LONG_AGO).toordinal(), session.end.toordinal()
+            days: Iterable[int | None] = range(first, last + 1) if last - first < 1000 else (None,)
+            for day in days:
+                self.days[session.record.agent, day].append(session)
+
+    def touching(self, span: Span) -> list[Session]:
+        if not self.days:
+            return []
+        days = (None, *range(span.start.toordinal() - 1, span.end.toordinal() + 2))
+        near = {id(s): s for day in days for s in self.days.get((span.agent, day), ())}
+        return [session for session in near.values() if session.touches(span)]
+
+
+class Evidence(NamedTuple):
+    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
+
+    Of the stored sessions, the transcripts of the `lost` are gone; those of the `uncounted` lie on
+    the disk, but count nowhere. Messages of the `adrift` now count in another session or project.
+    Conversations (sessions that share messages) are `following` when they become what is reported,
+    and `unclear` when less is reported of them than stored. `growths` are what sessions used since
+    they were stored.
+    """
+
+    policy: Policy
+    agents: frozenset[str] = frozenset()
+    lost: SessionIndex = SessionIndex()
+    uncounted: SessionIndex = SessionIndex()
+    adrift: SessionIndex = SessionIndex()
+    unclear: SessionIndex = SessionIndex()
+    growths: SessionIndex = SessionIndex()
+    following: frozenset[Key] = frozenset()
+    waiting: frozenset[Key] = frozenset()
+
+    def corrects(self, old: Record | None, span: Span) -> str:
+        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
+        start = self.policy.window_start
+        if old is None or old.agent not in self.agents:
+            return ""
+        if self.policy.version_text in (old.version, self.policy.previous):
+            return ""
+        if old.agent == "claude" and (start is None or span.start < start):
+            return ""
+        return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
+
+    def removes(self, old: Record, span: Span) -> bool:
+        """Whether a row that is not reported goes: what was in it counts nowhere any more."""
+        return bool(self.uncounted.touching(span) and self.corrects(old, span))
+
+
+class Lowered(NamedTuple):
+    """A row that gets smaller, as it was and as it becomes (None: it goes), and why."""
+
+    old: Record
+    new: Record | None
+    cause: str
 
 
 class Decision:
-    """What a table is to hold `after` a run; why rows are `held`; what got smaller, old and new."""
+    """What a table holds `after` a run, and what people are told of it.
+
+    `kept` has the reason for each row that holds more than is reported, `lowered` what gets
+    smaller, and `prices` the dollars that ccusage now asks more, for each row that keeps its cost.
+    """
 
     def __init__(self, stored: Records) -> None:
         self.after = dict(stored)
-        self.held: dict[Key, str] = {}
-        self.lowered: list[tuple[Record, Record]] = []
+        self.kept: dict[Key, str] = {}
+        self.lowered: dict[Key, Lowered] = {}
+        self.prices: dict[Key, float] = {}
 
-    def judge(self, feed: str, old: Record | None, new: Record, policy: Policy) -> None:
-        """Take the new record, or hold the stored one, under the names that are shown now."""
-        if old and (reason := why_hold(feed, old, new, policy)):
-            self.held[old.id] = reason
-            shown = {name: new.details[name] for name in DISPLAY if name in new.details}
-            new = old._replace(details={**old.details, **shown})
-        elif old and shrinks(old, new):
-            self.lowered.append((old, new))
-        self.after[new.id] = new
+    def put(self, old: Record | None, record: Record, cause: str = MOVED) -> None:
+        if old and record.tokens.total < old.tokens.total:
+            self.lowered[old.id] = Lowered(old, record, cause)
+        self.after[record.id] = record
+
+    def drop(self, old: Record, cause: str = CORRECTED) -> None:
+        self.lowered[old.id] = Lowered(old, None, cause)
+        del self.after[old.id]
+
+    def keep(self, old: Record, new: Record, reason: str) -> None:
+        """Keep the stored row, under the names that are shown now."""
+        self.after[old.id] = old._replace(details={**old.details, **displayed(new)})
+        if old.tokens.total > new.tokens.total:
+            self.kept[old.id] = reason
+
+    def leave(self, key: Key, old: Record | None) -> None:
+        """Decide nothing of a row: it stays as it is stored, or is not stored."""
+        for told in (self.kept, self.lowered, self.prices, self.after):
+            told.pop(key, None)
+        if old:
+            self.after[key] = old
 
 
-def earliest(feed: str, record: Record, zone: tzinfo) -> datetime | None:
-    """When the oldest usage in a record happened, as far as it tells."""
-    if feed in ("session", "blocks"):
-        start = record.details["first_activity" if feed == "session" else "start_time"]
-        return start if isinstance(start, datetime) else None
-    day = date.fromisoformat(f"{record.key[0]}-01"[:10])
-    return datetime.combine(day, datetime.min.time(), zone)
+def displayed(record: Record) -> dict[str, Any]:
+    """The names in a record, as people see them."""
+    return {name: record.details[name] for name in DISPLAY if name in record.details}
 
 
-def shrinks(old: Record, new: Record) -> bool:
-    """Fewer tokens, or the same while the cost of a model (of a block) falls to 0."""
-    if new.tokens.total != old.tokens.total:
-        return new.tokens.total < old.tokens.total
-    if old.cost > 0 and new.cost == 0:
-        return True
-    nothing = Share(Tokens(), 0.0)
-    return any(
-        share.cost > 0 and new.shares.get(name, nothing).cost == 0
-        for name, share in old.shares.items()
+# What the sessions tell
+
+
+def session_of(record: Record, version: str, ids: Ids, zone: tzinfo) -> Session:
+    """A session's record as evidence; `version` is the ccusage that reports it, if it is new."""
+    project, name = record.details["project_path"], record.details["session_id"]
+    if ids.key(project, name) == record.key[0]:  # these are the names themselves
+        project, name = (part and ids.key(part)[:8] for part in (project, name))
+    if project == ids.key("Unknown Project")[:8]:  # as ccusage 15 to 18 report a whole project
+        project = name
+    elif name == ids.key("subagents")[:8]:  # as they report a part of a session, of any project
+        project = ""
+    end = record.details["last_activity"] or FAR_OFF
+    if major(record.version or version) < 20 and end < FAR_OFF:
+        day = end.astimezone(zone).date() + timedelta(1)
+        end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
+    return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
+
+
+def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
+    """The time, and perhaps the project, that a row stands for."""
+    if feed == "session":
+        start, end = record.details["first_activity"], record.details["last_activity"]
+        return Span(record.agent, start or LONG_AGO, end or FAR_OFF)
+    if feed == "blocks":
+        return Span(record.agent, record.details["start_time"], record.details["end_time"])
+    first = date.fromisoformat(f"{record.key[0]}-01"[:10])
+    after = (first + timedelta(31)).replace(day=1) if feed == "monthly" else first + timedelta(1)
+    start, end = (datetime.combine(day, datetime.min.time(), zone) for day in (first, after))
+    return Span(record.agent, start, end, record.key[1][:8] if feed == "projects" else "")
+
+
+def evidence_of(
+    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
+) -> tuple[Evidence, dict[str, Records]]:
+    """The evidence of a run, and what is stored, with the moved sessions where they are now."""
+    agents = {agent for feed, agent in reported if feed == "session" and policy.evidence}
+    if ("projects", "claude") not in reported:
+        agents.discard("claude")
+    olds, news = (
+        {
+            key: session_of(record, policy.version_text, ids, policy.zone)
+            for key, record in records.items()
+            if record.agent in agents
+        }
+        for records in (stored["session"], merged(reported, "session"))
     )
+    moves = find_moves(olds, news) if policy.version >= (19, 0, 0) else []
+    olds = follow_moves(olds, moves)
+    sessions = {key: row for key, row in stored["session"].items() if row.agent not in agents}
+    sessions |= {key: session.record for key, session in olds.items()}
+    evidence = gather_evidence(olds, news, frozenset(agents), policy)
+    projects = ProjectDays(stored["projects"], merged(reported, "projects"), evidence)
+    projects.carry(moves)
+    evidence.adrift.add(projects.adrift)
+    return evidence, {**stored, "session": sessions, "projects": projects.after}
+
+
+def merged(reported: Reported, feed: str) -> Records:
+    """What a feed says of all agents."""
+    return {
+        key: r for (name, _), rows in reported.items() if name == feed for key, r in rows.items()
+    }
+
+
+Move = tuple[Session, Session]  # a session as it is stored, and as it is reported elsewhere
+
+
+def find_moves(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> list[Move]:
+    """Sessions that are here, but not at the path where they are stored."""
+    homes = {(new.record.agent, new.name): new for new in news.values()}
+    for new in news.values():  # version 1.0 stored sessions of other agents under other keys
+        keys = new.record.former if new.record.agent != "claude" else ()
+        homes |= {(new.record.agent, key): new for key in keys}
+    pairs = ((old, homes.get((key[0], old.name)) or homes.get(key)) for key, old in olds.items())
+    return [(old, new) for old, new in pairs if new and old.record.id not in news]
+
+
+def follow_moves(olds: Mapping[Key, Session], moves: Iterable[Move]) -> dict[Key, Session]:
+    """The stored sessions, each at the path where it is now: it is the same one."""
+    moved = dict(olds)
+    for old, new in moves:
+        details = {**old.record.details, **displayed(new.record)}
+        record = old.record._replace(key=new.record.key, details=details)
+        del moved[old.record.id]
+        if other := moved.get(record.id):  # both are stored: one was a copy of the other
+            record = add(record, other.record)._replace(version=other.record.version)
+        moved[record.id] = old._replace(record=record, project=new.project)
+    return moved
+
+
+class ProjectDays:
+    """The rows of projects as stored, `after` moved sessions took their days to other projects.
+
+    `adrift` are the sessions of which it is not known what a row holds, with the row's time.
+    """
+
+    def __init__(self, stored: Records, reported: Records, evidence: Evidence) -> None:
+        self.after = dict(stored)
+        self.reported = reported
+        self.evidence = evidence
+        self.adrift: list[Session] = []
+
+    def carry(self, moves: Iterable[Move]) -> None:
+        """Take the days along: first those of sessions that have one day, then of the others."""
+        waiting = self.days(moves)
+        for sure in (True, False):
+            for (source, goal), sessions in list(waiting.items()):
+                alone = [key for key in (source, goal) if sum(key in pair for pair in waiting) == 1]
+                part = self.sum_of(sessions, source) if sure else self.change(source, alone)
+                if part and part.tokens.total <= _total([self.after[source]]):
+                    self.take(part, source, goal)
+                    del waiting[source, goal]
+        for (source, _), sessions in waiting.items():
+            span = self.span(source)
+            last = span.end - timedelta(milliseconds=1)
+            self.adrift += [s._replace(start=span.start, end=last) for s in sessions]
+
+    def days(self, moves: Iterable[Move]) -> dict[tuple[Key, Key], list[Session]]:
+        """Of each row that moved sessions touch, and the row of their new project, the sessions."""
+        rows = {(*key[:2], key[2][:8]): key for key in (*self.after, *self.reported)}
+        days: dict[tuple[Key, Key], list[Session]] = defaultdict(list)
+        zone = self.evidence.policy.zone
+        for old, new in moves:
+            first, last = (t.astimezone(zone).date() for t in (old.start or old.end, old.end))
+            for day in (first + timedelta(n) for n in range((last - first).days + 1)):
+                source, goal = (
+                    rows.get((old.record.agent, day, s.project), ()) for s in (old, new)
+                )
+                if source != goal and source in self.after and goal in self.reported:
+                    days[source, goal].append(old)
+        return days
+
+    def span(self, key: Key) -> Span:
+        row = self.after.get(key) or self.reported[key]
+        return span_of("projects", row, self.evidence.policy.zone)
+
+    def sum_of(self, sessions: Sequence[Session], source: Key) -> Record | None:
+        """Of sessions that lie wholly in a row, what it holds."""
+        first, *others = (session.record for session in sessions)
+        inside = all(session.within(self.span(source)) for session in sessions)
+        return add(first, *others) if inside else None
+
+    def change(self, source: Key, keys: Iterable[Key]) -> Record | None:
+        """What a row lost otherwise than with lost sessions, or another one won but not by use."""
+        for key in keys:
+            span = self.span(key)
+            lost, used = (s.touching(span) for s in (self.evidence.lost, self.evidence.growths))
+            shared = self.evidence.unclear.touching(span) or self.evidence.adrift.touching(span)
+            if shared or not all(session.within(span) for session in (*lost, *used)):
+                continue
+            before = [*filter(None, [self.after.get(key)]), *(s.record for s in used)]
+            now = [*filter(None, [self.reported.get(key)]), *(s.record for s in lost)]
+            more, less = (before, now) if key == source else (now, before)
+            part = add(emptied(self.after[source]), *more, less=less)
+            if part.tokens.total == _total(more) - _total(less):
+                return priced_as(self.after[source], part)
+        return None
+
+    def take(self, part: Record, source: Key, goal: Key) -> None:
+        before = self.after.get(goal) or emptied(self.reported[goal])
+        rest = self.after.pop(source)
+        self.after[goal] = add(before, part)._replace(version=before.version)
+        if part.tokens != rest.tokens:
+            self.after[source] = add(rest, less=[part])._replace(version=rest.version)
+
+
+def priced_as(whole: Record, part: Record) -> Record:
+    """A part of a row at the row's price."""
+    shares = {
+        name: share._replace(cost=round(of.cost * share.tokens.total / of.tokens.total, 8))
+        for name, share in part.shares.items()
+        if (of := whole.shares.get(name)) and of.tokens.total
+    }
+    return part._replace(shares=shares, cost=round(math.fsum(s.cost for s in shares.values()), 8))
+
+
+def emptied(record: Record) -> Record:
+    return record._replace(tokens=Tokens(), cost=0.0, shares={}, models=frozenset())
+
+
+def gather_evidence(
+    olds: Mapping[Key, Session],
+    news: Mapping[Key, Session],
+    agents: frozenset[str],
+    policy: Policy,
+) -> Evidence:
+    """What the stored sessions (where they are now) and the reported ones tell."""
+    whole_projects = policy.version < (19, 0, 0)  # for which a session of ccusage 15 to 18 stands
+    adrift: list[Session] = []
+    following: set[Key] = set()
+    waiting: set[Key] = set()
+    for group in () if whole_projects else conversations(olds, news, policy.on_disk):
+        before, after = ([s[key] for key in group if key in s] for s in (olds, news))
+        if _total(s.record for s in after) < _total(s.record for s in before):
+            waiting |= group
+        else:
+            together = group | copied_by(group, olds, news, _total(a.record for a in after))
+            following |= together
+            adrift += [
+                old for key in together if (old := olds.get(key)) and holds_less(old, news.get(key))
+            ]
+    lost: list[Session] = []
+    uncounted: list[Session] = []
+    for key, old in olds.items():
+        if key in following or key in waiting:
+            continue
+        if whole_projects:
+            lost += [old] if holds_less(old, news.get(key)) else []
+        elif key not in news:
+            (uncounted if old.name in policy.on_disk else lost).append(old)
+    apart = {key: new for key, new in news.items() if key not in following and key not in waiting}
+    grown = (growth(olds.get(key), new, policy) for key, new in apart.items() if policy.steady)
+    return Evidence(
+        policy,
+        agents,
+        lost=SessionIndex(lost),
+        uncounted=SessionIndex(uncounted),
+        adrift=SessionIndex(adrift),
+        unclear=SessionIndex(olds[key] for key in waiting if key in olds),
+        growths=SessionIndex(filter(None, grown)),
+        following=frozenset(following),
+        waiting=frozenset(waiting),
+    )
+
+
+def copied_by(
+    group: set[Key], olds: Mapping[Key, Session], news: Mapping[Key, Session], room: int
+) -> set[Key]:
+    """The lost sessions whose messages a fork in a conversation seems to hold, as it has room."""
+    forks = [news[key] for key in group if key in news and begins_earlier(news[key], olds.get(key))]
+    room -= _total(olds[key].record for key in group if key in olds)
+    copied: set[Key] = set()
+    for key, old in olds.items() if forks and room else ():
+        inside = any(fork.covers(old) and fork.project == old.project for fork in forks)
+        if inside and key not in group and key not in news and old.record.tokens.total <= room:
+            room -= old.record.tokens.total
+            copied.add(key)
+    return copied
+
+
+def growth(old: Session | None, new: Session, policy: Policy) -> Session | None:
+    """What a session used since it was stored, and when: from its former end to the present one."""
+    if old is None:
+        return new
+    more = add(new.record, less=[old.record])
+    used = old.record.version == policy.version_text and new.end >= old.end and any(more.tokens)
+    return new._replace(record=more, start=old.end) if used else None
+
+
+def conversations(
+    olds: Mapping[Key, Session], news: Mapping[Key, Session], on_disk: Container[str]
+) -> list[set[Key]]:
+    """Sessions of Claude that share messages, as resumed and forked ones do.
+
+    Of copies, ccusage counts the first. So sessions share messages when they begin or end at the
+    same instant, or when one that now begins earlier reaches over the start of one that now holds
+    less.
+    """
+    groups: dict[Key, set[Key]] = {}
+
+    def join(one: Key, other: Key) -> None:
+        both = groups.get(one, {one}) | groups.get(other, {other})
+        groups.update(dict.fromkeys(both, both))
+
+    instants: dict[datetime, Key] = {}
+    for session in (*olds.values(), *news.values()):
+        exact = session.start is not None and session.record.agent == "claude"
+        for instant in filter(None, (session.start, session.end) if exact else ()):
+            join(instants.setdefault(instant, session.record.id), session.record.id)
+    takers = [new for key, new in news.items() if begins_earlier(new, olds.get(key))]
+    for key, old in olds.items():
+        here = key in news or old.name in on_disk
+        for taker in takers if here and holds_less(old, news.get(key)) else ():
+            if taker.covers(old) and taker.record.id != key:
+                join(key, taker.record.id)
+    return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]
+
+
+def begins_earlier(new: Session, old: Session | None) -> bool:
+    """Whether a reported session begins earlier than the same one did when it was stored."""
+    return old is None or bool(new.start and old.start and new.start < old.start)
+
+
+def holds_less(old: Session, new: Session | None) -> bool:
+    """Whether some of the messages of a stored session now count elsewhere, or nowhere."""
+    if new is None or new.record.tokens.total < old.record.tokens.total:
+        return True
+    return bool(new.start and old.start and new.start > old.start)
+
+
+# What a row becomes
 
 
 def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
@@ -1415,7 +1876,7 @@ def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
     for sign, part in parts:
         for name, share in part.shares.items():
             shares[name].append((sign, share))
-    summed = {name: _sum_shares(found) for name, found in shares.items()}
+    summed = {name: _sum_shares(several) for name, several in shares.items()}
     whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
     taken = {name for sign, part in parts if sign < 0 for name in part.shares}
     gone = {name for name in taken if not any(summed[name].tokens) and not summed[name].cost}
@@ -1439,62 +1900,208 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     return Share(Tokens._make([*counters, total]), cost)
 
 
-def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Decision:
-    """What a valid feed makes of what is stored. Rows that it does not mention stay."""
-    if feed == "blocks":
-        return decide_blocks(stored, reported, policy)
-    decision = Decision(stored)
-    for new in reported.values():
-        decision.judge(feed, stored.get(new.id), new, policy)
-    if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
-        reduce_projects(decision, stored, reported)
+def _total(records: Iterable[Record]) -> int:
+    return sum(record.tokens.total for record in records)
+
+
+def _costs(records: Iterable[Record]) -> Iterator[float]:
+    return (record.cost for record in records)
+
+
+def _tokens_of(record: Record) -> int:
+    return record.tokens.total
+
+
+RowPart = tuple[Record, "Record | None"]  # a part of a row as decided, and as reported
+
+
+def with_parts(new: Record, parts: Iterable[RowPart], most: int = UINT64_MAX) -> Record:
+    """What is reported of a row, and what its parts hold beyond what is reported of them.
+
+    So what is lost is kept, and what is used afterwards comes on top. `most` is all that the row
+    may hold, unless more is reported.
+    """
+    parts = list(parts)
+    if not parts:
+        return new
+    total = add(new, *(part for part, _ in parts), less=[told for _, told in parts if told])
+    return total if total.tokens.total <= max(most, new.tokens.total) else new
+
+
+def restore(old: Record | None, new: Record, span: Span, evidence: Evidence) -> Record:
+    """What is reported of a row, and the lost sessions that were in it.
+
+    Where only a part of a lost session was in the row, that part is not known. Then the row is at
+    least what is stored, with what sessions have used in it since.
+    """
+    lost = evidence.lost.touching(span)
+    if not lost or evidence.unclear.touching(span):
+        return new
+    total = with_parts(new, [(session.record, None) for session in lost if session.within(span)])
+    if old and not all(session.within(span) for session in lost):
+        fresh = [more.record for more in evidence.growths.touching(span) if more.within(span)]
+        total = max(total, add(old, *fresh)._replace(details=new.details), key=_tokens_of)
+    return total
+
+
+def keep_prices(old: Record | None, new: Record) -> Record:
+    """A model's share whose tokens are unchanged keeps its cost, and a price that is gone stays.
+
+    Where the costs of models do not add up to that of the row (blocks have none), the row as a
+    whole keeps its cost in the same way.
+    """
+    if old is None:
+        return new
+    if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
+        shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
+        changes = [shares[n].cost - share.cost for n, share in new.shares.items()]
+        return new._replace(shares=shares, cost=round(math.fsum([new.cost, *changes]), 8))
+    whole = _former_price(Share(old.tokens, old.cost), Share(new.tokens, new.cost))
+    same = old.tokens == new.tokens and whole.cost == old.cost
+    return new._replace(cost=whole.cost, shares=old.shares if same else new.shares)
+
+
+def _former_price(old: Share | None, new: Share) -> Share:
+    if old is None or not old.cost or old.cost == new.cost:
+        return new
+    if old.tokens == new.tokens:
+        return old
+    return new if new.cost else new._replace(cost=old.cost)
+
+
+def accept_or_keep(
+    decision: Decision,
+    old: Record | None,
+    told: tuple[Record, Record],
+    evidence: Evidence,
+    cause: str = "",
+) -> None:
+    """Take what a row becomes, or keep what is stored.
+
+    `told` is the row as it is reported, and with what is lost of it. No row gets smaller without a
+    `cause`.
+    """
+    policy, (new, whole) = evidence.policy, told
+    if policy.allow_shrink:
+        whole, cause = new, ALLOWED
+    record = whole if policy.reprice else keep_prices(old, whole)
+    if old and record.tokens.total < old.tokens.total and not cause:
+        decision.keep(old, new, GONE)
+        return
+    if old and record.tokens == old.tokens and whole is not new:  # with all that is known of it
+        record = old._replace(details={**old.details, **displayed(new)})
+    if record.tokens.total > new.tokens.total:
+        decision.kept[new.id] = GONE
+    elif abs(record.cost - new.cost) > 1e-6:
+        decision.prices[new.id] = new.cost - record.cost
+    decision.put(old, record, cause)
+
+
+# Table by table
+
+
+def decide_all(
+    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
+) -> dict[str, Decision]:
+    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
+    evidence, stored = evidence_of(stored, reported, ids, policy)
+    feeds = {feed: merged(reported, feed) for feed in TABLES}
+    feeds["session"] = at_stored_paths(stored["session"], feeds["session"], ids, evidence)
+    sessions = decide_sessions(stored["session"], feeds["session"], evidence)
+    prices = FormerPrices(sessions.after, feeds["session"], ids, policy)
+    projects = decide_projects(stored["projects"], feeds["projects"], prices, evidence)
+    parts = project_parts(projects, feeds["projects"], evidence)
+    days = decide_days(stored["daily"], feeds["daily"], parts, prices, evidence)
+    settle_projects(projects, days, stored["projects"], feeds["projects"], evidence)
+    agents = evidence.agents & {agent for feed, agent in reported if feed == "daily"}
+    months = decide_months(stored, feeds, days, agents, evidence)
+    blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
+    decisions = (days, months, sessions, blocks, projects)
+    for decision in decisions:
+        hide_names(decision.after, ids)
+    return dict(zip(TABLES, decisions, strict=True))
+
+
+def at_stored_paths(stored: Records, reported: Records, ids: Ids, evidence: Evidence) -> Records:
+    """The reported sessions; without evidence, those that seem to have moved where they are stored.
+
+    So the next run with evidence still sees that they moved.
+    """
+    homes = {
+        (old.agent, session_of(old, "", ids, UTC).name): old
+        for old in stored.values()
+        if old.agent not in evidence.agents and old.id not in reported
+    }
+    placed = {}
+    for key, new in reported.items():
+        moves = homes and key not in stored
+        old = homes.get((new.agent, session_of(new, "", ids, UTC).name)) if moves else None
+        record = (
+            new._replace(key=old.key, details={**new.details, **displayed(old)}) if old else new
+        )
+        placed[record.id] = record
+    return placed
+
+
+def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> Decision:
+    """Sessions: what is reported, and those that are gone as they were.
+
+    Where the last activity of a session has not moved, it grew by copies of lost messages.
+    """
+    decision, policy = Decision(stored), evidence.policy
+    for key, new in reported.items():
+        old = stored.get(key)
+        span = span_of("session", old or new, policy.zone)
+        if key in evidence.waiting:
+            if old:
+                decision.keep(old, new, ELSEWHERE)
+            continue
+        follows = key in evidence.following
+        if old and not follows and not_used_since(old, new) and evidence.lost.touching(span):
+            decision.keep(old, new, ELSEWHERE)
+            continue
+        cause = MOVED if follows else evidence.corrects(old, span)
+        accept_or_keep(decision, old, (new, new), evidence, cause)
+    for key, old in stored.items():
+        if key in reported:
+            continue
+        if key in evidence.following:
+            decision.drop(old, MOVED)
+        elif evidence.removes(old, span_of("session", old, policy.zone)):
+            decision.drop(old)
+    if not policy.upgraded and policy.version >= (19, 0, 0):
+        split_lumped_sessions(decision, stored, reported)
     return decision
 
 
-def why_hold(feed: str, old: Record, new: Record, policy: Policy) -> str | None:
-    """Why the stored record must stay; None when the new one may replace it."""
-    if policy.allow_shrink:
-        return None
-    if shrinks(old, new):
-        return None if policy.corrects(feed, old) else GONE
-    grows = new.tokens.total > old.tokens.total
-    if feed == "session" and old.agent == "claude" and grows and not _moved(old, new, policy):
-        return RECREDITED
-    return None
-
-
-def _moved(old: Record, new: Record, policy: Policy) -> bool:
-    """Whether a session may have grown by use: something in it is newer than what is stored."""
+def not_used_since(old: Record, new: Record) -> bool:
+    """Whether a session of Claude has more tokens, but no later activity than before."""
     before, after = old.details["last_activity"], new.details["last_activity"]
-    if old.version != policy.version_text or after > before:
-        return True
-    if after < before or policy.version >= (20, 0, 0) or policy.seen_until is None:
-        return False
-    # Up to 19 it is a day, which may have gone on after the last import.
-    return bool(policy.seen_until < before + timedelta(days=1))
+    more = new.tokens.total > old.tokens.total and major(old.version) >= 20
+    return bool(more and old.agent == "claude" and before and after and after <= before)
 
 
-def reduce_projects(decision: Decision, stored: Records, reported: Records) -> None:
+def split_lumped_sessions(decision: Decision, stored: Records, reported: Records) -> None:
     """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
 
     Models' shares of a newer version were already reduced, by a run that was then killed.
     """
-    left: Records = {}
+    lumps: Records = {}
     for session in reported.values():
-        alone, former = session, session.former
+        alone, former = session, session.former if session.agent == "claude" else ()
         if (before := stored.get(session.id)) and major(before.version) < 19:
             alone, former = add(session, less=[before]), former[:1]  # never in the project's row
         for key in ((session.agent, name) for name in former):
-            old = left.get(key) or stored.get(key)
+            old = lumps.get(key) or stored.get(key)
             if old is None or major(old.version) >= 19:
                 continue
             done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
             rest = add(old, less=[alone])
             shares = {**rest.shares, **done}
             models = old.models - (old.shares.keys() - shares.keys())
-            left[key] = rest._replace(shares=shares, models=models, version=old.version)
+            lumps[key] = rest._replace(shares=shares, models=models, version=old.version)
             alone = add(alone, less=[old])
-    for key, record in left.items():
+    for key, record in lumps.items():
         if any(record.tokens):
             decision.after[key] = record._replace(version="")
         else:
@@ -1505,91 +2112,271 @@ def major(version: str) -> int:
     return int(version.partition(".")[0] or 0)
 
 
-def by_month(days: Iterable[Record]) -> dict[Key, list[Record]]:
-    months: dict[Key, list[Record]] = defaultdict(list)
-    for day in days:
-        months[day.agent, str(day.key[0])[:7]].append(day)
-    return months
+class FormerPrices:
+    """The sessions that keep their former cost, which the rows that they lie in keep, too."""
+
+    def __init__(self, decided: Records, reported: Records, ids: Ids, policy: Policy) -> None:
+        self.reported = reported
+        self.sessions = SessionIndex(
+            session_of(record, policy.version_text, ids, policy.zone)
+            for key, record in decided.items()
+            if key in reported
+            and record.tokens == reported[key].tokens
+            and record.cost != reported[key].cost
+        )
+
+    def parts(self, span: Span) -> list[RowPart]:
+        """Those that lie wholly in a row, as decided and as reported."""
+        inside = (s.record for s in self.sessions.touching(span) if s.within(span))
+        return [(record, self.reported[record.id]) for record in inside]
 
 
-def whole_months(
-    months: Records,
-    days: Decision,
-    stored_days: Records,
-    reported_days: Records,
-    stored_months: Records,
-) -> Records:
-    """Each reported month plus, for its days held or no longer mentioned, stored less reported.
+def decide_projects(
+    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
+) -> Decision:
+    """Days of projects: what is reported, and the lost sessions of the project.
 
-    Where a purge came between the two reports, the month may still hold days that the other no
-    longer mentions. Then it is what it says, or what its days make, whichever is more.
-    """
-    before, after = by_month(stored_days.values()), by_month(days.after.values())
-    whole = dict(months)
-    for key, month in months.items():
-        old = [day for day in before[key] if day.id not in reported_days or day.id in days.held]
-        if not old:
-            continue
-        said = [reported_days[day.id] for day in old if day.id in reported_days]
-        whole[key] = add(month, *old, less=said)
-        stored = [stored_months[key]] if key in stored_months else before[key]
-        beside = max(_total(stored) - _total(before[key]), 0)
-        if whole[key].tokens.total > _total(after[key]) + beside:
-            sums = add(month._replace(tokens=Tokens(), cost=0.0, shares={}), *after[key])
-            whole[key] = max(month, sums, key=lambda record: record.tokens.total)
-    return whole
-
-
-def decide_blocks(stored: Records, reported: Records, policy: Policy) -> Decision:
-    """Keep, of blocks cut in two ways, the cut that holds more, so that nothing counts twice.
-
-    When a purge takes the first messages of a chain, ccusage starts it anew on other hours.
+    A project from which sessions moved away, or whose messages now count in another one, becomes
+    just that, even if it is less than what is stored.
     """
     decision = Decision(stored)
-    new = [block for block in reported.values() if not block.details["is_gap"]]
-    if not new:
-        return decision
-    old = [block for block in stored.values() if not block.details["is_gap"]]
-    first = min(block.details["start_time"] for block in new)
-    early = [block for block in old if block.details["start_time"] < first]
-    late = [block for block in old if block.details["start_time"] >= first]
-    fresh = [block for block in new if not any(_overlap(block, other) for other in early)]
-    for stretch in _stretches([*late, *fresh]):
-        before = [block for block in stretch if stored.get(block.id) is block]
-        after = [block for block in stretch if stored.get(block.id) is not block]
-        _decide_stretch(decision, before, after, policy)
-    _decide_gaps(decision, stored, reported, new)
+    for key in {**stored, **reported}:
+        old, new = stored.get(key), reported.get(key)
+        span = span_of("projects", new or stored[key], evidence.policy.zone)
+        adrift = evidence.adrift.touching(span)
+        if new:
+            whole = restore(None if adrift else old, new, span, evidence)
+            whole = with_parts(whole, prices.parts(span))
+            cause = MOVED if adrift else evidence.corrects(old, span)
+            accept_or_keep(decision, old, (new, whole), evidence, cause)
+        elif old and adrift:
+            rest = restore(None, emptied(old), span, evidence)
+            decision.put(old, rest) if any(rest.tokens) else decision.drop(old, MOVED)
+        elif old and evidence.removes(old, span):
+            decision.drop(old)
     return decision
 
 
-def _decide_stretch(
-    decision: Decision, before: list[Record], after: list[Record], policy: Policy
+def settle_projects(
+    projects: Decision, days: Decision, stored: Records, reported: Records, evidence: Evidence
 ) -> None:
-    if [block.id for block in before] == [block.id for block in after]:
-        for old, new in zip(before, after, strict=True):
-            decision.judge("blocks", old, new, policy)
-        return
-    if not after:
-        return
-    grown = _total(after) > _total(before)
-    if grown or policy.allow_shrink or all(policy.corrects("blocks", b) for b in before):
-        for block in before:
-            del decision.after[block.id]
-        decision.after.update((block.id, block) for block in after)
-        if not grown:
-            decision.lowered += zip(before, after, strict=False)
-    else:
-        decision.held.update((block.id, RECUT) for block in before)
+    """Make projects agree with their days where the evidence leaves them open.
+
+    Of a row that lost both moved and lost sessions, it is not known what is left: then it is what
+    the day has beside its other projects. Where the projects of a day together hold more than the
+    day, sessions moved that no run had seen before: then their rows stay as they are stored.
+    """
+    keys: dict[Key, list[Key]] = defaultdict(list)
+    for key in {**stored, **reported}:
+        keys[key[:2]].append(key)
+    for day, mine in keys.items():
+        old, told, after = (
+            {key: rows[key] for key in mine if key in rows}
+            for rows in (stored, reported, projects.after)
+        )
+        whole = days.after.get(day)
+        most = max(_total(rows.values()) for rows in (old, told, {day: whole} if whole else {}))
+        unknown = [row for row in old.values() if is_adrift(row, evidence)]
+        if whole and len(unknown) == 1:
+            fill_up(projects, unknown[0], whole, after)
+        elif _total(after.values()) > most:
+            for key in mine:
+                projects.leave(key, old.get(key))
 
 
-def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
+def is_adrift(row: Record, evidence: Evidence) -> bool:
+    """Whether sessions went away from a project's row that hold an unknown part of it."""
+    return bool(evidence.adrift.touching(span_of("projects", row, evidence.policy.zone)))
+
+
+def fill_up(projects: Decision, row: Record, day: Record, rows: Mapping[Key, Record]) -> None:
+    """Give a row what its day holds beside the others, but not more than it held."""
+    rest = add(emptied(row), day, less=[other for key, other in rows.items() if key != row.id])
+    least = _tokens_of(rows[row.id]) if row.id in rows else 0
+    if least < rest.tokens.total <= row.tokens.total:
+        projects.leave(row.id, rest._replace(version=row.version))
+
+
+def project_parts(
+    projects: Decision, reported: Records, evidence: Evidence
+) -> dict[Key, list[tuple[Record, Record | None]]]:
+    """By day of Claude, the rows of its projects as decided and as reported."""
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    for key, record in projects.after.items():
+        if record.agent in evidence.agents:
+            parts[key[:2]].append((record, reported.get(key)))
+    return parts
+
+
+def decide_days(
+    stored: Records,
+    reported: Records,
+    projects: Mapping[Key, Sequence[RowPart]],
+    prices: FormerPrices,
+    evidence: Evidence,
+) -> Decision:
+    """Days: what is reported, and what is lost of the day's projects (or of its sessions)."""
+    decision, zone = Decision(stored), evidence.policy.zone
+    for key, new in reported.items():
+        old, span = stored.get(key), span_of("daily", new, zone)
+        whole = new
+        if new.agent == "claude" and not evidence.unclear.touching(span):
+            whole = with_projects(new, projects.get(key, ()), span, evidence)
+        if new.agent != "claude" or evidence.adrift.touching(span):
+            alone = with_parts(restore(old, new, span, evidence), prices.parts(span))
+            whole = max(whole, alone, key=_tokens_of)
+        accept_or_keep(decision, old, (new, whole), evidence, evidence.corrects(old, span))
+    for key, old in stored.items():
+        if key not in reported and evidence.removes(old, span_of("daily", old, zone)):
+            decision.drop(old)
+    return decision
+
+
+def with_projects(
+    new: Record, projects: Sequence[RowPart], span: Span, evidence: Evidence
+) -> Record:
+    """A day as reported, and what its projects hold beyond that by lost sessions and prices."""
+    lost = _total(session.record for session in evidence.lost.touching(span))
+    most = min(_total(row for row, _ in projects), new.tokens.total + lost)
+    return with_parts(new, [part for part in projects if lost_or_dearer(part, evidence)], most)
+
+
+def lost_or_dearer(part: RowPart, evidence: Evidence) -> bool:
+    """Whether a project's row holds more than is reported since sessions are lost, or cost more."""
+    row, told = part
+    if told and told.tokens == row.tokens:
+        return told.cost != row.cost
+    span = span_of("projects", row, evidence.policy.zone)
+    return bool(evidence.lost.touching(span)) and not is_adrift(row, evidence)
+
+
+def decide_months(
+    stored: Mapping[str, Records],
+    reported: Mapping[str, Records],
+    days: Decision,
+    agents: Container[str],
+    evidence: Evidence,
+) -> Decision:
+    """Months: what is reported, and what their days hold beyond what is reported of these.
+
+    A month may get smaller by what its days do. `agents` are those whose days are known.
+    """
+    decision = Decision(stored["monthly"])
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    fallen: Counter[Key] = Counter()
+    for key in {**stored["daily"], **days.after}:
+        month, day = (key[0], f"{key[1]:%Y-%m}"), days.after.get(key)
+        if day:
+            parts[month].append((day, reported["daily"].get(key)))
+        if key in days.lowered:
+            fallen[month] += _tokens_of(stored["daily"][key]) - (_tokens_of(day) if day else 0)
+    for key, new in reported["monthly"].items():
+        old, own = stored["monthly"].get(key), parts[key] if new.agent in agents else []
+        beyond = [part for part in own if not part[1] or differ(part[0], part[1])]
+        whole = with_parts(new, beyond, most=_total(day for day, _ in own))
+        falls = old and old.tokens.total - whole.tokens.total <= fallen[key]
+        accept_or_keep(decision, old, (new, whole), evidence, CORRECTED if falls else "")
+    for key, old in stored["monthly"].items():
+        if key not in reported["monthly"] and fallen[key] and not parts[key]:
+            decision.drop(old)
+    return decision
+
+
+def differ(one: Record, other: Record) -> bool:
+    """Whether two records of one row differ in what was used or what it cost."""
+    return (one.tokens, one.cost) != (other.tokens, other.cost)
+
+
+def decide_blocks(
+    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
+) -> Decision:
+    """Blocks: what is reported, and the lost sessions within each; of two cuts, the larger one.
+
+    When a purge takes the first messages of a chain of blocks, ccusage cuts the rest anew.
+    """
+    decision, zone = Decision(stored), evidence.policy.zone
+    before, now = (
+        [block for block in blocks.values() if not block.details["is_gap"]]
+        for blocks in (stored, reported)
+    )
+    cut: dict[Key, tuple[Record, Record]] = {}
+    for new in now:
+        told, old = new, stored.get(new.id)
+        if old is None and (old := continued(new, now, before, evidence)):
+            told = new._replace(key=old.key, details=prolonged(old, new))
+        span = span_of("blocks", told, zone)
+        whole = with_parts(restore(old, told, span, evidence), prices.parts(span))
+        cut[told.id] = told, whole._replace(shares={})
+    for stretch in _stretches([*before, *(whole for _, whole in cut.values())]):
+        olds = [block for block in stretch if stored.get(block.id) is block]
+        news = [cut[block.id] for block in stretch if stored.get(block.id) is not block]
+        _decide_stretch(decision, olds, news, evidence)
+    _decide_gaps(decision, stored, reported, now)
+    return decision
+
+
+def continued(
+    new: Record, now: Sequence[Record], before: Sequence[Record], evidence: Evidence
+) -> Record | None:
+    """The stored block, no longer reported, in which a reported one goes on alone."""
+    start, end = new.details["start_time"], new.details["actual_end_time"]
+    for old in before:
+        span = span_of("blocks", old, evidence.policy.zone)
+        if not (end and span.start <= start and end < span.end and evidence.lost.touching(span)):
+            continue
+        beside = [block for block in now if _overlap(block, old)]
+        if len(beside) == 1 and old.key != new.key:
+            return old
+    return None
+
+
+def prolonged(old: Record, new: Record) -> dict[str, Any]:
+    """The details of a stored block in which a reported one goes on."""
+    hours = {name: old.details[name] for name in ("start_time", "end_time")}
+    return {**new.details, **hours, "entries": max(old.details["entries"], new.details["entries"])}
+
+
+def _decide_stretch(
+    decision: Decision,
+    olds: Sequence[Record],
+    news: Sequence[tuple[Record, Record]],
+    evidence: Evidence,
+) -> None:
+    """Of blocks that overlap, take the reported ones (as told, and as they become) or keep all."""
+    if not news:
+        return
+    zone = evidence.policy.zone
+    causes = [evidence.corrects(old, span_of("blocks", old, zone)) for old in olds]
+    if [old.id for old in olds] == [told.id for told, _ in news]:
+        for old, told, cause in zip(olds, news, causes, strict=True):
+            accept_or_keep(decision, old, told, evidence, cause)
+        return
+    grows = _total(whole for _, whole in news) > _total(olds)
+    if not (grows or evidence.policy.allow_shrink or all(causes)):
+        decision.kept.update((old.id, GONE) for old in olds)
+        return
+    for old in olds:
+        del decision.after[old.id]
+        if not grows:
+            cause = ALLOWED if evidence.policy.allow_shrink else CORRECTED
+            decision.lowered[old.id] = Lowered(old, None, cause)
+    for told in news:
+        accept_or_keep(decision, None, told, evidence)
+
+
+def _decide_gaps(
+    decision: Decision, stored: Records, reported: Records, told: Sequence[Record]
+) -> None:
+    """The gaps of the latest feed replace the stored ones within its range."""
+    if not told:
+        return
     kept = [
         block
         for block in decision.after.values()
         if not (block.details["is_gap"] or block.id in reported)
     ]
-    first = min(block.details["start_time"] for block in new)
-    last = max(block.details["end_time"] for block in new)
+    first = min(block.details["start_time"] for block in told)
+    last = max(block.details["end_time"] for block in told)
     for gap in stored.values():
         if gap.details["is_gap"] and first <= gap.details["start_time"] <= last:
             del decision.after[gap.id]
@@ -1605,14 +2392,10 @@ def _overlap(one: Record, other: Record) -> bool:
     )
 
 
-def _total(records: Iterable[Record]) -> int:
-    return sum(record.tokens.total for record in records)
-
-
 def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
     """Blocks in groups that overlap, in the order of time."""
     stretches: list[list[Record]] = []
-    end = datetime.min.replace(tzinfo=UTC)
+    end = LONG_AGO
     for block in sorted(blocks, key=lambda block: block.details["start_time"]):
         if block.details["start_time"] >= end:
             stretches.append([])
@@ -1624,33 +2407,10 @@ def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
 def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
     for record in list(records.values()) if ids.hidden else ():
-        names = {name: record.details[name] for name in DISPLAY if name in record.details}
+        names = displayed(record)
         if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
             shown = {name: value and ids.shown(value) for name, value in names.items()}
             records[record.id] = record._replace(details={**record.details, **shown})
-
-
-def decide_all(
-    stored: Mapping[str, Records],
-    reported: Mapping[tuple[str, str], Records],
-    ids: Ids,
-    policy: Policy,
-) -> dict[str, Decision]:
-    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
-    said: dict[str, Records] = {feed: {} for feed in TABLES}
-    for (feed, _), records in reported.items():
-        said[feed].update(records)
-    decisions: dict[str, Decision] = {}
-    for feed in TABLES:
-        if feed == "monthly":  # after the days
-            agents = {agent for name, agent in reported if name == "daily"}
-            days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
-            said[feed] = whole_months(
-                said[feed], decisions["daily"], days, said["daily"], stored[feed]
-            )
-        decisions[feed] = decide(feed, stored[feed], said[feed], policy)
-        hide_names(decisions[feed].after, ids)
-    return decisions
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -1667,12 +2427,17 @@ VOLATILE_COLUMNS = {"burn_rate", "projection"}  # differ at every call
 
 
 class Table(NamedTuple):
-    """A table: its key (besides machine_name and agent) and its other columns."""
+    """A table: its key (besides machine_name and agent), its other columns, and which rows to read.
+
+    `recent` is the SQL condition of the rows that reach into the time from the day `first`, its
+    month and its instant `since` on, or of which the time is not known.
+    """
 
     name: str
     record_type: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    recent: str
 
     @property
     def details(self) -> tuple[str, ...]:
@@ -1683,36 +2448,42 @@ class Table(NamedTuple):
         return key[0], self.record_type, record_key(key[1:])
 
 
-def _table(name: str, record_type: str, key: str, details: str = "", cost: str = "") -> Table:
-    measures = (*COUNTER_COLUMNS, cost or "total_cost", "models_count")
-    return Table(name, record_type, tuple(key.split()), (*details.split(), *measures))
+def _table(name: str, record_type: str, key: str, recent: str, *details: str) -> Table:
+    cost = "cost_usd" if name == "blocks" else "total_cost"
+    columns = (*details, *COUNTER_COLUMNS, cost, "models_count")
+    return Table(f"ccusage_usage_{name}", record_type, tuple(key.split()), columns, recent)
 
 
 # By the feed that fills it.
 TABLES = {
-    "daily": _table("ccusage_usage_daily", "daily", "date"),
-    "monthly": _table("ccusage_usage_monthly", "monthly", "month"),
+    "daily": _table("daily", "daily", "date", "date >= {first:Date32}"),
+    "monthly": _table("monthly", "monthly", "month", "month >= {month:String}"),
     "session": _table(
-        "ccusage_usage_sessions",
-        "session",
-        "session_key",
-        "project_path session_id first_activity last_activity",
+        *("sessions", "session", "session_key"),
+        "last_activity IS NULL OR last_activity >= {since:DateTime64(3, 'UTC')}",
+        *("project_path", "session_id", "first_activity", "last_activity"),
     ),
     "blocks": _table(
-        "ccusage_usage_blocks",
-        "block",
-        "block_id",
-        "start_time end_time actual_end_time is_active is_gap entries usage_limit_reset_time "
-        "burn_rate projection",
-        cost="cost_usd",
+        *("blocks", "block", "block_id", "end_time >= {since:DateTime64(3, 'UTC')}"),
+        *("start_time", "end_time", "actual_end_time", "is_active", "is_gap", "entries"),
+        *("usage_limit_reset_time", "burn_rate", "projection"),
     ),
     "projects": _table(
-        "ccusage_usage_projects_daily", "project_daily", "date project_key", "project_id"
+        *("projects_daily", "project_daily", "date project_key", "date >= {first:Date32}"),
+        "project_id",
     ),
 }
 _CHILD_KEY = ("record_type", "record_key", "model_name")
-BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"))
-MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
+_RECENT_PARENT = " OR ".join(
+    f"record_type = '{table.record_type}' AND record_key IN (SELECT {table.key[0]} "  # noqa: S608
+    f"FROM {table.name} WHERE machine_name = {{machine:String}} AND ({table.recent}))"
+    for table in (TABLES["session"], TABLES["blocks"])
+)
+_RECENT = (
+    "record_type NOT IN ('session', 'block') AND record_key >= {month:String} OR " + _RECENT_PARENT
+)
+BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"), _RECENT)
+MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, (), _RECENT)
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
@@ -1731,7 +2502,6 @@ class StoredRow(NamedTuple):
 
     row: Row
     created_at: datetime
-    updated_at: datetime
     live: bool
     clean: bool
 
@@ -2049,17 +2819,19 @@ def schema_columns() -> dict[str, list[str]]:
 class Past(NamedTuple):
     """What the import history says of this machine.
 
-    `newest` is the newest `updated_at`; `installations` are those under its name, and when
-    they last imported; `upgraded`: its sessions were imported by ccusage 19 or newer;
-    `previous` is the row of the last run.
+    `newest` is the newest `updated_at` of a run that ended; `installations` are those under its
+    name, and when they last imported; `upgraded`: its sessions were imported by ccusage 19 or
+    newer; `previous` is the row of the last run; `complete_version` is the ccusage of the last run
+    in which no feed failed, and `complete`: that was the last one.
     """
 
     identity: Identity | None = None
     newest: datetime = EPOCH
-    seen_until: datetime | None = None
     cleanup_period_days: int = 2**32
     upgraded: bool = False
     installations: Mapping[str, datetime] = {}
+    complete_version: str = ""
+    complete: bool = True
     previous: Mapping[str, Any] | None = None
 
 
@@ -2070,12 +2842,13 @@ PAST = f"""
         argMax(timezone, updated_at),
         argMax(key_fingerprint, updated_at),
         max(updated_at),
-        maxIf(started_at, has(feeds_imported, 'session')),
         min(cleanup_period_days),
         countIf(
             has(feeds_imported, 'session')
             AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
         ),
+        argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
+        argMax(empty(feeds_failed), updated_at),
         {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
     FROM ccusage_import_history
     WHERE machine_name = {{machine:String}}
@@ -2093,6 +2866,7 @@ class ClickHouseImporter:
         self.settings = settings
         self.machine_name = machine_name
         self.empty = False
+        self.has_written = False
 
     def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
         """Rows of a statement with bound parameters."""
@@ -2140,20 +2914,69 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(PAST, machine=self.machine_name)
         if not rows:
             return Past()
-        ids, zones, keys, newest, seen, periods, upgrades, *last = zip(*rows, strict=True)
+        ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
+            *rows, strict=True
+        )
         return Past(
             identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
             newest=newest[0],
-            seen_until=max(seen),
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            previous={name: values[0] for name, values in zip(PREVIOUS, last, strict=True)},
+            complete_version=versions[0][0],
+            complete=bool(versions[1][0]),
+            previous=dict(zip(PREVIOUS, (times[0], tokens[0], costs[0]), strict=True)),
         )
 
-    def read_stored(self) -> Stored:
-        """The rows of this machine, without FINAL: half-done work is seen."""
+    def newest_row(self) -> datetime:
+        """The newest `updated_at` of this machine's rows: of a killed run newer than the history."""
+        tables = " UNION ALL ".join(
+            f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
+            "WHERE machine_name = {machine:String}"
+            for table in ALL_TABLES
+        )
+        sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
+        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
+        return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
+
+    def days_before(self, first: date) -> DaySum:
+        """What the days before the first one that is read hold."""
+        sql = (
+            "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
+            "WHERE machine_name = {machine:String} AND date < {first:Date32}"
+        )
+        rows = [] if self.empty else self.query(sql, machine=self.machine_name, first=first)
+        return DaySum(*rows[0]) if rows else DaySum()
+
+    def shows_names(self) -> bool:
+        """Whether a stored row of this machine shows a project's name, and not its hash."""
+        sql = (
+            "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
+            "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
+        )
+        return not self.empty and self.query(sql, machine=self.machine_name)[0][0] > 0
+
+    def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
+        """Other machines under whose names these sessions are stored, with their numbers."""
+        sql = (
+            "SELECT machine_name, count() FROM ccusage_usage_sessions FINAL "
+            "WHERE machine_name != {machine:String} AND session_key IN {keys:Array(String)} "
+            "GROUP BY machine_name ORDER BY count() DESC"
+        )
+        found: Counter[str] = Counter()
+        for batch in [] if self.empty else _batches([(key,) for key in session_keys]):
+            keys = [key for (key,) in batch]
+            found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
+        return dict(found.most_common())
+
+    def read_stored(self, first: date, zone: tzinfo) -> Stored:
+        """The rows of this machine that reach into `first` or a later day, or have no time.
+
+        Without FINAL, so that half-done work is seen.
+        """
         stored: Stored = {table: {} for table in ALL_TABLES}
+        since = datetime.combine(first, datetime.min.time(), zone)
+        wanted = {"machine": self.machine_name, "first": first, "month": f"{first:%Y-%m}"}
         for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
@@ -2161,15 +2984,14 @@ class ClickHouseImporter:
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), machine=self.machine_name):
+            for line in self.query(_select(tables, names), **wanted, since=_as_text(since)):
                 table, key_at, values_at = places[line[0]]
-                key, rows = tuple([line[i] for i in key_at]), stored[table]
-                version, created_at, updated_at, is_deleted = line[-4:]
-                older = rows.get(key)  # as rows come in the order of updated_at
-                rows[key] = StoredRow(
+                key = tuple([line[i] for i in key_at])
+                version, created_at, _, is_deleted = line[-4:]
+                older = stored[table].get(key)  # as rows come in the order of updated_at
+                stored[table][key] = StoredRow(
                     Row(tuple([line[i] for i in values_at]), version),
                     min(older.created_at, created_at) if older else created_at,
-                    updated_at,
                     live=not is_deleted,
                     clean=not (older or is_deleted),
                 )
@@ -2194,6 +3016,7 @@ class ClickHouseImporter:
             lines.append((self.machine_name, *key, *values, *system))
         agents = "+".join(sorted({key[0] for key in rows}))
         self._insert(table.name, columns, lines, f"{at.isoformat()}/{self.machine_name}/{agents}")
+        self.has_written = True
         self._delete(table, [key for key in rows if key in before], at)
 
     def _insert(
@@ -2266,7 +3089,7 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            "WHERE machine_name = {machine:String}"
+            f"WHERE machine_name = {{machine:String}} AND ({table.recent})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -2388,7 +3211,7 @@ class TableCount(NamedTuple):
         return self.new + self.changed + self.unchanged
 
 
-class Lowered(NamedTuple):
+class LoweredRow(NamedTuple):
     """A row that got smaller, named as people see it."""
 
     feed: str
@@ -2397,11 +3220,36 @@ class Lowered(NamedTuple):
     tokens: int
 
 
+class PriceChange(NamedTuple):
+    """What a model's tokens of a month cost as they are stored, and as ccusage now prices them."""
+
+    month: str
+    model: str
+    cost_before: float
+    cost: float
+
+
+class FormerPriceSum(NamedTuple):
+    """Days that keep their former price, and the dollars that ccusage now asks more for them."""
+
+    days: int = 0
+    dollars: float = 0.0
+
+
+class DaySum(NamedTuple):
+    """What several days hold."""
+
+    number: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
 class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored.
+    `statistics` are of all that is stored. `repriced` are the changes of prices, and
+    `not_reported` the days that no feed reports any more.
     """
 
     identity: Identity
@@ -2410,14 +3258,25 @@ class ImportResult(NamedTuple):
     feeds_failed: Mapping[str, str]
     tables: Mapping[str, TableCount]
     held: Mapping[str, int]
-    lowered: Sequence[Lowered]
+    lowered: Sequence[LoweredRow]
     total_tokens: int
     total_cost: float
     previous: Mapping[str, Any] | None
     hashed: bool
-    dry_run: bool
+    dry_run: bool = False
     allow_shrink: bool = False
     statistics: Statistics | None = None
+    former_prices: FormerPriceSum = FormerPriceSum()
+    repriced: Sequence[PriceChange] = ()
+    not_reported: int = 0
+
+    def beside(self, earlier: DaySum) -> ImportResult:
+        """The result with the days that were not read, since nothing is reported of their time."""
+        return self._replace(
+            total_tokens=min(self.total_tokens + earlier.tokens, UINT64_MAX),
+            total_cost=round(self.total_cost + earlier.cost, 8),
+            not_reported=self.not_reported + earlier.number,
+        )
 
 
 class Plan(NamedTuple):
@@ -2428,89 +3287,297 @@ class Plan(NamedTuple):
     changes: Changes
     stored: Stored
     result: ImportResult
+    notes: Sequence[str] = ()
 
     @property
     def rows(self) -> int:
         return sum(map(len, self.changes.values()))
 
 
+class Feeds(NamedTuple):
+    """What this run's feeds say, and how to hear once more which sessions there are."""
+
+    version: tuple[int, int, int]
+    reported: Reported
+    failed: dict[str, str]
+    ask_again: Callable[[], Mapping[tuple[str, str], Records]]
+
+
+BEGINNING = date(1900, 1, 2)  # of what the tables hold
+
+
 def plan_import(
-    importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
+    importer: ClickHouseImporter,
+    recorded: Identity | None,
+    identity: Identity,
+    past: Past,
+    feeds: Feeds,
 ) -> Plan:
-    """Check what was fetched, and decide what of it to write."""
-    settings = importer.settings
-    stored = importer.read_stored()  # while ccusage works
-    fetched = fetching.result()
-    version = fetched.ccusage.version_text
-    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
-    zone = ZoneInfo(identity.timezone)
-    reported, failed = parse_all(fetched, ids, zone, settings.agents)
-    records = stored_records(stored)
-    upgraded = past.upgraded or any(
-        major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
-    )
-    newest = (row.updated_at for rows in stored.values() for row in rows.values())
-    period, at = retention(settings, past), next_version(past.newest, *newest)
+    """Decide what of the feeds to write. Raises FeedError where there is nothing to decide on."""
+    settings, zone = importer.settings, ZoneInfo(identity.timezone)
+    ids = Ids(settings.hash_key, hidden=bool(identity.hashed))
+    newest, first = importer.newest_row(), first_to_read(feeds.reported)
+    hiding = bool(identity.hashed and not (recorded and recorded.hashed))
+    if newest > past.newest or hiding:  # what a killed run left, or names, may be of any time
+        first = BEGINNING
+    stored = importer.read_stored(first, zone)
+    records, at = stored_records(stored), next_version(past.newest, newest)
     policy = Policy(
-        version=fetched.ccusage.version,
-        window_start=window_start(period, at),
+        version=feeds.version,
+        window_start=window_start(retention(settings, past), at),
         zone=zone,
         allow_shrink=settings.allow_shrink,
-        seen_until=past.seen_until,
-        upgraded=upgraded,
+        reprice=settings.reprice,
+        upgraded=past.upgraded or has_sessions_of_19(records["session"]),
+        previous=past.complete_version,
+        steady=past.complete and newest <= past.newest,
+        on_disk=names_on_disk(records["session"], feeds.reported, settings, ids),
     )
-    if upgraded and policy.version < (19, 0, 0) and ("session", "claude") in reported:
-        del reported["session", "claude"]
-        failed["session"] = (
-            "session: the sessions of this machine were imported by ccusage 19 or newer, "
-            f"and {version} counts them otherwise; update ccusage"
-        )
-    for line in failure_lines(failed):
-        log.error("%s", line)
-    if failed and not reported:
-        raise FeedError("no feed could be imported; nothing was changed")
-    decisions = decide_all(records, reported, ids, policy)
+    accept_feeds(feeds, policy)
+    decisions = decide_all(records, feeds.reported, ids, policy)
+    if is_outdated(decisions, records, ids, policy, feeds):
+        decisions = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
     after = {feed: decision.after for feed, decision in decisions.items()}
-    changes = find_changes(after, stored, version)
-    days = after["daily"].values()
+    changes = find_changes(after, stored, policy.version_text)
+    notes = [
+        *correction_notes(decisions, policy.version_text),
+        *twin_notes(importer, changes, stored),
+    ]
+    if hiding:
+        notes += hidden_names_notes(records, feeds.reported, ids)
+    result = import_result(identity, past, feeds, decisions, records["daily"])
     return Plan(
         at=at,
-        cleanup_period_days=period,
+        cleanup_period_days=retention(settings, past),
         changes=changes,
         stored=stored,
-        result=ImportResult(
-            identity=identity,
-            ccusage_version=version,
-            feeds_imported=sorted(feed_label(*place) for place in reported),
-            feeds_failed=failed,
+        notes=notes,
+        result=result._replace(
             tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
-            held=Counter(reason for d in decisions.values() for reason in d.held.values()),
-            lowered=list(lowered_rows(decisions)),
-            total_tokens=min(_total(days), UINT64_MAX),
-            total_cost=round(math.fsum(day.cost for day in days), 8),
-            previous=past.previous,
-            hashed=settings.hash_projects,
             dry_run=settings.dry_run,
             allow_shrink=settings.allow_shrink,
-        ),
+        ).beside(importer.days_before(first)),
     )
+
+
+def import_result(
+    identity: Identity,
+    past: Past,
+    feeds: Feeds,
+    decisions: Mapping[str, Decision],
+    days: Records,
+) -> ImportResult:
+    """What a run does, as far as the rows that it reads; `days` are as they are stored."""
+    after, prices = decisions["daily"].after, decisions["daily"].prices.values()
+    return ImportResult(
+        identity=identity,
+        ccusage_version=".".join(map(str, feeds.version)),
+        feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
+        feeds_failed=feeds.failed,
+        tables={},
+        held=kept_reasons(decisions),
+        lowered=list(lowered_rows(decisions)),
+        total_tokens=_total(after.values()),
+        total_cost=math.fsum(_costs(after.values())),
+        previous=past.previous,
+        hashed=bool(identity.hashed),
+        former_prices=FormerPriceSum(len(prices), round(math.fsum(prices), 8)),
+        repriced=price_changes(days, after),
+        not_reported=len(after.keys() - merged(feeds.reported, "daily").keys()),
+    )
+
+
+def first_to_read(reported: Reported) -> date:
+    """The first day of the month before the first reported one: earlier rows stay as they are."""
+    days = [key[1] for place in ("daily", "projects") for key in merged(reported, place)]
+    days += [date.fromisoformat(f"{key[1]}-01") for key in merged(reported, "monthly")]
+    if not days:
+        times = (row.details["last_activity"] for row in merged(reported, "session").values())
+        starts = (row.details["start_time"] for row in merged(reported, "blocks").values())
+        days = [time.date() for time in (*times, *starts) if time]
+    first = min(days, default=date(2299, 1, 1)).replace(day=1)
+    return max((first - timedelta(1)).replace(day=1), BEGINNING)
+
+
+def has_sessions_of_19(sessions: Records) -> bool:
+    """Whether Claude's sessions are stored as ccusage 19 and newer tell them apart."""
+    return any(major(old.version) >= 19 for old in sessions.values() if old.agent == "claude")
+
+
+def names_on_disk(
+    sessions: Records, reported: Reported, settings: Settings, ids: Ids
+) -> frozenset[str]:
+    """The names of Claude's transcripts, hashed, if there is a stored session to look for."""
+    missing = {key for key in sessions if key[0] == "claude"}
+    missing -= reported.get(("session", "claude"), {}).keys()
+    names = transcripts(settings.environment) if missing else ()
+    return frozenset(ids.key(name)[:8] for name in names)
+
+
+def accept_feeds(feeds: Feeds, policy: Policy) -> None:
+    """Refuse sessions that are counted otherwise than the stored ones; say what failed.
+
+    Raises FeedError when no feed is left.
+    """
+    if policy.upgraded and policy.version < (19, 0, 0) and ("session", "claude") in feeds.reported:
+        del feeds.reported["session", "claude"]
+        feeds.failed["session"] = (
+            "session: the sessions of this machine were imported by ccusage 19 or newer, "
+            f"and {policy.version_text} counts them otherwise; update ccusage"
+        )
+    for line in failure_lines(feeds.failed):
+        log.error("%s", line)
+    if feeds.failed and not feeds.reported:
+        raise FeedError("no feed could be imported; nothing was changed")
+
+
+def is_outdated(
+    decisions: Mapping[str, Decision],
+    records: Mapping[str, Records],
+    ids: Ids,
+    policy: Policy,
+    feeds: Feeds,
+) -> bool:
+    """Whether the evidence decides what is written, and other sessions are there by now.
+
+    The feeds are separate scans, and transcripts may go or move between two of them.
+    """
+    missing = records["session"].keys() - merged(feeds.reported, "session").keys()
+    same_ccusage = policy.version_text == policy.previous
+    writes = any(decision.after != records[feed] for feed, decision in decisions.items())
+    if not writes or (same_ccusage and not missing):
+        return False
+    plain = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
+    if all(decision.after == plain[feed].after for feed, decision in decisions.items()):
+        return False
+    again = feeds.ask_again()
+    return any(sessions.keys() != feeds.reported[place].keys() for place, sessions in again.items())
 
 
 def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
-    live = {key for key, found in stored.items() if found.live}
+    live = {key for key, old in stored.items() if old.live}
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
     return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
 
 
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
+def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """How many rows are not as ccusage reports them, by reason."""
+    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
     """The rows that get smaller, with their names, and their keys where these are no hashes."""
     for feed, decision in decisions.items():
-        for old, new in decision.lowered:
-            words = [] if old.agent == "claude" else [old.agent]
-            words += [] if feed == "session" else [str(old.key[0])]
-            words += [new.details[name] for name in DISPLAY if new.details.get(name)]
-            yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
+        for old, new, cause in decision.lowered.values():
+            if cause != MOVED:
+                words = [] if old.agent == "claude" else [old.agent]
+                words += [] if feed == "session" else [str(old.key[0])]
+                words += [name for name in displayed(old).values() if name]
+                tokens = new.tokens.total if new else 0
+                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+
+
+def price_changes(before: Records, after: Records) -> list[PriceChange]:
+    """What the days of each month and model cost before and after, where their price changes."""
+    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
+    for key, new in after.items():
+        old = before.get(key)
+        if old is None or not differ(old, new):
+            continue
+        for model, share in new.shares.items():
+            if (was := old.shares.get(model)) and was.tokens == share.tokens:
+                sums[f"{key[1]:%Y-%m}", model] += [was, share]
+    costs = {
+        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
+        for place, shares in sorted(sums.items())
+    }
+    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+    """What another version of ccusage counts less, of days, or else of any table."""
+    rows = {
+        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        for feed, decision in decisions.items()
+    }
+    number = sum(map(len, rows.values()))
+    if number:
+        counted_rows = rows["daily"] or next(filter(None, rows.values()))
+        before = [row.old for row in counted_rows]
+        after = [row.new for row in counted_rows if row.new]
+        versions = ", ".join(sorted({old.version for old in before if old.version}))
+        tokens = _total(before) - _total(after)
+        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        yield (
+            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+            f"{versions} did, in {number:,} rows"
+        )
+
+
+def hidden_names_notes(
+    before: Mapping[str, Records], reported: Reported, ids: Ids
+) -> Iterator[str]:
+    """How many names are about to be hidden that no transcript can show again."""
+    names: set[str] = set()
+    there: set[str] = set()
+    for feed in ("session", "projects"):
+        for old in before[feed].values():
+            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
+                names.update(displayed(old).values())
+        for row in merged(reported, feed).values():
+            there.update(displayed(row).values())
+    gone = [name for name in names if name and ids.shown(name) not in there]
+    if gone:
+        yield (
+            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            "are gone, so --no-hash-projects cannot show them again"
+        )
+
+
+def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+    """Warnings of new sessions that another machine has, too."""
+    sessions = TABLES["session"]
+    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
+    for machine, number in importer.twins(new).items() if new else ():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
+
+
+def refuse_twins(
+    importer: ClickHouseImporter, identity: Identity, past: Past, reported: Reported
+) -> None:
+    """Refuse the first import of an installation that would count what another one has counted.
+
+    Raises ConfigError, unless MACHINE_NAME is given for this very run: then it is that machine.
+    """
+    settings = importer.settings
+    if settings.claims_name:
+        return
+    ways = (
+        "if this is that machine, run MACHINE_NAME={} ccusage_importer.py once; if it is another "
+        "one, give it a name of its own in the same way: MACHINE_NAME=… ccusage_importer.py"
+    )
+    month_ago = datetime.now(UTC) - timedelta(days=30)
+    recent = [seen for seen in past.installations.values() if seen >= month_ago]
+    if settings.host and recent:
+        raise ConfigError(
+            f"{identity.machine_name}: another installation imported under this name on "
+            f"{max(recent):%Y-%m-%d %H:%M}, and two machines must not share one; "
+            + ways.format(identity.machine_name)
+        )
+    keys = [key[1] for key in merged(reported, "session")]
+    for machine, number in importer.twins(keys).items():
+        if number > len(keys) / 2:
+            raise ConfigError(
+                f"{identity.machine_name}: {number:,} of its {len(keys):,} sessions are stored "
+                f"under the name {machine} already, and would count twice; " + ways.format(machine)
+            )
 
 
 def retention(settings: Settings, past: Past) -> int:
@@ -2530,26 +3597,27 @@ def next_version(*newest: datetime) -> datetime:
 
 def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
     """Upsert the changed tables, children first, and record the run."""
-    written = False
     try:
         for table, rows in plan.changes.items():
             if rows:
                 importer.upsert(table, rows, plan.stored, plan.at)
                 log.debug("%s: %d rows written", table.name, len(rows))
-                written = True
         importer.record_run(history_row(plan, started), plan.at)
     except StoreError as error:
-        error.exit_code = 3 if written else 1
+        error.exit_code = 3 if importer.has_written else 1
         raise
     for reason, number in plan.result.held.items():
-        log.debug("%d rows held: %s", number, reason)
+        log.debug("%d rows are not as reported: %s", number, reason)
 
 
 def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
     """The row of ccusage_import_history for a run that wrote its plan."""
-    result = plan.result
+    result, identity = plan.result, plan.result.identity
     return {
-        **result.identity._asdict(),
+        "machine_name": identity.machine_name,
+        "installation_id": identity.installation_id,
+        "timezone": identity.timezone,
+        "key_fingerprint": identity.key_fingerprint,
         "ccusage_version": result.ccusage_version,
         "importer_version": __version__,
         "cleanup_period_days": plan.cleanup_period_days,
@@ -2576,15 +3644,14 @@ def other_installations(past: Past, identity: Identity) -> list[str]:
     recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
     return [
         f"another installation ({installation}) imported as {identity.machine_name} on "
-        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
-        "it was this machine before its machine.json was lost, this ends after 30 days"
+        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one"
         for installation, seen in past.installations.items()
         if installation != identity.installation_id and seen >= recent
     ]
 
 
 def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
-    """One import: lock, fetch, read what is stored, compare, write, record."""
+    """One import: lock, fetch, read what is stored, decide, write, record."""
     started = datetime.now(UTC)
     log.debug("start: ccusage-import %s into %s", __version__, settings.where)
     with (
@@ -2597,18 +3664,23 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             return background.submit(fetch_all, settings, zone)
 
         # With its zone known, ccusage starts while ClickHouse does.
-        fetched = recorded and fetch(identify(settings, recorded, None).timezone)
+        fetching = recorded and fetch(identify(settings, recorded, None).timezone)
         with open_client(settings, writing=not settings.dry_run) as client:
             importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
             importer.prepare(create=not settings.dry_run)
             past = importer.read_past()
             identity = identify(settings, recorded, past.identity)
-            fetched = fetched or fetch(identity.timezone)
-            for warning in other_installations(past, identity):
+            if identity.hashed is None:
+                identity = identity._replace(hashed=not importer.shows_names())
+            fetching = fetching or fetch(identity.timezone)
+            feeds = read_feeds(settings, identity, fetching.result(), background)
+            if recorded is None:
+                refuse_twins(importer, identity, past, feeds.reported)
+            plan = plan_import(importer, recorded, identity, past, feeds)
+            for warning in (*other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
-            plan = plan_import(importer, identity, past, fetched)
             if not settings.dry_run:
-                if not recorded:
+                if identity != recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan, started)
             rows = 0 if settings.dry_run else plan.rows
@@ -2616,6 +3688,26 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
             statistics = stored_now(importer, identity) if summary else None
             return plan.result._replace(statistics=statistics)
+
+
+def read_feeds(
+    settings: Settings, identity: Identity, fetched: Fetched, background: ThreadPoolExecutor
+) -> Feeds:
+    """The records of the feeds, checked."""
+    ids, zone = Ids(settings.hash_key, hidden=bool(identity.hashed)), ZoneInfo(identity.timezone)
+    ccusage = fetched.ccusage
+    sessions = [feed for feed in ccusage.feeds(settings.agents) if feed.name == "session"]
+
+    def ask_again() -> dict[tuple[str, str], Records]:
+        fetch = partial(fetch_feeds, sessions, ccusage, identity.timezone, settings)
+        again = background.submit(lambda: dict(fetch())).result()
+        reported, _ = parse_all(Fetched(ccusage, again), ids, zone, settings.agents)
+        return {
+            ("session", feed.agent): reported.get(("session", feed.agent), {}) for feed in sessions
+        }
+
+    reported, failed = parse_all(fetched, ids, zone, settings.agents)
+    return Feeds(ccusage.version, reported, failed, ask_again)
 
 
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
@@ -4012,7 +5104,7 @@ def _try_table(importer: ClickHouseImporter) -> bool:
     table = TABLES["daily"]._replace(name=f"ccusage_check_{os.urandom(4).hex()}")
     create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
     key, at = ("claude", EPOCH.date()), datetime.now(UTC)
-    before = StoredRow(Row((0,) * len(table.columns), ""), at, at, live=True, clean=True)
+    before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
     try:
         importer.command(create.replace(name, table.name))
         importer.upsert(table, {key: None}, {table: {key: before}}, at)
@@ -4101,12 +5193,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--days", type=_days, metavar="N", help="statistics of the last N days")
     add("--machine", default="", metavar="NAME", help="statistics of one machine")
-    add(
-        "--no-hash-projects",
+    names = parser.add_mutually_exclusive_group().add_argument
+    names(
+        "--hash-projects",
         action="store_true",
+        default=None,
+        help="store project names and session ids as hashes (as this machine did before; at first)",
+    )
+    names(
+        "--no-hash-projects",
+        action="store_false",
+        dest="hash_projects",
+        default=None,
         help="store project names and session ids as they are",
     )
     add("--dry-run", action="store_true", help="say what would change; write nothing")
+    add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
     add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
     add(
         "--agents",
@@ -4340,7 +5442,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_env(
             env,
             agents=args.agents,
-            hash_projects=not args.no_hash_projects,
+            hash_projects=args.hash_projects,
+            claims_name=bool(os.environ.get("MACHINE_NAME", "").strip()),
+            reprice=args.reprice,
             allow_shrink=args.allow_shrink,
             dry_run=args.dry_run,
             lock_timeout=args.lock_timeout,
