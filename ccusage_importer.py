@@ -454,22 +454,24 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def temporary_directory() -> Iterator[Path]:
+def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
     """A directory for the time of a call. What killed runs left of theirs is removed."""
     import shutil
     import tempfile
 
+    place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
+
     def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp(prefix="ccusage-import-")
+        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
         return os.open(name, os.O_RDONLY), name
 
     with contextlib.ExitStack() as stack:
         try:
-            remove_abandoned(Path(tempfile.gettempdir()).glob("ccusage-import-*"))
+            remove_abandoned(place.glob("ccusage-import-*"))
             name = stack.enter_context(claimed(make))
         except OSError as error:
             raise ConfigError(
-                f"the temporary directory cannot be written: {error.strerror}; "
+                f"the temporary directory {place} cannot be written: {error.strerror}; "
                 "set TMPDIR to a directory of yours"
             ) from error
         stack.callback(shutil.rmtree, name, ignore_errors=True)
@@ -851,7 +853,7 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     reports: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
     with (
-        temporary_directory() as home,
+        temporary_directory(settings.environment) as home,
         ThreadPoolExecutor(settings.jobs) as pool,
     ):
         (home / "ccusage.json").write_text("{}")
@@ -1906,7 +1908,7 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
     with interrupts_wait():  # to load this takes a while
         from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    make = partial(_embedded, path or settings.embedded_path)
+    make = partial(_embedded, settings, path or settings.embedded_path)
     if settings.host is not None:
         make = partial(_server, settings)
     with store_errors(settings):
@@ -1961,10 +1963,11 @@ def _server(settings: Settings, database: str) -> Client:
     )
 
 
-def _embedded(path: Path, database: str) -> Client:
+def _embedded(settings: Settings, path: Path, database: str) -> Client:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = temporary_directory(settings.environment)
     try:
-        with interrupts_wait(), temporary_directory() as scratch, _undisturbed(path, scratch):
+        with interrupts_wait(), scratch as place, _undisturbed(path, place):
             import clickhouse_connect
 
             return clickhouse_connect.get_client(
@@ -2394,7 +2397,8 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         path = None
         if settings.host is None and not writing and not settings.embedded_path.exists():
-            path = stack.enter_context(temporary_directory()) / "clickhouse"
+            scratch = stack.enter_context(temporary_directory(settings.environment))
+            path = scratch / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
         yield client
@@ -4099,10 +4103,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     mode = next((mode for mode in MODES if values[mode]), IMPORT)
     for option, modes in GOES_WITH.items():
         if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
-            against = "" if mode == IMPORT else f"not with {mode}, "
             *others, last = modes
-            listed = f"{', '.join(others)} or {last}" if others else last
-            parser.error(f"argument {option}: {against}only with {listed}")
+            if others:
+                parser.error(
+                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
+                )
+            parser.error(f"argument {option}: only with {last}")
     if args.format is None:
         ending = args.output.suffix.lower() if args.output else ""
         args.format = ENDINGS.get(ending, "table")
@@ -4304,6 +4310,14 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
     return None
 
 
+def tell_unknown_variables(env: Mapping[str, str]) -> None:
+    """Warn of variables that would silently do nothing."""
+    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
+        near = f"did you mean {meant}?" if meant else ".env.example lists them"
+        place = "the environment" if name in os.environ else dotenv_path(os.environ)
+        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+
+
 FULL = "free some disk space"
 DISK_REMEDIES = {
     errno.ENOSPC: FULL,
@@ -4320,20 +4334,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    args = parse_arguments(argv)
     _interrupted.clear()
     for number in INTERRUPTS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, interrupt)  # but nohup ignores some
-    configure_logging(args)
     try:
+        args = parse_arguments(argv)
+        configure_logging(args)
         env = load_environment(os.environ)
-        for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
-            near = f"did you mean {meant}?" if meant else "see .env.example"
-            place = "the environment" if name in os.environ else dotenv_path(os.environ)
-            log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
+        tell_unknown_variables(env)
         settings = Settings.from_env(
             env,
             agents=args.agents,
@@ -4347,9 +4358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.error("%s", error)
         return error.exit_code
     except OSError as error:  # a file or a disk that is not as it should be, no bug
-        log.error(
-            "%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check that file, and the disk")
-        )
+        log.error("%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check the disk"))
         return 1
     except KeyboardInterrupt:
         log.error("interrupted")

@@ -278,9 +278,9 @@ def test_codex_that_comes_first_hides_no_upgrade_of_claudes_sessions(
     assert total(machine.tables(), "session", "claude") == ever
 
 
-def test_an_agent_that_ccusage_does_not_know_is_named(machine: Machine) -> None:
-    done = machine.imports("--agents", "claude,cladue")
-    assert "ccusage reports nothing of cladue\n" in done.err
+def test_an_agent_of_which_ccusage_reports_nothing_is_named(machine: Machine) -> None:
+    done = machine.imports("--agents", "claude,goose")
+    assert "ccusage reports nothing of goose\n" in done.err
     assert "nothing" not in machine.imports("--agents", "claude,codex").err
 
 

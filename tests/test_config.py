@@ -146,6 +146,7 @@ def test_an_empty_variable_is_as_an_unset_one() -> None:
         ("CCUSAGE_JOBS", " 5 ", "jobs", 5),
         ("CCUSAGE_TIMEOUT", "0.5", "timeout", 0.5),
         ("PROJECT_HASH_KEY", "s3cret", "hash_key", "s3cret"),
+        ("PROJECT_HASH_KEY", " \t ", "hash_key", ""),
         ("CCUSAGE_STATE_DIR", "/s", "state_dir", Path("/s")),
         ("XDG_STATE_HOME", "/x", "state_dir", Path("/x/ccusage-import")),
     ],
