@@ -108,7 +108,7 @@ ENVIRONMENT = {
         env={"CH_DATABASE": "typo"}, code=1,
     ),
     "no temporary directory": Case(
-        "{home}/no cannot be written: No such file or directory; set TMPDIR to a directory of yours",
+        "{home}/no cannot be written: No such file or directory; set TMPDIR to a directory of",
         env={"TMPDIR": "{home}/no"},
     ),
     "none of an import": Case("the temporary directory /proc cannot", [], {"TMPDIR": "/proc"}),
