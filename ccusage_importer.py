@@ -1967,7 +1967,7 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = temporary_directory(settings.environment)
     try:
-        with interrupts_wait(), scratch as place, _undisturbed(path, place):
+        with interrupts_wait(), scratch as place, _undisturbed(settings, path, place):
             import clickhouse_connect
 
             return clickhouse_connect.get_client(
@@ -1990,22 +1990,20 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
 
 
 @contextlib.contextmanager
-def _undisturbed(path: Path, scratch: Path) -> Iterator[None]:
+def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None]:
     """Surroundings in which the engine starts as it should, whatever they are outside."""
-    before, temporary = Path.cwd(), os.environ.get("TMPDIR")
+    before, temporary = Path.cwd(), settings.environment.get("TMPDIR")
     if Path("config.xml").exists():  # the engine would obey it
         os.chdir(path.parent)
     # When it is loaded it makes a directory, which it leaves behind when it is killed.
-    os.environ["TMPDIR"] = str(scratch)
+    os.putenv("TMPDIR", str(scratch))
     # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
     arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
     try:
         yield
     finally:
         os.chdir(before)
-        os.environ["TMPDIR"] = temporary or ""
-        if temporary is None:
-            del os.environ["TMPDIR"]
+        os.putenv("TMPDIR", temporary) if temporary else os.unsetenv("TMPDIR")
         if arrow is None:
             del sys.modules["pyarrow"]
 
@@ -3873,11 +3871,12 @@ class Checkup:
             f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
+        self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
         for path, days in cleanup_periods(self.settings.environment).items():
             if 0 < days < KEPT:
-                detail += f"; Claude Code deletes transcripts after {counted(days, 'day')}, "
-                detail += f'unless "cleanupPeriodDays": {KEPT} stands in {path}'
-        self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
+                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+                after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                self.note("deletion", f"{after}; {line}")
 
 
 def _nearest(path: Path) -> Path:
@@ -4066,12 +4065,8 @@ def build_parser() -> Parser:
         metavar="SECONDS",
         help="how long to wait for another import (300)",
     )
-    add(
-        "--format",
-        choices=("table", "json", "csv", "markdown"),
-        help="of the result (as the ending of --output says, else table)",
-    )
-    add("--output", type=Path, metavar="FILE", help="write the result there")
+    add("--format", choices=("table", "json", "csv", "markdown"))
+    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
     loudness.add_argument("--verbose", action="store_true", help="print every step")

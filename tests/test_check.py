@@ -555,8 +555,11 @@ def test_the_retention_of_claude_code_is_reckoned(machine: Machine) -> None:
     assert found["retention"] | {"status": "ok"} == found["retention"]
     assert found["retention"]["detail"] == (
         "5 of 5 reported days are stored, 2 will be purged within a week, "
-        "2 are in the database alone; Claude Code deletes transcripts after 20 days, unless "
-        f'"cleanupPeriodDays": 3650 stands in {machine.claude / "settings.json"}'
+        "2 are in the database alone"
+    )
+    assert found["deletion"]["detail"] == (
+        'Claude Code deletes transcripts after 20 days; "cleanupPeriodDays": 3650 in '
+        f"{machine.claude / 'settings.json'} keeps them for ten years"
     )
     use(machine, noon() - timedelta(days=15))
     found = check(machine, code=0)
