@@ -162,7 +162,7 @@ class Settings(NamedTuple):
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
-            ca_cert=get("CH_CA_CERT"),
+            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
             verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
             embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
@@ -202,7 +202,10 @@ AGENT_DIRECTORIES = {
     *("OPENCLAW_DIR", "KILO_DATA_DIR", "KIMI_DATA_DIR", "QWEN_DATA_DIR", "GEMINI_DATA_DIR"),
     *("COPILOT_HOME", "COPILOT_OTEL_FILE_EXPORTER_PATH", "ZCODE_HOME", "ANTIGRAVITY_DATA_DIR"),
 }
-PATHS = {"CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"}
+PATHS = {
+    *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
+}
 _TRUE = ("true", "1", "yes", "on")
 _BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
@@ -1818,7 +1821,7 @@ CLICKHOUSE_REMEDIES = {
     code: remedy
     for codes, remedy in (
         ((16, 47), "run an import once: it adds the columns that are missing"),
-        ((UNKNOWN_TABLE,), "run an import once: it creates the tables"),
+        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
         ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
         ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
         ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
@@ -3572,7 +3575,7 @@ OK, WARNING, FAILED = "ok", "warning", "FAILED"
 KEPT = 3650  # days that transcripts should be kept, if not for ever
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
-NEEDED = "SELECT, INSERT, ALTER, CREATE TABLE, CREATE VIEW, DROP VIEW"
+NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
 
 class Check(NamedTuple):
@@ -3732,14 +3735,16 @@ class Checkup:
             self.note("writing", "can create, write and drop a table")
             return
         lacking = _lacking(importer, creating=bool(changes))
-        if changes and "DROP TABLE" not in refused:  # which an import does not need
+        # To drop is needed only to replace a view.
+        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
+        if changes and not "".join(refused).startswith(needless):
             lacking = {**refused, **lacking}
         if lacking:
             grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
             said = "; ".join(dict.fromkeys(lacking.values()))
             self.fail("writing", said, f"{grant} TO {self.settings.user}")
         else:
-            self.note("writing", "has the rights that an import needs, but not all to try them")
+            self.note("writing", "has the rights that an import needs, but may not try it out")
 
     def check_environment(self) -> str:
         """The settings in force; the time zone."""
@@ -4256,13 +4261,14 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a file that could not be written."""
-    folder = path.absolute().parent
+    """Refuse a file that could not be written; a pipe or a device is what it is."""
+    if str(path).startswith("/dev/") or (path.exists() and not (path.is_file() or path.is_dir())):
+        return
+    folder = Path(os.path.realpath(path)).parent
     problem = (
         (not folder.is_dir() and "its directory does not exist")
         or (path.is_dir() and "it is a directory")
-        or (not os.access(folder, os.W_OK) and path.is_file() and "its directory is read-only")
-        or (not os.access(path if path.exists() else folder, os.W_OK) and "it cannot be written")
+        or (not os.access(folder, os.W_OK) and "its directory cannot be written")
     )
     if problem:
         raise ConfigError(f"--output {path}: {problem}")

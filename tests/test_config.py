@@ -160,8 +160,10 @@ def test_a_protocol_of_ones_own_overrides_the_ports() -> None:
 
 
 def test_a_tilde_in_a_path_is_home(home: Path) -> None:
-    settings = Settings.from_env({"CH_EMBEDDED_PATH": "~/ch", "CCUSAGE_STATE_DIR": "~/s"})
+    names = {"CH_EMBEDDED_PATH": "~/ch", "CCUSAGE_STATE_DIR": "~/s", "CH_CA_CERT": "~/ca.pem"}
+    settings = Settings.from_env(names)
     assert (settings.embedded_path, settings.state_dir) == (home / "ch", home / "s")
+    assert settings.ca_cert == str(home / "ca.pem")
 
 
 WRONG = [
