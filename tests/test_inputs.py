@@ -49,8 +49,6 @@ ARGUMENTS = {
     "an unknown option": Case("unrecognized arguments: --nope; see --help", ["--nope"]),
     "a line break in one": Case("unrecognized arguments: --no pe; see --help", ["--no\npe"]),
     "two modes": Case("not allowed with argument --check; see --help", ["--check", "--stats"]),
-    "an unknown agent": Case("no agent is named 'claud'; ccusage's are", ["--agents", "claud"]),
-    "one of several": Case("no agent is named 'kodex'", ["--stats", "--agents", "claude,kodex"]),
     "no machine in UTF-8": Case("--machine: expected text", [*STATS, "--machine", "\udcff"]),
     "no parameter in UTF-8": Case("--param: expected text", [*QUERY, "--param", "a=\udcff"]),
     "output into a directory": Case("{home}: it is a directory", [*STATS, "--output", "{home}"]),
