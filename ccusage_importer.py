@@ -4486,7 +4486,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.encode(errors="replace").decode().split())
-        self.exit(2, f"{self.prog}: {text}; see --help\n")
+        self.exit(2, f"{self.prog}: error: {text}; see --help\n")
 
 
 def build_parser() -> Parser:

@@ -239,7 +239,7 @@ def test_what_is_given_wrongly_is_told_in_a_line_with_the_right_code(
 def test_every_setting_of_the_example_is_a_known_one() -> None:
     text = PROGRAM.with_name(".env.example").read_text()
     named = set(re.findall("^#([A-Z_]+)=", text, re.MULTILINE))
-    assert VARIABLES <= named
+    assert named >= VARIABLES
     assert not {name for name in named - VARIABLES if name.startswith(("CH_", "CCUSAGE_"))}
 
 
