@@ -18,6 +18,7 @@ import csv
 import errno
 import fcntl
 import gc
+import glob
 import hashlib
 import hmac
 import io
@@ -40,7 +41,7 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -95,6 +96,32 @@ class LockError(ImporterError):
     exit_code = 4
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_interrupted = threading.Event()
+
+
+def interrupt(*_: object) -> None:
+    """Handle a signal: remember it, because Python loses some that come while it imports."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let an interrupt take effect at the end: in between, other code would swallow it."""
+    here = threading.current_thread() is threading.main_thread()
+    ours = [n for n in INTERRUPTS if here and signal.getsignal(n) is interrupt]
+    for number in ours:
+        signal.signal(number, lambda *_: _interrupted.set())
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, interrupt)
+        if ours and _interrupted.is_set():
+            raise KeyboardInterrupt
+
+
 class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
@@ -129,6 +156,8 @@ class Settings(NamedTuple):
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
         given = {name: value for name, value in env.items() if value.strip()}
+        for name in VARIABLES & given.keys():
+            _one_line(name, given[name])
         get = given.get
         port = _number(given, "CH_PORT", 8123, int)
         protocol = "https" if port in (443, 8443, 9440) else "http"
@@ -141,9 +170,9 @@ class Settings(NamedTuple):
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
-            ca_cert=get("CH_CA_CERT"),
+            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
             verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
-            embedded_path=_path(get("CH_EMBEDDED_PATH"), data / "clickhouse"),
+            embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
             ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
             ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
@@ -151,7 +180,7 @@ class Settings(NamedTuple):
             jobs=_number(given, "CCUSAGE_JOBS", 3, int),
             timeout=timeout,
             patience=1.5 * timeout,
-            hash_key=env.get("PROJECT_HASH_KEY", ""),
+            hash_key=get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
             **options,
@@ -168,6 +197,23 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
+# The variables that are ours, and those that ccusage's agents take directories from.
+VARIABLES = {
+    *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
+    *("CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
+    *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
+    "CCUSAGE_STATE_DIR",
+}
+AGENT_DIRECTORIES = {
+    *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
+    *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
+    *("OPENCLAW_DIR", "KILO_DATA_DIR", "KIMI_DATA_DIR", "QWEN_DATA_DIR", "GEMINI_DATA_DIR"),
+    *("COPILOT_HOME", "COPILOT_OTEL_FILE_EXPORTER_PATH", "ZCODE_HOME", "ANTIGRAVITY_DATA_DIR"),
+}
+PATHS = {
+    *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
+}
 _TRUE = ("true", "1", "yes", "on")
 _BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
@@ -178,7 +224,28 @@ def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
 
 def state_directory(env: Mapping[str, str]) -> Path:
     default = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return _path(env.get("CCUSAGE_STATE_DIR", "").strip(), default)
+    return _folder("CCUSAGE_STATE_DIR", env.get("CCUSAGE_STATE_DIR", "").strip(), default)
+
+
+def _one_line(name: str, text: str) -> None:
+    """Refuse what could not be stored or would break a line of the log."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ConfigError(f"{name}: expected one line without control characters")
+    if not _is_utf8(text):
+        raise ConfigError(f"{name}: expected text in UTF-8")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's has no bytes that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def _folder(name: str, text: str | None, default: Path) -> Path:
+    """A directory, which may be there or not, but must not be a file."""
+    path = _path(text, default)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ConfigError(f"{name}: expected a directory, but {path} is a file")
+    return path
 
 
 def _path(text: str | None, default: Path) -> Path:
@@ -256,10 +323,43 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     bindings = list(parse_stream(io.StringIO(text)))
     for binding in bindings:
+        line = binding.original.line + binding.original.string[:-1].count("\n")
         if binding.error:  # its text may hold a secret
-            line = binding.original.line + binding.original.string[:-1].count("\n")
             raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
+        if binding.key and binding.value and _is_relative(binding.key, binding.value):
+            raise ConfigError(
+                f"{path}, line {line}: {binding.key}: expected a path that begins with /, "
+                f"got {binding.value!r}, which would be another place in each working directory"
+            )
     return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
+
+
+def _is_relative(name: str, value: str) -> bool:
+    """Whether a variable names a place that depends on the working directory."""
+    if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
+        program = (_words(name, value) or ("",))[0]
+        return "/" in program and not program.startswith(("/", "~"))
+    if name in PATHS:
+        return bool(value.strip()) and not value.strip().startswith(("/", "~"))
+    # ccusage takes several, and ~ for a name.
+    several = [part.strip() for part in value.split(",") if part.strip()]
+    return name in AGENT_DIRECTORIES and not all(part.startswith("/") for part in several)
+
+
+def unknown_variables(env: Mapping[str, str], dotenv: Iterable[str]) -> dict[str, str]:
+    """Variables that look like ours and are not, each with the name that may have been meant.
+
+    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
+    """
+    from difflib import get_close_matches
+
+    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
+    unknown = {}
+    for name in sorted({*filter(ours, env), *dotenv} - VARIABLES):
+        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
+        if env[name].strip() and (ours(name) or near):
+            unknown[name] = "".join(near)
+    return unknown
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -327,16 +427,76 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    prefix = f".{target.name}.part-"
+    remove_abandoned(target.parent.glob(glob.escape(prefix) + "*"))
+    with claimed(partial(tempfile.mkstemp, dir=target.parent, prefix=prefix)) as name:
+        try:
+            Path(name).write_text(text, encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(name, target.stat().st_mode)
+            os.replace(name, target)
+        except OSError as error:
+            os.unlink(name)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def claimed(make: Callable[[], tuple[int, str]]) -> Iterator[str]:
+    """Make a temporary file or directory, and hold a lock on it until the end.
+
+    The kernel frees the lock however a process ends, so that the next run can tell what a killed
+    one left from what is in use.
+    """
+    while True:
+        handle, name = make()
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):  # else another run has just taken it for abandoned
+            break
+        os.close(handle)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(name, target.stat().st_mode)
-        os.replace(name, target)
-    except OSError as error:
-        os.unlink(name)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        yield name
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove of these temporary files and directories those that nobody holds."""
+    import shutil
+
+    for path in paths:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
+    """A directory for the time of a call. What killed runs left of theirs is removed."""
+    import shutil
+    import tempfile
+
+    place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
+        return os.open(name, os.O_RDONLY), name
+
+    with contextlib.ExitStack() as stack:
+        try:
+            remove_abandoned(place.glob("ccusage-import-*"))
+            name = stack.enter_context(claimed(make))
+        except OSError as error:
+            raise ConfigError(
+                f"the temporary directory {place} cannot be written: {error.strerror}; "
+                "set TMPDIR to a directory of yours"
+            ) from error
+        stack.callback(shutil.rmtree, name, ignore_errors=True)
+        yield Path(name)
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -422,23 +582,29 @@ def transcripts(env: Mapping[str, str]) -> Iterator[str]:
                     yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
 
 
-def cleanup_period(env: Mapping[str, str]) -> int:
-    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
-    periods = []
+def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
+    """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
+    periods = {}
     for directory in claude_directories(env):
         # ccusage 20 takes the directory of the transcripts too.
         home = directory.parent if directory.name == "projects" else directory
+        path = home / "settings.json"
+        days: object = 0
         try:
-            settings = json.loads((home / "settings.json").read_text())
-            days = settings.get("cleanupPeriodDays", 30)
+            days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
         except FileNotFoundError:
             if not (home / "projects").exists():
                 continue
             days = 30
         except (OSError, ValueError, AttributeError):
-            days = 0
-        periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
-    return min(periods, default=30)
+            pass
+        periods[path] = days if type(days) is int and 0 <= days < 2**32 else 0
+    return periods
+
+
+def cleanup_period(env: Mapping[str, str]) -> int:
+    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
+    return min(cleanup_periods(env).values(), default=30)
 
 
 # --- ccusage --------------------------------------------------------------------------
@@ -822,14 +988,12 @@ def fetch_feeds(
     feeds: Iterable[Feed], ccusage: Ccusage, zone: str, settings: Settings
 ) -> Iterator[tuple[Feed, Any]]:
     """Each feed with what it says, or the FeedError that it ended with, as they arrive."""
-    import tempfile
     from concurrent.futures import ThreadPoolExecutor, as_completed
 
     with (
-        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
+        temporary_directory(settings.environment) as home,
         ThreadPoolExecutor(settings.jobs) as pool,
     ):
-        home = Path(name)
         (home / "ccusage.json").write_text("{}")
         (home / "projects").mkdir()
         calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
@@ -2597,17 +2761,62 @@ CHDB_OPTIONS = {
     "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
     "compile_aggregate_expressions": 0,
 }
-# ClickHouse's codes, as it names them.
-SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 62, 81, 164, 497
+# Codes of ClickHouse.
+UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
+LATER = "nothing is lost: the next import tries again"
+# What to do about ClickHouse's own errors, by code.
 CLICKHOUSE_REMEDIES = {
-    60: "run an import once: it creates the tables",
-    UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
-    READONLY: "the user may only read: give CH_USER the right to write",
-    193: "check CH_USER and CH_PASSWORD",
-    194: "set CH_PASSWORD",
-    243: "free some disk space",
-    NOT_GRANTED: "grant CH_USER the rights that the message names",
-    516: "check CH_USER and CH_PASSWORD",
+    code: remedy
+    for codes, remedy in (
+        ((16, 47), "run an import once: it adds the columns that are missing"),
+        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
+        ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
+        ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
+        ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
+        ((READONLY,), "the user may only read: give CH_USER the right to write"),
+        ((192, 193, 516), "check CH_USER and CH_PASSWORD"),
+        ((194,), "set CH_PASSWORD"),
+        ((195,), "let the server accept CH_USER from this machine's address"),
+        ((201,), f"raise the quota of CH_USER, or wait until it begins anew; {LATER}"),
+        ((202, 439, 745), f"the server is busy: import at another minute; {LATER}"),
+        (
+            (225, 279, 999),
+            f"look at ClickHouse Keeper, which the server cannot reach or is waiting for; {LATER}",
+        ),
+        ((241, 173), f"the server is short of memory: free some, or raise its limit; {LATER}"),
+        (
+            (242,),
+            "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA "
+            "where its data there are lost",
+        ),
+        (
+            (243,),
+            "free some disk space",
+        ),
+        (
+            (252,),
+            "the table has more parts than merges keep up with: look at system.merges and the "
+            f"disk, or raise parts_to_throw_insert; {LATER}",
+        ),
+        (
+            (285, 286, 289),
+            "too few replicas answer for insert_quorum: start those that are down, see "
+            f"system.replicas; {LATER}",
+        ),
+        (
+            (319,),
+            "the server does not know whether the rows were inserted: import again, which "
+            "inserts none twice",
+        ),
+        (
+            (341,),
+            "the rows are written, former versions of them are not deleted yet: look at "
+            "system.mutations; the next import finishes it",
+        ),
+        ((452,), "let CH_USER's settings profile allow the setting that the message names"),
+        ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
+    )
+    for code in codes
 }
 # By what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
@@ -2631,14 +2840,18 @@ def store_errors(settings: Settings) -> Iterator[None]:
         cause: object = error
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
-        text = " ".join(str(cause).split())[:500]
+        text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
         remedy = "check the disk and its permissions, then run it again"
-        if settings.host is not None:
+        if code and settings.host is not None:
+            remedy = "look up the code in ClickHouse's documentation, and the server's log"
+        elif settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
             if proxy_url(settings):
                 name = _proxy_variable(settings)
                 remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
+        if code == UNKNOWN_TABLE and "ccusage_" not in text:
+            remedy = "check the name of the table"
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
         raise failure from error
@@ -2646,9 +2859,10 @@ def store_errors(settings: Settings) -> Iterator[None]:
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
     """A client of the server, or of the embedded engine at `path`; creates the database."""
-    from clickhouse_connect.driver.exceptions import ClickHouseError
+    with interrupts_wait():  # to load this takes a while
+        from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    make = partial(_embedded, path or settings.embedded_path)
+    make = partial(_embedded, settings, path or settings.embedded_path)
     if settings.host is not None:
         make = partial(_server, settings)
     with store_errors(settings):
@@ -2666,8 +2880,7 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
 def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    name = settings.database.replace("\\", "\\\\").replace("`", "\\`")
-    statement = f"CREATE DATABASE IF NOT EXISTS `{name}`"
+    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
     try:
         with contextlib.closing(make("default")) as client:
             client.command(statement)
@@ -2676,6 +2889,11 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
             f"{settings.where}: no database {settings.database!r}, and it could not be created: "
             f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
         ) from error
+
+
+def _quoted(name: str) -> str:
+    name = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{name}`"
 
 
 def _server(settings: Settings, database: str) -> Client:
@@ -2764,27 +2982,22 @@ def _trust(settings: Settings) -> dict[str, Any]:
     return {**options, "ssl_context": context}
 
 
-def _embedded(path: Path, database: str) -> Client:
-    import clickhouse_connect
-
+def _embedded(settings: Settings, path: Path, database: str) -> Client:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    before = Path.cwd()
-    if Path("config.xml").exists():  # the engine would obey it
-        os.chdir(path.parent)
-    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
-    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+    scratch = temporary_directory(settings.environment)
     try:
-        return clickhouse_connect.get_client(
-            interface="chdb",
-            path=str(path),
-            database=database,
-            chdb_options=CHDB_OPTIONS,
-            tz_mode="aware",
-        )
+        with interrupts_wait(), scratch as place, _undisturbed(settings, path, place):
+            import clickhouse_connect
+
+            return clickhouse_connect.get_client(
+                interface="chdb",
+                path=str(path),
+                database=database,
+                chdb_options=CHDB_OPTIONS,
+                tz_mode="aware",
+            )
     except ImportError as error:
         cause = error.__context__ or error  # some chDBs call each a missing engine
-        if "KeyboardInterrupt" in repr(cause):  # as pybind11 passes one on
-            raise KeyboardInterrupt from error
         if "time zone" in str(cause):
             raise ConfigError(
                 f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
@@ -2793,27 +3006,85 @@ def _embedded(path: Path, database: str) -> Client:
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
         ) from error
+
+
+@contextlib.contextmanager
+def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None]:
+    """Surroundings in which the engine starts as it should, whatever they are outside."""
+    before, temporary = Path.cwd(), settings.environment.get("TMPDIR")
+    if Path("config.xml").exists():  # the engine would obey it
+        os.chdir(path.parent)
+    # When it is loaded it makes a directory, which it leaves behind when it is killed.
+    os.putenv("TMPDIR", str(scratch))
+    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
+    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+    try:
+        yield
     finally:
         os.chdir(before)
+        os.putenv("TMPDIR", temporary) if temporary else os.unsetenv("TMPDIR")
         if arrow is None:
             del sys.modules["pyarrow"]
 
 
-def schema_statements() -> list[str]:
-    """The statements of the schema file, comments left out."""
+class SchemaItem(NamedTuple):
+    """A table or a view of the schema file.
+
+    `columns` are the names and, of a table, what follows them in its statement: type, default
+    and comment. `select` is what a view is made of.
+    """
+
+    name: str
+    statement: str
+    columns: Mapping[str, str]
+    select: str = ""
+
+
+def read_schema() -> list[SchemaItem]:
+    """The tables and views of the schema file, in its order."""
     text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return [statement.strip() for statement in text.split(";\n") if statement.strip()]
+    items = []
+    for statement in map(str.strip, text.split(";\n")):
+        if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
+            columns = re.findall(r"^    `?(\w+)`? ([A-Z].*?),?$", statement, re.MULTILINE)
+            items.append(SchemaItem(match[1], statement, dict(columns)))
+        elif match := re.match(r"CREATE VIEW IF NOT EXISTS (\w+) AS\n([\s\S]+)", statement):
+            listed = match[2].partition("\nFROM ")[0]
+            names = re.findall(r"^    (?:.+ AS )?`?(\w+)`?,?$", listed, re.MULTILINE)
+            items.append(SchemaItem(match[1], statement, dict.fromkeys(names, ""), match[2]))
+    return items
 
 
-def schema_columns() -> dict[str, list[str]]:
-    """The columns of each table of the schema; its views, with none."""
-    return {
-        match[1]: re.findall(r"^    `?(\w+)`? [A-Z]", statement, re.MULTILINE)
-        if " TABLE " in match[0]
-        else []
-        for statement in schema_statements()
-        if (match := re.match(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS (\w+)", statement))
-    }
+class SchemaChange(NamedTuple):
+    """What the schema still needs: in words, and as a statement that may be run twice."""
+
+    says: str
+    statement: str
+
+
+def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
+    """What brings tables and views with these columns to the schema of this version.
+
+    Columns that are not in it stay: a newer version on another machine may have added them.
+    """
+    for name, statement, columns, select in read_schema():
+        kind = "view" if select else "table"
+        lacks = [column for column in columns if column not in stored.get(name, ())]
+        listed = ", ".join(lacks)
+        if name not in stored:
+            yield SchemaChange(f"create the {kind} {name}", statement)
+        elif lacks and select:
+            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
+            yield SchemaChange(f"replace the view {name}, which lacks {listed}", replace)
+        elif lacks:
+            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
+            yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
+
+
+def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
+    """The statements for somebody with more rights, each in a line."""
+    lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
+    return "\n".join(f"    {' '.join(line.split())};" for line in lines)
 
 
 class Past(NamedTuple):
@@ -2865,8 +3136,13 @@ class ClickHouseImporter:
         self.client = client
         self.settings = settings
         self.machine_name = machine_name
-        self.empty = False
         self.has_written = False
+        self.absent: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Whether none of our tables is there."""
+        return self.absent.issuperset(table.name for table in ALL_TABLES)
 
     def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
         """Rows of a statement with bound parameters."""
@@ -2886,32 +3162,31 @@ class ClickHouseImporter:
         )
         return {name: set(columns) for name, columns in self.query(sql)}
 
-    def missing_schema(self) -> dict[str, list[str]]:
-        """Tables and views that are not there (empty list), or the columns that they lack."""
-        found, missing = self.columns(), {}
-        for name, columns in schema_columns().items():
-            lacks = [column for column in columns if column not in found.get(name, ())]
-            if name not in found or lacks:
-                missing[name] = lacks if name in found else []
-        return missing
-
     def prepare(self, *, create: bool) -> None:
-        """Create what is missing of the schema, or note that there is nothing to read."""
-        missing = self.missing_schema()
-        if outdated := {name: columns for name, columns in missing.items() if columns}:
-            raise StoreError(
-                f"{self.settings.where}: columns are missing: {outdated}\n  remedy: add them "
-                "as ccusage_clickhouse_schema.sql has them (ALTER TABLE … ADD COLUMN)"
-            )
-        self.empty = bool(missing) and not create
-        if missing and create:
-            log.info("creating tables and views in %s", self.settings.where)
-            for statement in schema_statements():
-                self.command(statement)
+        """Bring the schema to this version, saying each step; or note which tables are absent."""
+        stored = self.columns()
+        changes = list(schema_changes(stored))
+        if not create:
+            self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
+            return
+        for done, change in enumerate(changes):
+            log.info("%s: %s", self.settings.database, change.says)
+            try:
+                self.command(change.statement)
+            except StoreError as error:
+                if error.code not in (NOT_GRANTED, READONLY):
+                    raise
+                said = str(error).partition("\n")[0]
+                raise StoreError(
+                    f"{said}\n  remedy: have these statements run by somebody who may, or grant "
+                    f"CH_USER the rights to create, alter and drop tables and views:\n"
+                    f"{by_hand(changes[done:], self.settings)}"
+                ) from error
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        rows = [] if self.empty else self.query(PAST, machine=self.machine_name)
+        absent = "ccusage_import_history" in self.absent
+        rows = [] if absent else self.query(PAST, machine=self.machine_name)
         if not rows:
             return Past()
         ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
@@ -2929,11 +3204,12 @@ class ClickHouseImporter:
         )
 
     def newest_row(self) -> datetime:
-        """The newest `updated_at` of this machine's rows: of a killed run newer than the history."""
+        """The newest `updated_at` of this machine: that of a killed run is newer than the history."""
         tables = " UNION ALL ".join(
             f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
             for table in ALL_TABLES
+            if table.name not in self.absent
         )
         sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
         rows = [] if self.empty else self.query(sql, machine=self.machine_name)
@@ -2945,7 +3221,8 @@ class ClickHouseImporter:
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
-        rows = [] if self.empty else self.query(sql, machine=self.machine_name, first=first)
+        absent = "ccusage_usage_daily" in self.absent
+        rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
         return DaySum(*rows[0]) if rows else DaySum()
 
     def shows_names(self) -> bool:
@@ -2954,7 +3231,8 @@ class ClickHouseImporter:
             "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
             "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
         )
-        return not self.empty and self.query(sql, machine=self.machine_name)[0][0] > 0
+        absent = "ccusage_usage_projects_daily" in self.absent
+        return not absent and self.query(sql, machine=self.machine_name)[0][0] > 0
 
     def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
         """Other machines under whose names these sessions are stored, with their numbers."""
@@ -2964,7 +3242,8 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        for batch in [] if self.empty else _batches([(key,) for key in session_keys]):
+        absent = "ccusage_usage_sessions" in self.absent
+        for batch in [] if absent else _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
             found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
         return dict(found.most_common())
@@ -2977,7 +3256,9 @@ class ClickHouseImporter:
         stored: Stored = {table: {} for table in ALL_TABLES}
         since = datetime.combine(first, datetime.min.time(), zone)
         wanted = {"machine": self.machine_name, "first": first, "month": f"{first:%Y-%m}"}
-        for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
+        groups = (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,))
+        there = [[table for table in group if table.name not in self.absent] for group in groups]
+        for tables in filter(None, there):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
             places = {
@@ -3077,7 +3358,8 @@ class ClickHouseImporter:
             "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
             "GROUP BY machine_name ORDER BY max(updated_at) DESC"
         )
-        return {} if self.empty else {row[0]: row[1] for row in self.query(sql)}
+        absent = "ccusage_import_history" in self.absent
+        return {} if absent else {row[0]: row[1] for row in self.query(sql)}
 
 
 def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
@@ -3186,12 +3468,11 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
     """A client; if nothing may be written and nothing is there, one of an empty engine."""
-    import tempfile
-
     with contextlib.ExitStack() as stack:
         path = None
         if settings.host is None and not writing and not settings.embedded_path.exists():
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
+            scratch = stack.enter_context(temporary_directory(settings.environment))
+            path = scratch / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
         stack.callback(client.close_connections)  # whose pool is ours
@@ -3751,6 +4032,7 @@ _MACHINE = "has(['', machine_name], {machine:String})"
 _SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
 _SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
 _SESSION = "if(project_path = '', '', project_path || '/') || session_id"
+_MINUTES = "dateDiff('minute', first_activity, last_activity)"
 _RUNS = (
     f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
     "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
@@ -3762,9 +4044,9 @@ FIGURES = {
     "days": f"""([toString(date)],
         [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
         sum(cache_read_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
+        FROM ccusage_usage_daily FINAL WHERE {_SCOPE} GROUP BY date""",
     "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
+        FROM ccusage_usage_daily FINAL WHERE {_SINCE} GROUP BY machine_name, agent""",
     "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
         [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
         WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
@@ -3773,10 +4055,10 @@ FIGURES = {
         [sum(total_tokens)], [sum(total_cost)]) AS row
         FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
     "sessions": f"""(
-        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
-        [count(), toUInt64(ifNull(max(duration_minutes), 0))],
+        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull({_MINUTES}, 0))],
+        [count(), toUInt64(ifNull(max({_MINUTES}), 0))],
         [sum(total_cost), max(total_cost)]) AS row
-        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
+        FROM ccusage_usage_sessions FINAL WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
         {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
     "blocks": f"""([machine_name],
         [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
@@ -4709,13 +4991,43 @@ def find_query(name: str) -> Query:
     raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
 
 
+# What SQL is made of, as far as one must know to find its end. Nothing is read twice, however
+# long the text is, and what is left open goes on to the end.
+SQL_WORDS = re.compile(
+    r"(?P<blank>(?:\s|--.*|/\*(?:[^*]|\*(?!/))*(?:\*/)?)+)"
+    r"|(?P<end>;)"
+    r"|'(?:[^'\\]|\\[\s\S])*(?:'|\Z)|\"(?:[^\"\\]|\\[\s\S])*(?:\"|\Z)|`(?:[^`\\]|\\[\s\S])*(?:`|\Z)"
+    r"|[^\s;'\"`/-]+|[\s\S]"
+)
+
+
 def written_query(text: str) -> Query:
     """SQL from stdin; defaults of its parameters as in queries.sql."""
-    sql = re.sub(r";\s*(--.*\s*)*\Z", "", DEFAULT.sub("", text).strip())
-    if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
+    sql = DEFAULT.sub("", text).strip()
+    end = length = 0  # of what is neither blank nor a semicolon; and with the blank after it
+    for word in SQL_WORDS.finditer(sql):
+        if word.lastgroup is None:
+            end = length = word.end()
+        elif word.lastgroup == "blank" and length == word.start():
+            length = word.end()
+    if not end:
         raise ConfigError("--query -: no SQL came from stdin")
+    sql = sql[:length]
     names = re.findall(r"\{(\w+):", sql)
     return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
+
+
+def read_stdin() -> str:
+    """The text on stdin, which may be closed or not be text."""
+    try:
+        text = sys.stdin.read() if sys.stdin else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--query -: stdin is not in UTF-8, at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"--query -: stdin cannot be read: {error.strerror}") from error
+    if not _is_utf8(text):
+        raise ConfigError("--query -: stdin is not in UTF-8")
+    return text.removeprefix("\ufeff")
 
 
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
@@ -4808,9 +5120,10 @@ def list_queries() -> Report:
 # --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
+KEPT = 3650  # days that transcripts should be kept, if not for ever
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
-CREATION, RIGHTS = ("CREATE TABLE", "CREATE VIEW"), ("SELECT", "INSERT", "ALTER DELETE")
+NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
 
 class Check(NamedTuple):
@@ -4834,6 +5147,7 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
+        self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
@@ -4913,67 +5227,72 @@ class Checkup:
         if database != self.settings.database:
             self.check_creation(importer)
             return
-        missing = importer.missing_schema()
-        with self.failing("schema"):
-            self.check_schema(importer, missing)
+        stored = importer.columns()
+        changes = list(schema_changes(stored))
+        self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, creating=bool(missing))
-        if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
-            sql = "SELECT agent, date FROM ccusage_usage_daily FINAL WHERE machine_name = "
-            sql += "{machine:String}"
-            for agent, day in importer.query(sql, machine=importer.machine_name):
-                self.stored[agent].add(day)
-            self.past = importer.read_past()
+            self.check_writing(importer, changes)
+        if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
+            self.read_stored(importer)
+
+    def read_stored(self, importer: ClickHouseImporter) -> None:
+        """What the database knows of this machine."""
+        where = "WHERE machine_name = {machine:String}"
+        days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
+        runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
+        runs += " ORDER BY updated_at DESC LIMIT 3"
+        stored = defaultdict(set)
+        for agent, day in importer.query(days, machine=importer.machine_name):
+            stored[agent].add(day)
+        self.stored = stored
+        self.runs = [
+            (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
+        ]
+        self.past = importer.read_past()
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, rights = self.settings.database, ", ".join((*CREATION, *RIGHTS))
-        if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
+        name, user = self.settings.database, self.settings.user
+        # As no engine has this name, it is not created in any case.
+        create = f"CREATE DATABASE {_quoted(name)} ENGINE = OfNoSuchName"
+        if refused := _refused(partial(_ask, importer, create)):
+            remedy = (
+                f"CREATE DATABASE {_quoted(name)}; GRANT {NEEDED} ON {_quoted(name)}.* TO {user}"
+            )
+            self.fail("database", f"{name}: not there, and {''.join(refused.values())}", remedy)
+        else:
             self.note("database", f"{name}: not there yet", "an import creates it")
-        else:
-            grant = f"GRANT {rights} ON `{name}`.* TO {self.settings.user}"
-            detail = f"{name}: not there, and no right to create it"
-            self.fail("database", detail, f"CREATE DATABASE `{name}`; {grant}")
 
-    def check_schema(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
-        schema = schema_columns()
-        tables = [bool(schema[name]) for name in schema.keys() - missing.keys()]
-        counts = f"{sum(tables)} tables and {tables.count(False)} views"
-        self.note("database", f"{self.settings.database}: {counts}")
-        lacks = [f"{name} ({', '.join(columns)})" for name, columns in missing.items() if columns]
-        if lacks:
-            remedy = "ALTER TABLE … ADD COLUMN, as ccusage_clickhouse_schema.sql has them"
-            self.fail("schema", f"columns are missing: {', '.join(lacks)}", remedy)
-        elif missing:
-            self.note("schema", f"not there yet: {', '.join(missing)}", "an import creates them")
-        elif views := ", ".join(_outdated_views(importer)):
-            remedy = f"DROP VIEW {views}; an import creates it anew"
-            self.note("schema", f"outdated: {views}", remedy)
+    def check_schema(self, stored: Mapping[str, set[str]], changes: Sequence[SchemaChange]) -> None:
+        there = [item for item in read_schema() if item.name in stored]
+        views = sum(bool(item.select) for item in there)
+        tables = f"{len(there) - views} tables and {views} views"
+        self.note("database", f"{self.settings.database}: {tables}")
+        if not there:
+            self.note("schema", "nothing is there yet", "an import creates the tables and views")
+        elif changes:
+            todo = "; ".join(change.says for change in changes)
+            self.note("schema", f"not up to date: {todo}", "an import does this")
         else:
-            self.note("schema", "all tables, views and columns")
+            self.note("schema", "all tables, views and columns are there")
 
-    def check_writing(self, importer: ClickHouseImporter, *, creating: bool) -> None:
-        """Try all that an import does on a table of our own; where that may not be, ask."""
-        needed: list[tuple[Sequence[str], str]] = [(CREATION, "*")] if creating else []
-        try:
-            tried = _try_table(importer)
-        except StoreError as error:
-            if error.code != NOT_GRANTED:
-                raise
-            tried = False
-        if not tried:
-            needed += [(RIGHTS, name) for name, columns in schema_columns().items() if columns]
-        lacking = [
-            f"{', '.join(right for right in rights if not _granted(importer, right, on))} ON {on}"
-            for rights, on in needed
-            if not _granted(importer, ", ".join(rights), on)
-        ]
+    def check_writing(self, importer: ClickHouseImporter, changes: Sequence[SchemaChange]) -> None:
+        """Do what an import does with a table of our own; where that may not be, ask for rights."""
+        refused = _refused(partial(_use_table, importer, changing=bool(changes)))
+        if not refused:
+            self.note("writing", "can create, write and drop a table")
+            return
+        lacking = _lacking(importer, creating=bool(changes))
+        # To drop is needed only to replace a view.
+        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
+        if changes and not "".join(refused).startswith(needless):
+            lacking = {**refused, **lacking}
         if lacking:
-            grants = "; ".join(f"GRANT {right} TO {self.settings.user}" for right in lacking)
-            self.fail("writing", f"no right to {lacking[0].removesuffix(' ON *')}", grants)
+            grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
+            said = "; ".join(dict.fromkeys(lacking.values()))
+            self.fail("writing", said, f"{grant} TO {self.settings.user}")
         else:
-            granted = f"{', '.join(RIGHTS)} are granted"
-            self.note("writing", "a table of its own" if tried else granted)
+            self.note("writing", "has the rights that an import needs, but may not try it out")
 
     def check_environment(self) -> str:
         """The settings in force; the time zone."""
@@ -5004,11 +5323,7 @@ class Checkup:
 
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
-        import shutil
-
         env = self.settings.environment
-        for name, *_ in COMMANDS:
-            self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
         settings = self.settings._replace(timeout=timeout, patience=timeout)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
@@ -5020,6 +5335,7 @@ class Checkup:
             for feed in fetched.reports:
                 with self.failing(feed.label, remedy):
                     self.check_feed(feed, fetched, ZoneInfo(zone))
+            self.check_transcripts(ccusage)
 
     def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
         ids, agents = Ids(self.settings.hash_key), self.settings.agents
@@ -5027,15 +5343,33 @@ class Checkup:
         found, failed = parse_all(only, ids, zone, agents)
         if failed:
             raise FeedError(failed[feed.label])
-        records = [record for several in found.values() for record in several.values()]
-        tokens = sum(record.tokens.total for record in records)
-        cost = math.fsum(record.cost for record in records)
-        sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
-        others = sorted({agent for _, agent in found} - {feed.agent})
-        self.note(feed.label, ", ".join((f"{sums} in {fetched.seconds[feed]:.2f} s", *others)))
         for (kind, agent), days in found.items():
             if kind == "daily":
                 self.reported[agent] = {day for _, day in days}
+        if feed is UNIFIED:  # which tells of the same usage by day, by month and by session
+            names = sorted(agent for kind, agent in found if kind == "daily")
+            sums = [f"{name}: {_sums(found['daily', name], 'day')}" for name in names]
+        else:
+            sums = [_sums(records, "record") for records in found.values()]
+        self.note(feed.label, f"{'; '.join(sums) or 'none'} in {fetched.seconds[feed]:.2f} s")
+
+    def check_transcripts(self, ccusage: Ccusage) -> None:
+        """What ccusage leaves out without a word: links, and what it may not read."""
+        folders = transcripts = 0
+        for directory in claude_directories(self.settings.environment):
+            top = directory if directory.name == "projects" else directory / "projects"
+            for place, names, files in os.walk(top):
+                paths = [os.path.join(place, name) for name in names]
+                folders += sum(_left_out(path, ccusage) for path in paths)
+                paths = [os.path.join(place, name) for name in files if name.endswith(".jsonl")]
+                transcripts += sum(_left_out(path, ccusage) for path in paths)
+        if folders or transcripts:
+            what = f"{counted(folders, 'project folder')} and {counted(transcripts, 'transcript')}"
+            self.note(
+                "left out",
+                f"ccusage does not read {what}: they are links, or it may not read them",
+                "put the files where the links are, and make them readable to you",
+            )
 
     def check_schedule(self) -> None:
         said = ""
@@ -5043,18 +5377,30 @@ class Checkup:
             said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
         lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
         entries = [words for words in lines if words[0][0] != "#"]
-        times = "; ".join(" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries)
-        self.note("cron", times or "no entry", "run setup_cronjob.sh", when=len(entries) != 1)
-        if self.stored is None:
-            return
-        if self.past.previous is None:
+        times = [" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries]
+        gone = [path for words in entries for path in _programs(words) if not os.path.exists(path)]
+        detail = "; ".join(times) or "no entry"
+        detail += f", but {gone[0]} does not exist any more" if gone else ""
+        self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
+        if self.stored is not None:
+            self.check_imports()
+
+    def check_imports(self) -> None:
+        """When the last imports were, and how they ended."""
+        if not self.runs:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
-        started_at = self.past.previous["started_at"]
+        started_at, failed = self.runs[0]
         hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
         ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
+        ends = [
+            f"{at:%Y-%m-%d %H:%M} code {3 if names else 0}"
+            + (f" (without {', '.join(names)})" if names else "")
+            for at, names in self.runs
+        ]
+        self.note("last imports", "; ".join(ends), remedy, when=failed)
 
     def check_days(self, today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
@@ -5079,6 +5425,11 @@ class Checkup:
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
         self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
+        for path, days in cleanup_periods(self.settings.environment).items():
+            if 0 < days < KEPT:
+                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+                after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                self.note("deletion", f"{after}; {line}")
 
 
 def _nearest(path: Path) -> Path:
@@ -5086,44 +5437,92 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _granted(importer: ClickHouseImporter, rights: str, table: str = "*") -> bool:
-    """Whether CH_USER has these rights; a server too old to tell is believed to grant them."""
+def _said(error: StoreError) -> str:
+    """What the server itself says."""
+    said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+    return " ".join(said.split())
+
+
+def _refused(attempt: Callable[[], None]) -> dict[str, str]:
+    """The right that the server says is lacking, and its words; other errors are raised."""
     try:
-        return bool(importer.query(f"CHECK GRANT {rights} ON {table}")[0][0])
+        attempt()
     except StoreError as error:
-        if error.code != SYNTAX_ERROR:
+        if error.code != NOT_GRANTED:
             raise
-        return True
+        right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", _said(error))
+        return {right[1] if right else NEEDED: _said(error)}
+    return {}
 
 
-def _try_table(importer: ClickHouseImporter) -> bool:
-    """Create, write, read and drop a table as the import does, unless it could not be dropped."""
-    if _granted(importer, "CREATE TABLE") and not _granted(importer, "DROP TABLE"):
-        return False
-    name = TABLES["daily"].name
-    table = TABLES["daily"]._replace(name=f"ccusage_check_{os.urandom(4).hex()}")
-    create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
-    key, at = ("claude", EPOCH.date()), datetime.now(UTC)
-    before = StoredRow(Row((0,) * len(table.columns), ""), at, live=True, clean=True)
+def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
+    """Create, write, read and drop a table, and where the schema changes, do that as well."""
+    name = f"ccusage_check_{os.urandom(4).hex()}"
+    daily = next(item for item in read_schema() if item.name == TABLES["daily"].name)
+    columns = daily.statement.partition("\n")[2]
     try:
-        importer.command(create.replace(name, table.name))
-        importer.upsert(table, {key: None}, {table: {key: before}}, at)
-        importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
+        # To replace asks for the right to drop, too: what is created can surely be dropped.
+        importer.command(f"CREATE OR REPLACE TABLE {name}\n{columns}")
+        if changing:
+            importer.command(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS `checked` UInt8")
+            importer.command(f"CREATE OR REPLACE VIEW {name}_view AS SELECT 1 AS one")
+        importer.command(f"INSERT INTO {name} (machine_name) SELECT 'check'")
+        importer.command(f"DELETE FROM {name} WHERE machine_name = 'check'")  # noqa: S608
+        importer.query(f"SELECT count() FROM {name} FINAL")  # noqa: S608
     finally:
-        importer.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
-    return True
+        if changing:
+            importer.command(f"DROP VIEW IF EXISTS {name}_view SYNC")
+        importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
 
-def _outdated_views(importer: ClickHouseImporter) -> list[str]:
-    """The views whose columns are not those of the schema."""
+def _lacking(importer: ClickHouseImporter, *, creating: bool) -> dict[str, str]:
+    """The rights that an import lacks: the server checks them before what else is wrong here."""
+    statements = []
+    if creating:
+        statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
+        statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
+    for name in importer.columns().keys() & {table.name for table in ALL_TABLES}:
+        statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
+        statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
+    lacking: dict[str, str] = {}
+    for statement in statements:
+        lacking |= _refused(partial(_ask, importer, statement))
+    return lacking
 
-    def columns(select: str) -> set[str]:
-        return {name for name, *_ in importer.query(f"DESCRIBE ({select})")}
 
-    found = importer.columns()
-    views = (sql.partition(" AS\n") for sql in schema_statements() if " VIEW " in sql)
-    selects = {head.split()[-1]: select for head, _, select in views}
-    return [view for view, select in selects.items() if found[view] != columns(select)]
+def _ask(importer: ClickHouseImporter, statement: str) -> None:
+    """Have a statement refused, which is no error unless it is for lack of rights."""
+    try:
+        importer.command(statement)
+    except StoreError as error:
+        if error.code in (0, READONLY, NOT_GRANTED):
+            raise
+
+
+def _sums(records: Mapping[Any, Record], noun: str) -> str:
+    tokens = sum(record.tokens.total for record in records.values())
+    cost = math.fsum(record.cost for record in records.values())
+    return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
+
+
+def _left_out(path: str, ccusage: Ccusage) -> bool:
+    """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
+    if os.path.islink(path) and ccusage.version >= (19, 0, 0):
+        return True
+    return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
+
+
+def _programs(words: Sequence[str]) -> list[str]:
+    """The programs and scripts that a line of a crontab names by their whole paths."""
+    command = " ".join(words[1 if words[0][0] == "@" else 5 :]).replace("\\%", "%")
+    try:
+        parts = shlex.split(command, comments=True)
+    except ValueError:
+        return []
+    rest = [part for part in parts if not re.match(r"\w+=", part)]
+    return [
+        part for part in rest if part.startswith("/") and (part is rest[0] or part.endswith(".py"))
+    ]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -5144,7 +5543,13 @@ def reading(settings: Settings) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
-        yield stack.enter_context(open_client(settings, writing=False))
+        client = stack.enter_context(open_client(settings, writing=False))
+        if client.database != settings.database:
+            raise StoreError(
+                f"{settings.where}: there is no database {settings.database!r}\n"
+                "  remedy: check CH_DATABASE; if the name is right, an import creates it"
+            )
+        yield client
 
 
 def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
@@ -5172,8 +5577,16 @@ def read_page(settings: Settings, stats: Statistics) -> Report:
     return Report(page_figures(stats, details), (), (), ())
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.encode(errors="replace").decode().split())
+        self.exit(2, f"{self.prog}: error: {text}; see --help\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
         prog="ccusage-import",
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
@@ -5192,7 +5605,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a parameter of the query, such as days=7",
     )
     add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", default="", metavar="NAME", help="statistics of one machine")
+    add("--machine", type=_text, default="", metavar="NAME", help="statistics of one machine")
     names = parser.add_mutually_exclusive_group().add_argument
     names(
         "--hash-projects",
@@ -5224,8 +5637,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for another import (300)",
     )
-    add("--format", choices=("table", "json", "csv", "markdown", "html"), default="table")
-    add("--output", type=Path, metavar="FILE", help="write the result there")
+    add("--format", choices=("table", "json", "csv", "markdown", "html"))
+    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
     loudness.add_argument("--verbose", action="store_true", help="print every step")
@@ -5233,18 +5646,39 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What each option goes with. With anything else it would do nothing, and is refused. The check
+# takes the options of the import that it is about.
+IMPORT = "an import"
+GOES_WITH = {
+    "--param": ("--query",),
+    "--days": ("--stats",),
+    "--machine": ("--stats",),
+    "--no-hash-projects": (IMPORT, "--check"),
+    "--dry-run": (IMPORT,),
+    "--allow-shrink": (IMPORT, "--check"),
+    "--agents": (IMPORT, "--stats", "--check"),
+    "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
+}
+MODES = ("--check", "--stats", "--query", "--list-queries")
+ENDINGS = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
-    for option, given, mode, on in (
-        ("--param", args.param, "--query", args.query),
-        ("--days", args.days, "--stats", args.stats),
-        ("--machine", args.machine, "--stats", args.stats),
-    ):
-        if given and not on:
-            parser.error(f"argument {option}: only with {mode}")
-    if args.query and args.agents:
-        parser.error("argument --agents: not with --query, whose parameters are given by --param")
+    values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    mode = next((mode for mode in MODES if values[mode]), IMPORT)
+    for option, modes in GOES_WITH.items():
+        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
+            *others, last = modes
+            if others:
+                parser.error(
+                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
+                )
+            parser.error(f"argument {option}: only with {last}")
+    if args.format is None:
+        ending = args.output.suffix.lower() if args.output else ""
+        args.format = ENDINGS.get(ending, "table")
     if args.format == "html":
         if not args.stats:
             parser.error("argument --format: html only with --stats")
@@ -5262,8 +5696,14 @@ def _query(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    if not _is_utf8(text):
+        raise argparse.ArgumentTypeError("expected text in UTF-8")
+    return text
+
+
 def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
+    name, equals, value = _text(text).partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     return name, value
@@ -5350,8 +5790,8 @@ def log_file(state_dir: Path) -> logging.Handler:
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
-    if args.output and not args.output.absolute().parent.is_dir():  # better now than in the end
-        raise ConfigError(f"--output {args.output}: its directory does not exist")
+    if args.output:  # better now than in the end
+        check_output(args.output)
     if args.check:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
@@ -5361,7 +5801,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
     if args.list_queries:
         publish(list_queries(), args)
     elif args.query:
-        query = written_query(sys.stdin.read()) if args.query == "-" else find_query(args.query)
+        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
         values = bind(query, dict(args.param))
         with reading(settings) as client:
             report = answer_query(client, settings, query, values)
@@ -5384,6 +5824,20 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
             publish(figures_report(result, import_sections(result)), args)
         return 3 if result.feeds_failed else 0
     return 0
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written; a pipe or a device is what it is."""
+    if str(path).startswith("/dev/") or (path.exists() and not (path.is_file() or path.is_dir())):
+        return
+    folder = Path(os.path.realpath(path)).parent
+    problem = (
+        (not folder.is_dir() and "its directory does not exist")
+        or (path.is_dir() and "it is a directory")
+        or (not os.access(folder, os.W_OK) and "its directory cannot be written")
+    )
+    if problem:
+        raise ConfigError(f"--output {path}: {problem}")
 
 
 def publish(report: Report, args: argparse.Namespace) -> None:
@@ -5425,20 +5879,41 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
     return None
 
 
+def tell_unknown_variables(env: Mapping[str, str]) -> None:
+    """Warn of variables that would silently do nothing."""
+    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
+        near = f"did you mean {meant}?" if meant else ".env.example lists them"
+        place = "the environment" if name in os.environ else dotenv_path(os.environ)
+        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+
+
+FULL = "free some disk space"
+DISK_REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: "make it accessible to you",
+    errno.EPERM: "make it accessible to you",
+    errno.EROFS: "choose a place that can be written",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code is as the module says."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    args = parse_arguments(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, signal.default_int_handler)
-    configure_logging(args)
+    _interrupted.clear()
+    for number in INTERRUPTS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)  # but nohup ignores some
     try:
+        args = parse_arguments(argv)
+        configure_logging(args)
         env = load_environment(os.environ)
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
+        tell_unknown_variables(env)
         settings = Settings.from_env(
             env,
             agents=args.agents,
@@ -5453,10 +5928,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        log.error("%s: free some disk space", error)
+    except OSError as error:  # a file or a disk that is not as it should be, no bug
+        log.error("%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check the disk"))
         return 1
     except KeyboardInterrupt:
         log.error("interrupted")

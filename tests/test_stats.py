@@ -269,7 +269,7 @@ def test_statistics_take_one_statement_and_an_hourly_import_at_most_25(
     machine.imports()
     asked = [s.query for s in database.server.statements()]
     assert len(asked) <= 25
-    assert sum("ccusage_v_daily_summary" in query for query in asked) == 1
+    assert sum("FROM ccusage_usage_daily FINAL" in query for query in asked) == 1
     database.server.control(reset=True)
     machine.main("--stats")
     assert len(database.server.statements()) <= 12
