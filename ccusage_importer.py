@@ -3204,7 +3204,7 @@ class ClickHouseImporter:
         )
 
     def newest_row(self) -> datetime:
-        """The newest `updated_at` of this machine: that of a killed run is newer than the history."""
+        """The newest `updated_at` of this machine, which of a killed run is not in the history."""
         tables = " UNION ALL ".join(
             f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
