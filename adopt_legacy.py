@@ -51,7 +51,6 @@ from ccusage_importer import (
     StoreError,
     configure_logging,
     connect,
-    counted,
     human,
     import_lock,
     legacy_tables,
@@ -222,7 +221,8 @@ class Reader:
         ):
             machine, said, key, *measures, created, written = row[:11]
             agent = agent_of(said)
-            usage = Usage(*measures[:5], round(measures[5], 8))
+            usage = Usage(*measures)
+            usage = usage._replace(cost=round(usage.cost, 8))
             if agent != "claude":  # OpenCode's totals left out cache writes
                 usage = usage._replace(total_tokens=max(usage[4], sum(usage[:4])))
             details = tuple(row[11:])
@@ -281,7 +281,7 @@ class Reader:
         times: dict[str, int] = defaultdict(int)
         for table in (DAYS, MONTHS, BLOCKS):
             wanted = "machine_name, toUnixTimestamp(max(updated_at))"
-            for name, written in self.select(table, wanted, "GROUP BY machine_name"):
+            for name, written in self.select(table, wanted, "GROUP BY 1"):
                 times[self.machine(name)] = max(times[self.machine(name)], written)
         return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(times.items())}
 
@@ -860,48 +860,47 @@ def refusal(running: Mapping[str, datetime]) -> str:
     machines = ", ".join(f"{name} ({at:%Y-%m-%d %H:%M} UTC)" for name, at in running.items())
     again = max(running.values()) + STILL_RUNNING
     return (
-        f"An old importer wrote within the last 26 hours on {machines}; it would delete from the "
-        "new tables\n  remedy: take it out of every crontab, give CH_USER a new password (the old "
-        f"cron lines hold the old one), and run this again after {again:%Y-%m-%d %H:%M} UTC"
+        f"an old importer wrote within the last 26 hours on {machines}; it would remove rows of "
+        "the new tables\n  remedy: take it out of every crontab, give CH_USER a new password, "
+        "which old cron lines do not hold, and run this again after "
+        f"{again:%Y-%m-%d %H:%M} UTC"
     )
 
 
-def months_section(months: Sequence[Month]) -> Section:
-    header = ("Machine", "Agent", "Month", "Days", "Stored", "Twice", "Restored", "Adopted", "Cost")
-    rows = [(*row[:3], *(f"{number:,}" for number in row[3:8]), money(row.cost)) for row in months]
-    sums = [sum(column) for column in list(zip(*months, strict=True))[3:]] or [0] * 6
-    total_row = ("all", "", "", *(f"{number:,}" for number in sums[:5]), money(sums[5]))
-    return Section(header, [*rows, total_row])
+class Note(NamedTuple):
+    """How many rows are left out, or were wrong, and what becomes of them."""
+
+    what: str
+    number: int
+    fate: str
 
 
-def notes(reader: Reader, legacy: Legacy, adoption: Adoption) -> Iterator[tuple[str, str]]:
-    """What is left out, and why; what was wrong and has been put right."""
+def notes(reader: Reader, legacy: Legacy, adoption: Adoption) -> list[Note]:
     cut = [block for block in adoption.cut.values() if not Block(*block.details).is_gap]
-    tokens = human(sum(block.usage.total_tokens for block in cut))
-    gaps = counted(len(adoption.cut) - len(cut), "gap")
-    sessions, runs = (reader.count(table) for table in (SESSIONS, HISTORY))
-    yield "Identity", "stored - twice + restored = adopted, to the token"
-    yield (
-        "Sessions",
-        f"{counted(sessions, 'row')} left out: each holds a project, not a session; they stay in "
-        f"{OLD}{SESSIONS}",
+    tokens = sum(block.usage.total_tokens for block in cut)
+    gaps = len(adoption.cut) - len(cut)
+    views = [name for name, _ in materialized_views(reader.importer)]
+    unknown = unknown_models(adoption)
+    told = (
+        Note("sessions", reader.count(SESSIONS), f"left out, in {OLD}{SESSIONS}: {NO_SESSIONS}"),
+        Note("overlapping blocks", len(cut), f"left out, {human(tokens)} tokens: {OVERLAP}"),
+        Note("gaps between blocks", gaps, f"left out: {OVERLAP}"),
+        Note("projects of other agents", legacy.counts["other projects"], FIRST_MESSAGES),
+        Note("imports", reader.count(HISTORY), f"left out, in {OLD}{HISTORY}"),
+        Note(
+            "projects", legacy.counts["exchanged"], "had machine and project exchanged: put right"
+        ),
+        Note("active blocks", ended(legacy, adoption), "were over long ago: no longer active"),
+        Note("days", len(unknown), f"{human(sum(unknown))} tokens of no known model: {ERASED}"),
+        Note("materialized views", len(views), f"read on from the old tables: {', '.join(views)}"),
     )
-    yield (
-        "Blocks",
-        f"{counted(len(cut), 'block')} ({tokens} tokens) and {gaps} left out: larger blocks lie in "
-        "their time",
-    )
-    yield (
-        "Projects",
-        f"{counted(legacy.counts['other projects'], 'row')} of other agents left out: they hold "
-        f"the first message of each session; {legacy.counts['exchanged']:,} rows had machine and "
-        "project exchanged",
-    )
-    yield "Active", f"{counted(ended(legacy, adoption), 'block')} called active for ever has ended"
-    yield "Models", unknown_models(adoption)
-    yield "History", f"{counted(runs, 'old import')} stay in {OLD}{HISTORY}"
-    if views := [name for name, _ in materialized_views(reader.importer)]:
-        yield "Views", f"{', '.join(views)}: materialized, go on reading the old tables"
+    return [note for note in told if note.number]
+
+
+NO_SESSIONS = "each holds a whole project, not a session"
+OVERLAP = "larger blocks lie in their time"
+FIRST_MESSAGES = "left out: they hold the first message of each session only"
+ERASED = "imports of other machines erased it"
 
 
 def ended(legacy: Legacy, adoption: Adoption) -> int:
@@ -911,17 +910,29 @@ def ended(legacy: Legacy, adoption: Adoption) -> int:
     return sum(not Block(*both[place].details).is_active for place in active)
 
 
-def unknown_models(adoption: Adoption) -> str:
-    days = {
-        place: kept.usage.total_tokens
-        - total(adoption.shares.get((*place[:2], "daily", place[2]), {}))
-        for place, kept in adoption.days.items()
-    }
-    unknown = sum(tokens > 0 for tokens in days.values())
-    return (
-        f"{human(sum(days.values()))} tokens on {counted(unknown, 'day')} belong to no known model: "
-        "imports of other machines erased it"
+def unknown_models(adoption: Adoption) -> list[int]:
+    """By day, how many tokens belong to no model that is known."""
+    days = (
+        kept.usage.total_tokens - total(adoption.shares.get((machine, agent, "daily", day), {}))
+        for (machine, agent, day), kept in adoption.days.items()
     )
+    return [tokens for tokens in days if tokens]
+
+
+def report(months: Sequence[Month], told: Sequence[Note]) -> Report:
+    sums = [sum(column) for column in list(zip(*months, strict=True))[3:]] or [0] * 6
+    lines = (*months, Month("all", "", "", *sums))
+    header = [name.capitalize() for name in Month._fields]
+    rows = [(*row[:3], *(f"{number:,}" for number in row[3:8]), money(row.cost)) for row in lines]
+    sections = [
+        Section(header, rows),
+        Section(
+            rows=[("Tokens", "stored - twice + restored = adopted"), ("Cost", "of what is adopted")]
+        ),
+        Section(("What", "Rows", "Becomes"), [(n.what, f"{n.number:,}", n.fate) for n in told]),
+    ]
+    value = {"months": [m._asdict() for m in months], "notes": [note._asdict() for note in told]}
+    return Report(value, sections, Month._fields, months, 100)
 
 
 def adopt(importer: ClickHouseImporter, old: Sequence[str]) -> Report:
@@ -931,22 +942,22 @@ def adopt(importer: ClickHouseImporter, old: Sequence[str]) -> Report:
     legacy = reader.read()
     adoption = decide(legacy, now)
     months = tally(legacy.days, adoption.days)
-    told = list(notes(reader, legacy, adoption))
+    shown = report(months, notes(reader, legacy, adoption))
     running = still_running(legacy, importer.machine_name, now)
-    if running and not settings.dry_run:
-        raise StoreError(refusal(running))
     if settings.dry_run:
-        told.append(("Dry run", "nothing was changed"))
+        log.info("dry run: nothing was changed")
         if running:
-            log.warning("would be refused now: %s", refusal(running))
-    else:
-        ids = Ids(settings.hash_key, hidden=settings.hash_projects)
-        with abandoning(importer):
-            stage(importer, NewRows(adoption, ids, now).tables())
-            verify(reader, months)
-            exchange(importer)
-    value = {"months": [row._asdict() for row in months], "notes": dict(told)}
-    return Report(value, [months_section(months), Section(rows=told)], Month._fields, months, 100)
+            log.warning("without --dry-run this would be refused now: %s", refusal(running))
+        return shown
+    if running:
+        raise StoreError(refusal(running))
+    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
+    with abandoning(importer):
+        stage(importer, NewRows(adoption, ids, now).tables())
+        verify(reader, months)
+        exchange(importer)
+    log.warning("%s", ADVICE)
+    return shown
 
 
 @contextlib.contextmanager
@@ -987,7 +998,7 @@ def run(importer: ClickHouseImporter) -> Report | None:
             log.warning("an adoption was cut off amid its renames; run this without --dry-run")
             return None
         exchange(importer)
-        log.info("finished an adoption that had been cut off")
+        log.warning("an adoption that had been cut off is finished: %s", ADVICE)
     elif old := [name for name in legacy_tables(importer.client) if not name.startswith(STAGED)]:
         check_places(importer, old)
         log.info("tables of an older importer in %s: %s", settings.where, ", ".join(old))
@@ -1020,6 +1031,13 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dry-run", action="store_true", help="show what would become of them; write nothing")
     add("--no-hash-projects", action="store_true", help="show project names as they are")
+    add(
+        "--lock-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="how long to wait for an import that runs (300)",
+    )
     add("--format", choices=("table", "json", "csv", "markdown"), default="table")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
@@ -1036,12 +1054,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             load_environment(os.environ),
             hash_projects=not args.no_hash_projects,
             dry_run=args.dry_run,
+            lock_timeout=args.lock_timeout,
         )
-        report = open_and_run(settings)
-        if report and not args.quiet:
-            publish(report, args)
-        if report and not args.dry_run:
-            log.warning("%s", ADVICE)
+        shown = open_and_run(settings)
+        if shown and not args.quiet:
+            publish(shown, args)
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
