@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -170,7 +171,14 @@ class Legacy(NamedTuple):
     shares: list[OldRow]
     used: list[OldRow]
     counts: Mapping[str, int]  # of rows that are worth telling of
-    last_import: Mapping[str, datetime]  # by machine
+
+    @property
+    def last_import(self) -> dict[str, datetime]:
+        """When each machine last wrote."""
+        times: dict[str, int] = {}
+        for row in (*self.days, *self.months, *self.blocks):
+            times[row.machine] = max(times.get(row.machine, 0), row.written)
+        return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(times.items())}
 
 
 def agent_of(source: str) -> str:
@@ -208,7 +216,6 @@ class Reader:
             shares=[*self.rows(SHARES)],
             used=[*self.rows(USED)],
             counts=self.counts,
-            last_import=self.last_import(),
         )
 
     def rows(self, table: str, where: str = "", **parameters: Any) -> Iterator[OldRow]:
@@ -276,14 +283,6 @@ class Reader:
 
     def count(self, table: str) -> int:
         return sum(number for (number,) in self.select(table, "count()"))
-
-    def last_import(self) -> dict[str, datetime]:
-        times: dict[str, int] = defaultdict(int)
-        for table in (DAYS, MONTHS, BLOCKS):
-            wanted = "machine_name, toUnixTimestamp(max(updated_at))"
-            for name, written in self.select(table, wanted, "GROUP BY 1"):
-                times[self.machine(name)] = max(times[self.machine(name)], written)
-        return {name: datetime.fromtimestamp(at, UTC) for name, at in sorted(times.items())}
 
 
 # --- what of it is adopted ----------------------------------------------------------------
@@ -718,8 +717,23 @@ def stage(importer: ClickHouseImporter, rows: Mapping[str, Lines]) -> None:
             importer.command(f"{head.replace(PREFIX, STAGED)}\n{rest}")
     for table, lines in rows.items():
         if lines:
-            with store_errors(importer.settings):
-                importer.client.insert(STAGED + table, lines, column_names=COLUMNS[table])
+            insert(importer, STAGED + table, COLUMNS[table], lines)
+
+
+def insert(importer: ClickHouseImporter, table: str, columns: Sequence[str], lines: Lines) -> None:
+    content = "\n".join(json.dumps(line, default=as_text, ensure_ascii=False) for line in lines)
+    settings = {"async_insert": 0, "precise_float_parsing": 1}
+    with store_errors(importer.settings):
+        importer.client.raw_insert(
+            table, columns, content.encode(), settings=settings, fmt="JSONCompactEachRow"
+        )
+
+
+def as_text(value: date) -> str:
+    """A day, or a time in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(" ", "milliseconds")[:23]
+    return value.isoformat()
 
 
 def drop_staged(importer: ClickHouseImporter) -> None:
@@ -806,7 +820,6 @@ def exchange(importer: ClickHouseImporter) -> None:
         if table == HISTORY:
             redirect_views(importer)
         importer.command(f"RENAME TABLE {STAGED}{table} TO {PREFIX}{table}")
-    drop_staged(importer)
 
 
 def redirect_views(importer: ClickHouseImporter) -> None:
@@ -981,13 +994,14 @@ def check_places(importer: ClickHouseImporter, old: Iterable[str]) -> None:
             f"importer ({', '.join(old)})\n  remedy: rename the {OLD}… tables, or set another "
             "CH_DATABASE"
         )
-    for name in sorted(tables & {PREFIX + table for table in TABLES} - set(old)):
-        if importer.query(f"SELECT count() FROM {name}")[0][0]:  # noqa: S608 (our name)
-            raise StoreError(
-                f"{name} already holds rows of this program, beside tables of an older importer "
-                f"({', '.join(old)})\n  remedy: set another CH_DATABASE, and move the old tables "
-                "there"
-            )
+    ours = sorted(tables & {PREFIX + table for table in TABLES} - set(old))
+    count = "SELECT count() FROM {}"
+    if filled := [name for name in ours if importer.query(count.format(name))[0][0]]:
+        raise StoreError(
+            f"{', '.join(filled)} hold rows of this program, beside tables of an older importer "
+            f"({', '.join(old)})\n  remedy: move the old tables to another database, and set "
+            "CH_DATABASE to it"
+        )
 
 
 def run(importer: ClickHouseImporter) -> Report | None:
