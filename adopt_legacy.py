@@ -77,7 +77,8 @@ BLOCK = timedelta(hours=5)
 ADVICE = (
     f"adopted. The old tables are now {OLD}…, and nothing reads them any more. Take the old "
     "importer out of every crontab and give CH_USER a new password: it deletes from tables of "
-    "these names. Then run ccusage_importer.py on each machine"
+    "these names. Then run ccusage_importer.py on each machine, with MACHINE_NAME where it is now "
+    "called otherwise than above"
 )
 
 
@@ -220,22 +221,18 @@ class Reader:
 
     def rows(self, table: str, where: str = "", **parameters: Any) -> Iterator[OldRow]:
         source = SOURCES[table]
-        wanted = ", ".join(("machine_name", "source", f"toString({source.key})", source.measures))
-        times = "toUnixTimestamp(created_at), toUnixTimestamp(updated_at)"
         self._require(table, source)
-        for row in self.select(
-            table, ", ".join((wanted, times, *source.details)), where, **parameters
-        ):
-            machine, said, key, *measures, created, written = row[:11]
-            agent = agent_of(said)
-            usage = Usage(*measures)
+        key = "toDate32(date)" if source.key == "date" else source.key
+        times = "toUnixTimestamp(created_at), toUnixTimestamp(updated_at)"
+        wanted = ("machine_name", "source", f"toString({key})", times, source.measures)
+        for row in self.select(table, ", ".join((*wanted, *source.details)), where, **parameters):
+            machine, said, name, created, written = row[:5]
+            whole = (self.machine(machine), agent_of(said), name)
+            usage = Usage(*row[5:11])
             usage = usage._replace(cost=round(usage.cost, 8))
-            if agent != "claude":  # OpenCode's totals left out cache writes
+            if whole[1] != "claude":  # OpenCode's totals left out cache writes
                 usage = usage._replace(total_tokens=max(usage[4], sum(usage[:4])))
-            details = tuple(row[11:])
-            yield OldRow(
-                self.machine(machine), agent, key, usage, measures[4], created, written, details
-            )
+            yield OldRow(*whole, usage, row[9], created or written, written, tuple(row[11:]))
 
     def select(self, table: str, wanted: str, rest: str = "", **parameters: Any) -> Any:
         """Rows of an old table, with what stands for columns that it lacks; none if it is new."""
@@ -405,6 +402,7 @@ class Block(NamedTuple):
     def of(cls, block_id: str, details: Sequence[Any], now: datetime) -> Block:
         """Stored times are shifted, all by the same: the id tells by how much."""
         stored, length, activity, reset, gap, active, entries, rate, projection = details
+        gap, entries = gap or 0, entries or 0
         start = block_start(block_id) or datetime.fromtimestamp(stored, UTC)
 
         def after(seconds: int | None) -> datetime | None:
@@ -721,6 +719,7 @@ def stage(importer: ClickHouseImporter, rows: Mapping[str, Lines]) -> None:
 
 
 def insert(importer: ClickHouseImporter, table: str, columns: Sequence[str], lines: Lines) -> None:
+    """One INSERT, in which names and texts are data and never SQL."""
     content = "\n".join(json.dumps(line, default=as_text, ensure_ascii=False) for line in lines)
     settings = {"async_insert": 0, "precise_float_parsing": 1}
     with store_errors(importer.settings):
@@ -808,12 +807,15 @@ def verify(reader: Reader, months: Sequence[Month]) -> None:
 def exchange(importer: ClickHouseImporter) -> None:
     """Rename the old tables, and the new ones into their place, one after the other.
 
-    The history comes last: as long as a new table has not its name, no import begins.
+    The history comes last: as long as a new table waits for its name, no import begins.
     """
     tables = our_tables(importer)
     names = sorted(TABLES, key=lambda table: (table == HISTORY, PREFIX + table not in tables))
     for table in names:
         if STAGED + table not in tables:
+            continue
+        if {PREFIX + table, OLD + table} <= tables:  # somebody else adopted at the same time
+            importer.command(f"DROP TABLE {STAGED}{table} SYNC")
             continue
         if PREFIX + table in tables:
             importer.command(f"RENAME TABLE {PREFIX}{table} TO {OLD}{table}")
@@ -942,7 +944,10 @@ def report(months: Sequence[Month], told: Sequence[Note]) -> Report:
         Section(
             rows=[("Tokens", "stored - twice + restored = adopted"), ("Cost", "of what is adopted")]
         ),
-        Section(("What", "Rows", "Becomes"), [(n.what, f"{n.number:,}", n.fate) for n in told]),
+        Section(
+            ("What", "Rows", "What becomes of them"),
+            [(n.what, f"{n.number:,}", n.fate) for n in told],
+        ),
     ]
     value = {"months": [m._asdict() for m in months], "notes": [note._asdict() for note in told]}
     return Report(value, sections, Month._fields, months, 100)
@@ -980,7 +985,9 @@ def abandoning(importer: ClickHouseImporter) -> Iterator[None]:
         yield
     except (ImporterError, KeyboardInterrupt):
         with contextlib.suppress(StoreError):
-            if not is_cut_off(our_tables(importer)):
+            if is_cut_off(our_tables(importer)):
+                log.error("cut off amid the renames: run this again, and it goes on there")
+            else:
                 drop_staged(importer)
         raise
 
