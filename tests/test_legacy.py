@@ -943,7 +943,7 @@ def test_cut_off_at_each_rename_the_next_run_goes_on_there(place: Place) -> None
 def test_cut_off_at_statements_before_the_renames_the_next_run_starts_anew(place: Place) -> None:
     scene = Scene(place, small().tables())
     first = next(i for i, s in enumerate(scene.statements) if s.query.startswith("RENAME"))
-    for nth in range(1, first + 1, 7):
+    for nth in range(1, first + 1, 11):
         scene.server.arm("close", when="after" if nth % 2 else "before", nth=nth, times=-1)
         assert adopt(place.machine).code == 1
         scene.server.disarm()
