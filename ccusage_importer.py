@@ -3062,6 +3062,44 @@ class SchemaChange(NamedTuple):
     statement: str
 
 
+# What cannot be ours: another layout, or the plain engine that the importers before this program
+# used (somebody may have added columns to it); and what an adoption that was cut off has left.
+LEGACY_TABLES = """
+    SELECT table, groupArray(name) AS columns
+    FROM system.columns
+    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+    GROUP BY table
+    HAVING startsWith(table, 'ccusage_adopting_')
+        OR table = 'ccusage_import_history'
+            AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
+        OR has({tables:Array(String)}, table)
+            AND (NOT has(columns, 'agent') OR table IN (
+                SELECT name FROM system.tables
+                WHERE database = currentDatabase()
+                    AND match(engine, '^(Replicated|Shared)?MergeTree$')
+            ))
+    ORDER BY table
+"""
+
+
+def legacy_tables(client: Client) -> list[str]:
+    """The tables of ours that an older importer made, or that await their adoption."""
+    names = {"tables": [table.name for table in ALL_TABLES]}
+    return [row[0] for row in client.query(LEGACY_TABLES, parameters=names).result_rows]
+
+
+def refuse_legacy(client: Client, settings: Settings) -> None:
+    """Stop at tables of an older importer, which would be read wrong and are not to be changed."""
+    with store_errors(settings):
+        tables = legacy_tables(client)
+    if tables:
+        raise StoreError(
+            f"{settings.where}: these tables are an older importer's, and are to be adopted first: "
+            f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
+            "become of them"
+        )
+
+
 def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
     """What brings tables and views with these columns to the schema of this version.
 
@@ -3476,6 +3514,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
         stack.callback(client.close_connections)  # whose pool is ours
+        refuse_legacy(client, settings)
         yield client
 
 
