@@ -3167,6 +3167,9 @@ PAST = f"""
 INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
 
 
+BEGINNING = date(1900, 1, 2)  # of what the tables hold
+
+
 class ClickHouseImporter:
     """One machine's rows in ClickHouse: reads what is stored, writes what changed."""
 
@@ -3303,7 +3306,9 @@ class ClickHouseImporter:
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), **wanted, since=_as_text(since)):
+            # Of a killed run's rows, not even the parent may be there.
+            sql = _select(tables, names, recent=first > BEGINNING)
+            for line in self.query(sql, **wanted, since=_as_text(since)):
                 table, key_at, values_at = places[line[0]]
                 key = tuple([line[i] for i in key_at])
                 version, created_at, _, is_deleted = line[-4:]
@@ -3400,8 +3405,8 @@ class ClickHouseImporter:
         return {} if absent else {row[0]: row[1] for row in self.query(sql)}
 
 
-def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
-    """One SELECT over tables that differ in their columns."""
+def _select(tables: Sequence[Table], names: Sequence[str], *, recent: bool) -> str:
+    """One SELECT over tables that differ in their columns; of their recent rows, or of all."""
     selects = []
     for table in tables:
         own = {*table.key, *table.columns}
@@ -3409,7 +3414,7 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            f"WHERE machine_name = {{machine:String}} AND ({table.recent})"
+            f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -3621,9 +3626,6 @@ class Feeds(NamedTuple):
     reported: Reported
     failed: dict[str, str]
     ask_again: Callable[[], Mapping[tuple[str, str], Records]]
-
-
-BEGINNING = date(1900, 1, 2)  # of what the tables hold
 
 
 def plan_import(
