@@ -2186,6 +2186,9 @@ def decide_all(
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
     if not policy.upgraded and policy.version >= (19, 0, 0):
         lumped = split_lumped_sessions(stored["session"], feeds["session"])
         stored = {**stored, "session": lumped}
@@ -2201,8 +2204,6 @@ def decide_all(
     months = decide_months(stored, feeds, days, agents, evidence)
     blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
     decisions = (days, months, sessions, blocks, projects)
-    for decision in decisions:
-        hide_names(decision.after, ids)
     return dict(zip(TABLES, decisions, strict=True))
 
 
