@@ -5711,8 +5711,10 @@ GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
     "--machine": ("--stats",),
+    "--hash-projects": (IMPORT, "--check"),
     "--no-hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
@@ -5725,9 +5727,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
     values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    if args.hash_projects is False:
+        values["--no-hash-projects"] = values.pop("--hash-projects")
     mode = next((mode for mode in MODES if values[mode]), IMPORT)
     for option, modes in GOES_WITH.items():
-        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
+        default = parser.get_default(option[2:].replace("-", "_"))
+        if mode not in modes and values.get(option) != default:
             *others, last = modes
             if others:
                 parser.error(
