@@ -1161,6 +1161,8 @@ class FeedRow(Totals, kw_only=True):
 
 
 class DayRow(FeedRow, kw_only=True):
+    """What was used on a day."""
+
     day: date = field(name="date")
 
     def record(self, *_: Any) -> Record:
@@ -1168,6 +1170,8 @@ class DayRow(FeedRow, kw_only=True):
 
 
 class MonthRow(FeedRow, kw_only=True):
+    """What was used in a month."""
+
     month: str
 
     def __post_init__(self) -> None:
@@ -1229,6 +1233,8 @@ class SessionRow(FeedRow, kw_only=True):
 
 
 class ClaudeSessionRow(SessionRow, kw_only=True):
+    """A session of Claude, which has a project, and always a last activity."""
+
     project_path: Text
     last_activity: Text
 
@@ -1237,15 +1243,21 @@ class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
 
     class Counts(Checked):
+        """The tokens of a block, under names of their own."""
+
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int
         cache_read_input_tokens: int
 
     class BurnRate(Checked):
+        """What an active block costs in an hour."""
+
         cost_per_hour: float
 
     class Projection(Checked):
+        """What an active block will have cost at its end."""
+
         total_cost: float
 
     agent: str = "claude"
