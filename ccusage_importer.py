@@ -1986,22 +1986,6 @@ class ClickHouseImporter:
         token = f"{at.isoformat()}/{self.machine_name}/all"
         self._insert("ccusage_import_history", list(row), [list(row.values())], token)
 
-    def statistics(self, scope: Scope) -> Statistics:
-        """What is stored, in one statement."""
-        figures: Figures = {name: [] for name in FIGURES}
-        if not self.empty:
-            for name, row in self.query(
-                " UNION ALL ".join(map(_figure_sql, FIGURES)),
-                machine=scope.machine,
-                agents=list(scope.agents),
-                since=scope.since,
-                year=scope.year,
-                zone=scope.zone,
-                now=_as_text(scope.now),
-            ):
-                figures[name].append(row)
-        return summarise(figures, scope)
-
     def zones(self) -> dict[str, str]:
         """The machines that imported, the latest first, and their time zones."""
         sql = (
@@ -2374,7 +2358,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
     """Statistics after an import, which has succeeded even if these cannot be had."""
     try:
-        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
+        return read_statistics(importer, Scope(datetime.now(UTC), identity.timezone))
     except StoreError as error:
         log.warning("all is imported, but no statistics: %s", error)
         return None
@@ -2402,72 +2386,37 @@ class Scope(NamedTuple):
         return max(self.today - timedelta(self.days - 1), first) if self.days else first
 
     @property
+    def recent(self) -> date:
+        """The first day whose hours matter: a month ago lies on it or later."""
+        return self.today - timedelta(31)
+
+    @property
     def year(self) -> date:
         """The Monday with which a year's heatmap starts."""
         return self.today - timedelta(52 * 7 + self.today.weekday())
 
 
-# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
-_MACHINE = "has(['', machine_name], {machine:String})"
-_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
-_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
-_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
-_RUNS = (
-    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
-    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
-)
-_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
-# What statistics are made of. All in one form, so that one statement can ask for all: texts,
-# whole numbers, other numbers.
-FIGURES = {
-    "days": f"""([toString(date)],
-        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
-        sum(cache_read_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SCOPE} GROUP BY date""",
-    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_v_daily_summary WHERE {_SINCE} GROUP BY machine_name, agent""",
-    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
-        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
-        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
-        GROUP BY model_name, agent""",
-    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
-        [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
-    "sessions": f"""(
-        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull(duration_minutes, 0))],
-        [count(), toUInt64(ifNull(max(duration_minutes), 0))],
-        [sum(total_cost), max(total_cost)]) AS row
-        FROM ccusage_v_session_summary WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
-        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
-    "blocks": f"""([machine_name],
-        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
-        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
-        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
-        AND start_time <= {{now:DateTime64(3, 'UTC')}}
-        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
-    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
-        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
-        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
-    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
-        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
-        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
-        argMax(hashed_projects, updated_at)],
-        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
-        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
-    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
-        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
-    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
-        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
-        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
-        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
-}
-FigureRow = tuple[list[str], list[int], list[float]]
-Figures = dict[str, list[FigureRow]]
+# The rows of each query statistics-… of queries.sql, by the rest of its name.
+Rows = Sequence[tuple[Any, ...]]
 
 
-def _figure_sql(name: str) -> str:
-    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
-    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
+def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
+    """What is stored, asked for in one statement: each figure is a subquery's array of rows."""
+    if importer.empty:
+        return summarise({}, scope)
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    names = [name for name in queries if name.startswith(FIGURE)]
+    arrays = (f"groupArray(tuple(*)) FROM ({queries[name].sql})" for name in names)
+    (row,) = importer.query(
+        f"SELECT {', '.join(f'(SELECT {array})' for array in arrays)}",
+        machine=scope.machine,
+        agents=list(scope.agents),
+        since=scope.since,
+        recent=scope.recent,
+        year=scope.year,
+        timezone=scope.zone,
+    )
+    return summarise({n.removeprefix(FIGURE): r for n, r in zip(names, row, strict=True)}, scope)
 
 
 class Usage(NamedTuple):
@@ -2598,24 +2547,20 @@ class Statistics(NamedTuple):
     runs: list[LastRun]
 
 
-def summarise(figures: Figures, scope: Scope) -> Statistics:
-    """Statistics of the rows of FIGURES."""
-    said = [(date.fromisoformat(day), n, cost) for (day,), n, (cost,) in figures["days"]]
-    days = {day: Usage(cost, n[0]) for day, n, cost in said}
+def summarise(figures: Mapping[str, Rows], scope: Scope) -> Statistics:
+    """Statistics of the rows of all figures; a figure that is not there has none."""
+    rows: dict[str, Rows] = defaultdict(list, figures)
+    zone = ZoneInfo(scope.zone)
+    days = {day: Usage(cost, tokens) for day, cost, tokens, *_ in rows["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(n[place] for day, n, _ in said if day in inside) for place in (1, 2))
-    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
-    streak, longest = streaks(past, scope.today)
+    prompt, cached = (sum(row[at] for row in rows["days"] if row[0] in inside) for at in (3, 4))
+    used = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    streak, longest = streaks(used, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
-    agents = parts(figures["machines"], total, 1, 1)
-    sessions = Sessions()
-    for (costliest, longest_name), (number, minutes), (cost, most) in figures["sessions"]:
-        name = longest_name if minutes else ""
-        sessions = Sessions(number, cost / number, most, costliest, minutes, name)
+    agents = parts(((agent, agent, *usage) for _, agent, *usage in rows["machines"]), total)
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -2623,58 +2568,56 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         active_days=sum(usage.tokens > 0 for usage in inside.values()),
         cost=total.cost,
         tokens=total.tokens,
-        cache_share=cached / given if given else None,
+        cache_share=cached / prompt if prompt else None,
         periods=list(periods(days, scope.today)),
-        models=parts(figures["models"], total, 0, 1),
-        projects=parts(figures["projects"], total, 0, 1, 2),
+        models=parts(rows["models"], total),
+        projects=parts(rows["projects"], total, merge=False),
         agents=agents,
-        machines=parts(figures["machines"], total, 0),
-        unpriced=unpriced_models(figures["models"], agents),
-        sessions=sessions,
-        blocks=[active_block(row, scope) for row in figures["blocks"]],
+        machines=parts(((name, "", *usage) for name, _, *usage in rows["machines"]), total),
+        unpriced=unpriced_models(rows["models"], agents),
+        sessions=Sessions(*next(iter(rows["sessions"]), ())),
+        blocks=list(active_blocks(rows["blocks"], scope)),
         streak=streak,
         longest_streak=longest,
         costliest_day=max(inside, key=inside.__getitem__, default=None),
         busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
-        busiest_hour=max(hours, key=hours.__getitem__, default=None),
-        heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
-        runs=list(last_runs(figures, ZoneInfo(scope.zone))),
+        busiest_hour=max(rows["hours"], key=lambda row: row[1], default=(None,))[0],
+        heatmap=heatmap(days, dict(rows["imports"]), scope),
+        runs=list(last_runs(rows["runs"], zone)),
     )
 
 
-def parts(rows: Sequence[FigureRow], whole: Usage, *key: int) -> list[Part]:
-    """The parts of a whole, told apart by the texts at `key`: name, perhaps agent, and more."""
-    found: dict[tuple[str, ...], list[Usage]] = defaultdict(list)
-    for texts, counts, costs in rows:
-        found[tuple(texts[place] for place in key)].append(Usage(costs[0], counts[0]))
+def parts(rows: Iterable[Sequence[Any]], whole: Usage, *, merge: bool = True) -> list[Part]:
+    """The parts of a whole. Rows of one name and agent are one part, unless they must not merge."""
+    usages: dict[Any, list[Usage]] = defaultdict(list)
+    for number, (name, agent, cost, tokens, *_) in enumerate(rows):
+        usages[name, agent, 0 if merge else number].append(Usage(cost, tokens))
     shares = []
-    for (name, *rest), usages in found.items():
-        usage = Usage.of(usages)
+    for (name, agent, _), some in usages.items():
+        usage = Usage.of(some)
         share = usage.cost / whole.cost if whole.cost else usage.tokens / (whole.tokens or 1)
-        shares.append(Part(name, rest[0] if rest else "", *usage, share))
+        shares.append(Part(name, agent, *usage, share))
     return sorted(shares, key=lambda part: (-part.cost, -part.tokens, part.name))
 
 
-def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[str, int]:
+def unpriced_models(rows: Rows, agents: Sequence[Part]) -> dict[str, int]:
     """Tokens without a price. Some agents tell the cost of a day, but not of its models."""
-    told = {agent for (_, agent), _, (cost,) in rows if cost}
+    told = {agent for _, agent, cost, *_ in rows if cost}
     untold = {agent.name for agent in agents if agent.cost} - told
-    found: Counter[str] = Counter()
-    for (model, agent), (_, tokens), _ in rows:
-        found[model] += 0 if agent in untold else tokens
-    return {model: tokens for model, tokens in found.most_common() if tokens}
+    unpriced: Counter[str] = Counter()
+    for model, agent, _, _, tokens in rows:
+        unpriced[model] += 0 if agent in untold else tokens
+    return {model: tokens for model, tokens in unpriced.most_common() if tokens}
 
 
-def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
-    (machine,), (*times, tokens), (cost, *rates) = row
-    start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
-    left = int((end - scope.now).total_seconds() // 60)
-    known = (rate if math.isfinite(rate) else None for rate in rates)
-    return ActiveBlock(machine, start, end, left, tokens, cost, *known)
-
-
-def moment(milliseconds: int, zone: tzinfo) -> datetime:
-    return (EPOCH + timedelta(milliseconds=milliseconds)).astimezone(zone)
+def active_blocks(rows: Rows, scope: Scope) -> Iterator[ActiveBlock]:
+    """The blocks that still run now."""
+    for machine, start, end, *amounts in rows:
+        if start <= scope.now < end:
+            left = int((end - scope.now).total_seconds() // 60)
+            zone = ZoneInfo(scope.zone)
+            times = (start.astimezone(zone), end.astimezone(zone))
+            yield ActiveBlock(machine, *times, left, *amounts)
 
 
 def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
@@ -2703,33 +2646,36 @@ def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
 
 
-def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
+def heatmap(
+    days: Mapping[date, Usage], imported: Mapping[date, int], scope: Scope
+) -> list[HeatDay]:
     """The last year by day. An import saw all days that Claude Code then still kept."""
-    first, found = max(scope.year, scope.since), []
+    first, cells = max(scope.year, scope.since), []
     usages = sorted(u for day, u in days.items() if u.tokens and first <= day <= scope.today)
     seen_from = scope.today + timedelta(1)
     for age in range((scope.today - first).days + 1):
         day = scope.today - timedelta(age)
-        if (kept := imported.get(day.isoformat())) is not None:
+        if (kept := imported.get(day)) is not None:
             seen_from = min(seen_from, day - timedelta(min(max(kept - 1, 0), 400)))
         usage = days.get(day, Usage(0.0, 0))
         level = 0 if day in days or day >= seen_from else None
         if usage.tokens:
             level = math.ceil(4 * bisect_right(usages, usage) / len(usages))
-        found.append(HeatDay(day, *usage, level))
-    return found[::-1]
+        cells.append(HeatDay(day, *usage, level))
+    return cells[::-1]
 
 
-def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
-    held: dict[str, dict[str, int]] = defaultdict(dict)
-    for (machine, reason), (number,), _ in figures["held"]:
-        held[machine][reason] = number
-    for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
-        at, before, tokens, tokens_before, hashed = counts
-        run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
-        previous = moment(before, zone) if before < at else None
-        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
-        yield LastRun(*run, previous, *added, held[machine])
+def last_runs(rows: Rows, zone: tzinfo) -> Iterator[LastRun]:
+    """The last run of each machine, the newest first, and what it added to the one before."""
+    runs: dict[str, list[Sequence[Any]]] = defaultdict(list)
+    for machine, *run in sorted(rows, key=lambda row: row[1], reverse=True):
+        runs[machine].append(run)
+    for machine, ((at, version, hashed, cost, tokens, held), *older) in runs.items():
+        previous, before = None, Usage(cost, tokens)
+        if older:
+            previous, before = older[0][0].astimezone(zone), Usage(*older[0][3:5])
+        found = (at.astimezone(zone), version, bool(hashed), cost, tokens)
+        yield LastRun(machine, *found, previous, *Usage(cost, tokens).less(before), held)
 
 
 # --- output ---------------------------------------------------------------------------
@@ -3111,6 +3057,7 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
+FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
@@ -3255,7 +3202,8 @@ def people(value: Any) -> str:
 
 def list_queries() -> Report:
     names = Query._fields[:3]
-    queries = [query[:3] for query in read_queries(QUERIES.read_text(encoding="utf-8")).values()]
+    every = read_queries(QUERIES.read_text(encoding="utf-8"))
+    queries = [query[:3] for name, query in every.items() if not name.startswith(FIGURE)]
     value = [dict(zip(names, query, strict=True)) for query in queries]
     section = Section(("Name", "Question"), [query[:2] for query in queries])
     return Report(value, [section], names, queries, WIDE)
@@ -3603,7 +3551,7 @@ def reading(settings: Settings) -> Iterator[Client]:
         yield stack.enter_context(open_client(settings, writing=False))
 
 
-def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
+def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
     """What is stored, with the days of the machine, by default of this one."""
     recorded = Identity.load(settings.state_dir)
     with reading(settings) as client:
@@ -3616,7 +3564,7 @@ def read_statistics(settings: Settings, days: int | None, machine: str) -> Stati
         zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
         agents = tuple(sorted(settings.agents))
         scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
-        return importer.statistics(scope)
+        return read_statistics(importer, scope)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -3800,7 +3748,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
             report = answer_query(client, settings, query, values)
         publish(report, args)
     elif args.stats:
-        stats = read_statistics(settings, args.days, args.machine)
+        stats = ask_statistics(settings, args.days, args.machine)
         publish(figures_report(stats, statistics_sections(stats)), args)
     else:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time

@@ -1484,6 +1484,228 @@ FROM ccusage_usage_daily FINAL
 GROUP BY machine_name, ccusage_version
 ORDER BY machine_name ASC, last_update DESC, ccusage_version ASC;
 
+-- Statistics: what --stats is made of, in columns for the program ---------------------
+
+-- name: statistics-days
+-- What did each day hold, and how much of its prompts came from the cache?
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    date,
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens,
+    sum(input_tokens + cache_creation_tokens + cache_read_tokens) AS prompt_tokens,
+    sum(daily.cache_read_tokens) AS read_tokens
+FROM ccusage_v_daily_summary AS daily
+WHERE has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+GROUP BY date
+ORDER BY date ASC;
+
+-- name: statistics-machines
+-- What did each agent on each machine use?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    machine_name,
+    agent,
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens
+FROM ccusage_v_daily_summary AS daily
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+GROUP BY machine_name, agent
+ORDER BY machine_name ASC, agent ASC;
+
+-- name: statistics-models
+-- What was used of each model, and how much of that has no price?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    model_name,
+    agent,
+    sum(breakdowns.cost) AS total_cost,
+    sum(breakdowns.total_tokens) AS total_tokens,
+    sumIf(breakdowns.total_tokens, breakdowns.cost = 0) AS tokens_without_price
+FROM ccusage_model_breakdowns AS breakdowns FINAL
+WHERE record_type = 'daily'
+    AND record_key >= toString({since:Date32})
+    AND has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+GROUP BY model_name, agent
+ORDER BY model_name ASC, agent ASC;
+
+-- name: statistics-projects
+-- What was used in each project, under the last of its names?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    argMax(project_id, updated_at) AS project,
+    agent,
+    sum(projects.total_cost) AS total_cost,
+    sum(projects.total_tokens) AS total_tokens
+FROM ccusage_usage_projects_daily AS projects FINAL
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+GROUP BY project_key, agent
+ORDER BY project_key ASC, agent ASC;
+
+-- name: statistics-sessions
+-- How many sessions are there, and which cost most and lasted longest?
+-- since: the first day
+-- timezone: of the days
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '[]';
+WITH sessions AS (
+    SELECT
+        concat(project_path, if(project_path = '', '', '/'), session_id) AS name,
+        total_cost,
+        ifNull(duration_minutes, 0) AS minutes
+    FROM ccusage_v_session_summary
+    WHERE ifNull(toDate32(last_activity, {timezone:String}), toDate32('1900-01-01'))
+            >= {since:Date32}
+        AND has(['', machine_name], {machine:String})
+        AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+)
+SELECT
+    count() AS number,
+    avg(sessions.total_cost) AS average_cost,
+    max(sessions.total_cost) AS maximum_cost,
+    argMax(name, sessions.total_cost) AS costliest,
+    max(minutes) AS longest_minutes,
+    if(longest_minutes > 0, argMax(name, minutes), '') AS longest
+FROM sessions
+HAVING number > 0
+ORDER BY number ASC;
+
+-- name: statistics-blocks
+-- Which blocks were running when they were last imported?
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    machine_name,
+    start_time,
+    end_time,
+    total_tokens,
+    cost_usd,
+    burn_rate,
+    `projection`
+FROM ccusage_usage_blocks FINAL
+WHERE is_active
+    AND NOT is_gap
+    AND has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+ORDER BY start_time ASC, machine_name ASC, block_id ASC;
+
+-- name: statistics-hours
+-- How many tokens are in the blocks that began in each hour of the day?
+-- since: the first day
+-- timezone: of the hours
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '[]';
+SELECT
+    toHour(start_time, {timezone:String}) AS hour,
+    sum(blocks.total_tokens) AS total_tokens
+FROM ccusage_usage_blocks AS blocks FINAL
+WHERE NOT is_gap
+    AND toDate32(start_time, {timezone:String}) >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+GROUP BY hour
+ORDER BY hour ASC;
+
+-- name: statistics-clock
+-- What did each hour of the recent days cost, for a comparison at the same hour?
+-- A block's cost is spread evenly over the hours from its start to its last entry.
+-- recent: the first day
+-- timezone: of the days and hours
+-- machine: one machine, or '' for all
+-- agents: these agents, or [] for all
+SET param_recent = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '[]';
+WITH spread AS (
+    SELECT
+        start_time,
+        cost_usd,
+        dateDiff('hour', start_time, ifNull(actual_end_time, start_time)) + 1 AS hours
+    FROM ccusage_usage_blocks FINAL
+    WHERE NOT is_gap
+        AND toDate32(end_time, {timezone:String}) >= {recent:Date32}
+        AND has(['', machine_name], {machine:String})
+        AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+)
+SELECT
+    toDate32(start_time + toIntervalHour(passed), {timezone:String}) AS date,
+    toHour(start_time + toIntervalHour(passed), {timezone:String}) AS hour,
+    sum(cost_usd / hours) AS total_cost
+FROM spread
+ARRAY JOIN range(toUInt64(greatest(hours, 1))) AS passed
+GROUP BY date, hour
+ORDER BY date ASC, hour ASC;
+
+-- name: statistics-runs
+-- What did the last two imports of each machine find?
+-- machine: one machine, or '' for all
+SET param_machine = '';
+SELECT
+    machine_name,
+    started_at,
+    ccusage_version,
+    hashed_projects,
+    total_cost,
+    total_tokens,
+    held_reasons
+FROM ccusage_import_history
+WHERE has(['', machine_name], {machine:String})
+ORDER BY machine_name ASC, updated_at DESC
+LIMIT 2 BY machine_name;
+
+-- name: statistics-imports
+-- On which days were days imported, and how long did Claude Code keep transcripts then?
+-- year: the first day
+-- timezone: of the days
+-- machine: one machine, or '' for all
+SET param_year = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SELECT
+    toDate32(started_at, {timezone:String}) AS date,
+    max(history.cleanup_period_days) AS cleanup_period_days
+FROM ccusage_import_history AS history
+WHERE toDate32(started_at, {timezone:String}) >= {year:Date32}
+    AND arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
+    AND has(['', machine_name], {machine:String})
+GROUP BY date
+ORDER BY date ASC;
+
 -- Charts: the columns are always time, value, series ----------------------------------
 
 -- name: chart-cost-by-machine

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 import ccusage_importer as program
 from ccusage_importer import (
     ASCII,
-    FIGURES,
     RENDERERS,
     Identity,
     ImportResult,
@@ -52,75 +51,49 @@ OPUS, SONNET, NEW = "claude-opus-4-1-20250805", "claude-sonnet-4-20250514", "cla
 LONG = "a-machine-whose-name-somebody-found-worth-sixty-three-characters"
 
 
-def milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
 def figures(**changes: Any) -> Any:
     """What the database answers: a year and a half of two machines and two agents."""
     days = [
-        (
-            [str(TODAY - timedelta(ago))],
-            [1_000_000 * (ago % 7), 800_000, 600_000],
-            [0.5 * (ago % 7)],
-        )
+        (TODAY - timedelta(ago), 0.5 * (ago % 7), 1_000_000 * (ago % 7), 800_000, 600_000)
         for ago in range(1, 500)
         if (ago % 5 and ago < 150) or 300 < ago < 310
     ]
-    days.append(([str(TODAY)], [2_500_000, 2_000_000, 1_900_000], [12.25]))
-    at = NOW - timedelta(minutes=5)
+    days.append((TODAY, 12.25, 2_500_000, 2_000_000, 1_900_000))
+    at, held = NOW - timedelta(minutes=5), {"their transcripts are gone": 12}
+    start, end = (NOW.replace(hour=hour, minute=0) for hour in (12, 17))
     rows: dict[str, Any] = {
         "days": days,
         "machines": [
-            (["lab", "claude"], [260_000_000], [130.0]),
-            (["lab", "codex"], [20_000_000], [20.0]),
-            ([LONG, "claude"], [80_000_000], [42.25]),
+            ("lab", "claude", 130.0, 260_000_000),
+            ("lab", "codex", 20.0, 20_000_000),
+            (LONG, "claude", 42.25, 80_000_000),
         ],
         "models": [
-            ([OPUS, "claude"], [60_000_000, 0], [140.0]),
-            ([SONNET, "claude"], [240_000_000, 0], [32.25]),
-            ([NEW, "claude"], [40_000_000, 40_000_000], [0.0]),
-            (["gpt-5-codex", "codex"], [20_000_000, 20_000_000], [0.0]),
+            (OPUS, "claude", 140.0, 60_000_000, 0),
+            (SONNET, "claude", 32.25, 240_000_000, 0),
+            (NEW, "claude", 0.0, 40_000_000, 40_000_000),
+            ("gpt-5-codex", "codex", 0.0, 20_000_000, 20_000_000),
         ],
         "projects": [
-            (["b909b9d6", "claude", "b909b9d6aaaa"], [200_000_000], [100.0]),
-            (["b909b9d6", "claude", "b909b9d6bbbb"], [100_000_000], [72.25]),
+            ("b909b9d6", "claude", 100.0, 200_000_000),
+            ("b909b9d6", "claude", 72.25, 100_000_000),
         ],
-        "sessions": [(["b909b9d6/2384db68", "b909b9d6/9ad0089d"], [1234, 389], [192.25, 37.5])],
-        "blocks": [
-            (
-                ["lab"],
-                [
-                    milliseconds(NOW.replace(hour=12, minute=0)),
-                    milliseconds(NOW.replace(hour=17, minute=0)),
-                    2_500_000,
-                ],
-                [12.25, 4.9, 24.5],
-            )
-        ],
-        "hours": [([], [9, 5_000], []), ([], [14, 7_000], [])],
+        "sessions": [(1234, 192.25 / 1234, 37.5, "b909b9d6/2384db68", 389, "b909b9d6/9ad0089d")],
+        "blocks": [("lab", start, end, 2_500_000, 12.25, 4.9, 24.5)],
+        "hours": [(9, 5_000), (14, 7_000)],
         "runs": [
-            (
-                [LONG, "18.0.11"],
-                [milliseconds(NOW - timedelta(days=3)), 0, 0, 0, 0],
-                [42.25, 0.0],
-            ),
-            (
-                ["lab", "20.0.24"],
-                [milliseconds(at), milliseconds(at - timedelta(hours=1)), 45_100, 0, 1],
-                [151.23, 150.0],
-            ),
+            (LONG, NOW - timedelta(days=3), "18.0.11", 0, 42.25, 0, {}),
+            ("lab", at, "20.0.24", 1, 151.23, 45_100, held),
+            ("lab", at - timedelta(hours=1), "20.0.23", 1, 150.0, 0, {}),
         ],
-        "held": [(["lab", "their transcripts are gone"], [12], [])],
-        "imported": [([str(TODAY)], [30], []), ([str(TODAY - timedelta(100))], [10], [])],
+        "imports": [(TODAY, 30), (TODAY - timedelta(100), 10)],
     }
-    rows["runs"][0][1][1] = rows["runs"][0][1][0]  # its only import
     return {**rows, **changes}
 
 
 STATS = summarise(figures(), SCOPE)
-WIDE = figures(models=[(["x" * 300, "claude"], [1, 0], [1e9])])
-NOTHING = summarise({name: [] for name in FIGURES}, SCOPE)
+WIDE = figures(models=[("x" * 300, "claude", 1e9, 1, 0)])
+NOTHING = summarise({}, SCOPE)
 
 
 def table(stats: Statistics, width: int, *, colour: bool = False) -> str:
@@ -248,7 +221,7 @@ def test_a_scope_that_holds_nothing_is_told_apart_from_an_empty_database() -> No
 
 def test_names_can_neither_command_the_terminal_nor_break_a_table() -> None:
     evil = "\x1b[2Jevil|\n<b>[red]"
-    stats = summarise(figures(models=[([evil, "claude"], [1, 0], [1.0])]), SCOPE)
+    stats = summarise(figures(models=[(evil, "claude", 1.0, 1, 0)]), SCOPE)
     assert "\x1b" not in table(stats, 80)
     assert "[2Jevil" in table(stats, 80)
     markdown = RENDERERS["markdown"](figures_report(stats, statistics_sections(stats)))
@@ -269,7 +242,7 @@ def test_periods_are_compared_with_the_ones_before() -> None:
         date(2026, 10, 19): 1000.0,
         date(2026, 11, 19): 7777.0,  # tomorrow
     }
-    rows = [([str(day)], [int(cost * 10), 0, 0], [cost]) for day, cost in costs.items()]
+    rows = [(day, cost, int(cost * 10), 0, 0) for day, cost in costs.items()]
     today, week, month = summarise(figures(days=rows), SCOPE).periods
     assert (today.cost, today.cost_before, today.cost_before_so_far) == (8.0, 2.0, 2.0)
     assert (week.start, week.cost, week.cost_before) == (date(2026, 11, 16), 10.0, 105.0)
@@ -342,8 +315,8 @@ def test_projects_with_the_same_eight_digits_stay_two() -> None:
 
 def test_what_is_free_is_ranked_by_tokens() -> None:
     rows = figures(
-        days=[([str(TODAY)], [100, 0, 0], [0.0])],
-        models=[(["small", "x"], [25, 25], [0.0]), (["large", "x"], [75, 75], [0.0])],
+        days=[(TODAY, 0.0, 100, 0, 0)],
+        models=[("small", "x", 0.0, 25, 25), ("large", "x", 0.0, 75, 75)],
     )
     models = summarise(rows, SCOPE).models
     assert [(part.name, part.share) for part in models] == [("large", 0.75), ("small", 0.25)]
@@ -351,7 +324,7 @@ def test_what_is_free_is_ranked_by_tokens() -> None:
 
 def test_days_in_the_future_are_counted_and_pointed_at() -> None:
     rows = figures()
-    rows["days"].append((["2199-01-01"], [5, 0, 0], [1.0]))
+    rows["days"].append((date(2199, 1, 1), 1.0, 5, 0, 0))
     stats = summarise(rows, SCOPE)
     assert stats.last_day == date(2199, 1, 1)
     assert stats.cost == STATS.cost + 1.0
@@ -366,7 +339,7 @@ def test_days_in_the_future_are_counted_and_pointed_at() -> None:
 def levels(usage: Mapping[int, float], imported: Mapping[int, int]) -> dict[int, int | None]:
     """Levels by days ago."""
     days = {TODAY - timedelta(ago): Usage(cost, 10) for ago, cost in usage.items()}
-    runs = {str(TODAY - timedelta(ago)): kept for ago, kept in imported.items()}
+    runs = {TODAY - timedelta(ago): kept for ago, kept in imported.items()}
     return {(TODAY - day.date).days: day.level for day in heatmap(days, runs, SCOPE)}
 
 
