@@ -7,7 +7,8 @@ private and writes what changed to ClickHouse, for this machine only. Without CH
 ClickHouse engine runs inside this process (chDB).
 
 Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
-imported and some failed, 4 another import holds the lock, 130 interrupted.
+imported and some failed, 4 another import holds the lock, 5 a budget is exceeded (--stats
+--quiet alone), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
-from itertools import takewhile
+from itertools import accumulate, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from zoneinfo import ZoneInfo
@@ -111,6 +112,8 @@ class Settings(NamedTuple):
     hash_key: str
     state_dir: Path
     environment: Mapping[str, str]
+    budget_month: float | None = None  # dollars
+    budget_day: float | None = None
     agents: frozenset[str] = frozenset()  # empty: all
     hash_projects: bool = True
     allow_shrink: bool = False
@@ -146,6 +149,8 @@ class Settings(NamedTuple):
             hash_key=env.get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
+            budget_month=_dollars("BUDGET_MONTH", get("BUDGET_MONTH")),
+            budget_day=_dollars("BUDGET_DAY", get("BUDGET_DAY")),
             **options,
         )
 
@@ -200,6 +205,12 @@ def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str
             return value
     whole = "whole " if kind is int else ""
     raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
+
+
+def _dollars(name: str, text: str | None) -> float | None:
+    if text and not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
+        raise ConfigError(f"{name}: expected dollars, such as 200, got {text!r}")
+    return float(text) if text else None
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:
@@ -2387,8 +2398,8 @@ class Scope(NamedTuple):
 
     @property
     def recent(self) -> date:
-        """The first day whose hours matter: a month ago lies on it or later."""
-        return self.today - timedelta(31)
+        """The first day that this month is compared with: last month's first."""
+        return (self.today.replace(day=1) - timedelta(1)).replace(day=1)
 
     @property
     def year(self) -> date:
@@ -2397,7 +2408,7 @@ class Scope(NamedTuple):
 
 
 # The rows of each query statistics-… of queries.sql, by the rest of its name.
-Rows = Sequence[tuple[Any, ...]]
+Rows = Sequence[Sequence[Any]]
 
 
 def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
@@ -2416,7 +2427,8 @@ def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
         year=scope.year,
         timezone=scope.zone,
     )
-    return summarise({n.removeprefix(FIGURE): r for n, r in zip(names, row, strict=True)}, scope)
+    figures = {name.removeprefix(FIGURE): rows for name, rows in zip(names, row, strict=True)}
+    return summarise(figures, scope, Spending.limits(importer.settings))
 
 
 class Usage(NamedTuple):
@@ -2426,7 +2438,7 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage | Part]) -> Usage:
+    def of(cls, usages: Iterable[Usage | Part | Month]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
 
@@ -2445,7 +2457,7 @@ class Part(NamedTuple):
 
 
 class Period(NamedTuple):
-    """A period so far, against the whole one before, and against as many days of that one."""
+    """A period so far, against the whole one before, and against that one until the same hour."""
 
     name: str
     start: date
@@ -2455,6 +2467,52 @@ class Period(NamedTuple):
     tokens_before: int
     cost_before_so_far: float
     projected_cost: float | None
+
+
+class Spending(NamedTuple):
+    """Dollars of this month and of today: the budgets, or what was spent of them."""
+
+    month: float = 0.0
+    day: float = 0.0
+
+    @classmethod
+    def limits(cls, settings: Settings) -> Spending:
+        """The budgets; 0 is none."""
+        return cls(settings.budget_month or 0.0, settings.budget_day or 0.0)
+
+    @classmethod
+    def of(cls, costs: Mapping[date, float], today: date) -> Spending:
+        """What the days of this month cost, and today."""
+        month = (cost for day, cost in costs.items() if f"{day:%Y-%m}" == f"{today:%Y-%m}")
+        return cls(math.fsum(month), costs.get(today, 0.0))
+
+    def after(self, own_before: Spending, own: Spending) -> Spending:
+        """The total after a run that took one machine from `own_before` to `own`."""
+        return Spending(
+            self.month + own.month - own_before.month, self.day + own.day - own_before.day
+        )
+
+
+class Budget(NamedTuple):
+    """A budget, and what all machines and agents have spent of it.
+
+    `reached` is the first day on which it is, or at this pace will be, exceeded.
+    """
+
+    name: str
+    limit: float
+    cost: float
+    projected_cost: float | None
+    reached: date | None
+
+
+class Month(NamedTuple):
+    """A month, from its days in the scope."""
+
+    month: str
+    cost: float
+    tokens: int
+    active_days: int
 
 
 class Sessions(NamedTuple):
@@ -2482,7 +2540,7 @@ class ActiveBlock(NamedTuple):
 
 
 class HeatDay(NamedTuple):
-    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not imported."""
+    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not known."""
 
     date: date
     cost: float
@@ -2513,7 +2571,11 @@ class Statistics(NamedTuple):
     - scope: what was asked for, and when
     - first_day, last_day: of the rows in the scope; active_days: those with tokens
     - cost, tokens: the totals; cache_share: of the input, what was read from the cache
-    - periods: today, this week from Monday, this month; of all days, whatever --days says
+    - periods: today, this week from Monday, this month; of all days, whatever --days says.
+      What was spent before until the same hour is reckoned from blocks, whose costs are spread
+      evenly over their hours; the projected cost of a month from its complete days
+    - months: the last twelve
+    - budgets: BUDGET_MONTH and BUDGET_DAY, as far as they are set, whatever the scope is
     - models, projects, agents, machines: the most expensive first
     - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
     - sessions; blocks: the active ones
@@ -2531,6 +2593,8 @@ class Statistics(NamedTuple):
     tokens: int
     cache_share: float | None
     periods: list[Period]
+    months: list[Month]
+    budgets: list[Budget]
     models: list[Part]
     projects: list[Part]
     agents: list[Part]
@@ -2547,7 +2611,9 @@ class Statistics(NamedTuple):
     runs: list[LastRun]
 
 
-def summarise(figures: Mapping[str, Rows], scope: Scope) -> Statistics:
+def summarise(
+    figures: Mapping[str, Rows], scope: Scope, limits: Spending | None = None
+) -> Statistics:
     """Statistics of the rows of all figures; a figure that is not there has none."""
     rows: dict[str, Rows] = defaultdict(list, figures)
     zone = ZoneInfo(scope.zone)
@@ -2555,6 +2621,7 @@ def summarise(figures: Mapping[str, Rows], scope: Scope) -> Statistics:
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
     prompt, cached = (sum(row[at] for row in rows["days"] if row[0] in inside) for at in (3, 4))
+    hours = {(day, hour): cost for day, hour, cost in rows["clock"]}
     used = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(used, scope.today)
     weekdays: Counter[str] = Counter()
@@ -2569,7 +2636,11 @@ def summarise(figures: Mapping[str, Rows], scope: Scope) -> Statistics:
         cost=total.cost,
         tokens=total.tokens,
         cache_share=cached / prompt if prompt else None,
-        periods=list(periods(days, scope.today)),
+        periods=list(periods(days, hours, scope.now.astimezone(zone))),
+        months=list(months(inside, scope.today)),
+        budgets=list(
+            budgets({row[0]: row[1] for row in rows["spending"]}, limits or Spending(), scope.today)
+        ),
         models=parts(rows["models"], total),
         projects=parts(rows["projects"], total, merge=False),
         agents=agents,
@@ -2582,7 +2653,7 @@ def summarise(figures: Mapping[str, Rows], scope: Scope) -> Statistics:
         costliest_day=max(inside, key=inside.__getitem__, default=None),
         busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
         busiest_hour=max(rows["hours"], key=lambda row: row[1], default=(None,))[0],
-        heatmap=heatmap(days, dict(rows["imports"]), scope),
+        heatmap=heatmap(days, {row[0]: row[1] for row in rows["imports"]}, scope),
         runs=list(last_runs(rows["runs"], zone)),
     )
 
@@ -2620,22 +2691,110 @@ def active_blocks(rows: Rows, scope: Scope) -> Iterator[ActiveBlock]:
             yield ActiveBlock(machine, *times, left, *amounts)
 
 
-def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
+def periods(
+    days: Mapping[date, Usage], hours: Mapping[tuple[date, int], float], now: datetime
+) -> Iterator[Period]:
+    """Today, this week and this month; `now` is the machine's local time."""
+    today, nothing = now.date(), Usage(0.0, 0)
+
     def between(start: date, end: date) -> Usage:
         return Usage.of(usage for day, usage in days.items() if start <= day < end)
 
     monday, first = today - timedelta(today.weekday()), today.replace(day=1)
-    month = ((first + timedelta(31)).replace(day=1) - first).days
     for name, start, before in (
         ("today", today, today - timedelta(1)),
         ("this week", monday, monday - timedelta(7)),
         ("this month", first, (first - timedelta(1)).replace(day=1)),
     ):
-        passed = today - start + timedelta(1)
-        now = between(start, start + passed)
-        so_far = between(before, min(before + passed, start))
-        projected = now.cost / passed.days * month if name == "this month" else None
-        yield Period(name, start, *now, *between(before, start), so_far.cost, projected)
+        usage, whole = between(start, today + timedelta(1)), between(before, start)
+        same = before + (today - start)  # the day that is compared with today
+        so_far = between(before, min(same, start)).cost
+        if same < start:
+            so_far += days.get(same, nothing).cost * share_until(hours, same, now)
+        projected = None
+        if name == "this month":
+            projected = projection({day: usage.cost for day, usage in days.items()}, today)
+        yield Period(name, start, *usage, *whole, so_far, projected)
+
+
+def share_until(hours: Mapping[tuple[date, int], float], day: date, now: datetime) -> float:
+    """The share of a day's cost that was spent until the time of `now`, by its blocks' hours."""
+    costs = [hours.get((day, hour), 0.0) for hour in range(24)]
+    costs = costs if any(costs) else [1.0] * 24
+    return (sum(costs[: now.hour]) + costs[now.hour] * now.minute / 60) / sum(costs)
+
+
+def pace(costs: Mapping[date, float], today: date) -> float | None:
+    """Dollars a day: the average of this month's complete days, else of last month's."""
+    first = today.replace(day=1)
+    start = max(first, min(costs, default=today))
+    if start >= today:
+        start, today = (first - timedelta(1)).replace(day=1), first
+    spent = math.fsum(cost for day, cost in costs.items() if start <= day < today)
+    return spent / (today - start).days if spent or start == today.replace(day=1) else None
+
+
+def forecast(costs: Mapping[date, float], today: date) -> Iterator[tuple[date, float]]:
+    """Each day of this month and its cost: today's and later ones go on at the pace so far."""
+    average = pace(costs, today) or 0.0
+    day = today.replace(day=1)
+    while day.month == today.month:
+        expected = average if day >= today else 0.0
+        yield day, expected if day > today else max(costs.get(day, 0.0), expected)
+        day += timedelta(1)
+
+
+def projection(costs: Mapping[date, float], today: date) -> float | None:
+    """This month's cost by its end, unless there is no complete day to tell it from."""
+    if pace(costs, today) is None:
+        return None
+    return math.fsum(cost for _, cost in forecast(costs, today))
+
+
+def budgets(costs: Mapping[date, float], limits: Spending, today: date) -> Iterator[Budget]:
+    """The budgets that are set; `costs` are those of all machines and agents."""
+    spent = Spending.of(costs, today)
+    if limits.month:
+        days = list(forecast(costs, today))
+        so_far = accumulate(cost for _, cost in days)
+        over = (day for (day, _), cost in zip(days, so_far, strict=True) if cost > limits.month)
+        projected = projection(costs, today)
+        yield Budget("this month", limits.month, spent.month, projected, next(over, None))
+    if limits.day:
+        reached = today if spent.day > limits.day else None
+        yield Budget("today", limits.day, spent.day, None, reached)
+
+
+def budget_alarm(before: Spending, after: Spending, limits: Spending) -> str | None:
+    """A line when a run has taken the total of all machines over 80 % or 100 % of a budget."""
+    lines = []
+    for name, was, now, limit in zip(("this month", "today"), before, after, limits, strict=True):
+        crossed = [share for share in (0.8, 1.0) if limit and was <= share * limit < now]
+        if crossed:
+            what = "exceeded" if crossed[-1] == 1.0 else "80 % used"
+            lines.append(f"the budget of {name} is {what}: {budget_text(now, limit)}")
+    return "; ".join(lines) or None
+
+
+def read_spending(importer: ClickHouseImporter, scope: Scope) -> Spending:
+    """What all machines and agents have spent this month and today."""
+    if importer.empty:
+        return Spending()
+    sql = read_queries(QUERIES.read_text(encoding="utf-8"))[f"{FIGURE}spending"].sql
+    rows = importer.query(sql, recent=scope.today.replace(day=1))
+    return Spending.of({row[0]: row[1] for row in rows}, scope.today)
+
+
+def months(days: Mapping[date, Usage], today: date) -> Iterator[Month]:
+    """The last twelve months, from the first of them with usage on."""
+    this, seen = 12 * today.year + today.month - 1, False
+    for number in range(this - 11, this + 1):
+        name = f"{number // 12}-{number % 12 + 1:02}"
+        usages = [usage for day, usage in days.items() if f"{day:%Y-%m}" == name]
+        active = sum(usage.tokens > 0 for usage in usages)
+        seen = seen or active > 0
+        if seen:
+            yield Month(name, *Usage.of(usages), active)
 
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
@@ -2682,12 +2841,18 @@ def last_runs(rows: Rows, zone: tzinfo) -> Iterator[LastRun]:
 
 
 class Section(NamedTuple):
-    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing."""
+    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing.
+
+    A terminal shows the drawing, which is made for its width, and the title above; Markdown shows
+    the rows where there are any. The texts of `total` are the last line of a table.
+    """
 
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     shares: Sequence[float] = ()
-    drawing: Sequence[str] = ()
+    drawing: Callable[[int], Sequence[str]] | None = None
+    title: Sequence[str] = ()
+    total: Sequence[str] = ()
 
 
 def human(number: float, sign: str = "") -> str:
@@ -2727,14 +2892,40 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def budget_text(cost: float, limit: float) -> str:
+    texts = (f"${n:,.0f}" if n >= 100 or n == int(n) else money(n) for n in (cost, limit))
+    return f"{' of '.join(texts)} ({cost / limit:.0%})".replace("%", " %")
+
+
+def budget_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    for budget in stats.budgets:
+        text = budget_text(budget.cost, budget.limit)
+        if budget.projected_cost is not None:
+            text += f", ${budget.projected_cost:,.0f} at this pace"
+        if budget.reached and budget.name == "this month":
+            exceeded = budget.cost > budget.limit
+            text += f", {'exceeded' if exceeded else 'reached'} on {budget.reached:%b %d}"
+        elif budget.reached:
+            text += ", exceeded"
+        yield "Budget" if budget.name == "this month" else "Budget today", text
+
+
+def share_text(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def clock(moment: datetime, today: date) -> str:
+    """A time, with its day if that is not today."""
+    return f"{moment:%H:%M}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M}"
+
+
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
     yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
     yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
-    number, mean, most, costliest, minutes, longest = stats.sessions
-    if mean is not None:
-        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
-        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
+
+
+def block_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
@@ -2745,6 +2936,10 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
 
 
 def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    number, mean, most, costliest, minutes, longest = stats.sessions
+    if mean is not None:
+        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
+        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
     if stats.longest_streak:
         text = f"{counted(stats.streak, 'day')} in a row, {stats.longest_streak:,} at most"
         yield "Streak", f"{text}; most expensive {stats.costliest_day}"
@@ -2770,37 +2965,90 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 def period_section(stats: Statistics) -> Section:
     rows = []
     for period in stats.periods:
-        amounts = money(period.cost), human(period.tokens), money(period.cost_before)
+        before = money(period.cost_before_so_far)
         pace = change(period.cost, period.cost_before_so_far)
         forecast = "" if period.projected_cost is None else money(period.projected_cost)
-        rows.append((period.name.capitalize(), *amounts, pace, forecast))
-    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
+        amounts = money(period.cost), human(period.tokens), before, pace
+        rows.append((period.name.capitalize(), *amounts, money(period.cost_before), forecast))
+    header = ("", "cost", "tokens", "before by now", "pace", "before in all", "forecast")
+    return Section(header, rows)
+
+
+def month_section(stats: Statistics) -> Section:
+    rows, before = [], 0.0
+    for month, cost, tokens, days in stats.months:
+        rows.append((month, money(cost), human(tokens), f"{days}", change(cost, before)))
+        before = cost
+    total = Usage.of(stats.months)
+    active = sum(month.active_days for month in stats.months)
+    texts = (counted(len(rows), "month"), money(total.cost), human(total.tokens), f"{active}", "")
+    most = max((month.cost for month in stats.months), default=0) or 1
+    shares = [month.cost / most for month in stats.months]
+    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=texts)
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
-    """The largest models and projects, and where there are several, agents and machines."""
-    for title, found, least in (
+    """The largest models and projects, and where there are several, machines and agents."""
+    for title, every, least in (
         ("Models", stats.models, 1),
         ("Projects", stats.projects, 1),
-        ("Agents", stats.agents, 2),
         ("Machines", stats.machines, 2),
+        ("Agents", stats.agents, 2),
     ):
-        shown, rest = found[:limit], found[limit:]
+        shown, rest = every[:limit], every[limit:]
         if rest:
             share = math.fsum(part.share for part in rest)
             shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
-        shares = [part.share for part in shown]
-        columns = {
-            title: [part.name for part in shown],
-            "agent": [part.agent for part in shown],
-            "share": ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in shares],
-            "cost": [money(part.cost) for part in shown],
-            "tokens": [human(part.tokens) for part in shown],
-        }
-        if title != "Models" or len(stats.agents) < 2:
-            del columns["agent"]
-        if len(found) >= least:
-            yield Section(list(columns), list(zip(*columns.values(), strict=True)), shares)
+        agents = {(part.name, part.agent) for part in every}
+        ambiguous = {name for name, number in Counter(a for a, _ in agents).items() if number > 1}
+        rows = [
+            (
+                f"{part.name} ({part.agent})" if part.name in ambiguous else part.name,
+                share_text(part.share),
+                money(part.cost),
+                human(part.tokens),
+            )
+            for part in shown
+        ]
+        if len(every) >= least:
+            yield Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
+
+
+HEIGHTS = " ▁▂▃▄▅▆▇█"
+
+
+def column_chart(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
+    """Lines with a column for each value. Where there are too many, the highest of a few."""
+    each = max(width // max(len(values), 1), 1)
+    few = -(-len(values) // max(width, 1)) or 1
+    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
+    eighths = [math.ceil(8 * height * max(value, 0) / top) if top else 0 for value in highest]
+    bar, gap = max(each - 1, 1), " " * (each > 1)
+    return [
+        gap.join(HEIGHTS[min(max(level - 8 * line, 0), 8)] * bar for level in eighths)
+        for line in reversed(range(height))
+    ]
+
+
+def with_axes(lines: Sequence[str], top: str, first: str, last: str) -> list[str]:
+    """A chart with its highest value on the left, and its first and last day below."""
+    margin, across = " " * (len(top) + 1), len(lines[0])
+    above = [top + " " + lines[0], *(margin + line for line in lines[1:])]
+    return [*above, f"{margin}{first}{last:>{max(across - len(first), len(last) + 1)}}"]
+
+
+def chart_section(stats: Statistics) -> Section:
+    """The cost of each of the last 30 days."""
+    days = stats.heatmap[-30:]
+    costs, title = [day.cost for day in days], f"Cost of the last {counted(len(days), 'day')}"
+    highest, first, last = max(costs), f"{days[0].date:%b %d}", f"{days[-1].date:%b %d}"
+
+    def draw(width: int) -> list[str]:
+        top = money(highest)
+        lines = column_chart(costs, width - len(top) - 1, 5, highest)
+        return [title, *with_axes(lines, top, first, last)]
+
+    return Section(drawing=draw)
 
 
 SHADES = "·░▒▓█"
@@ -2812,15 +3060,22 @@ def heat_section(stats: Statistics) -> Section:
     cells = [" "] * first.weekday()
     cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
     cells += [" "] * (-len(cells) % 7)
-    weeks, months = len(cells) // 7, ""
-    for week in range(weeks):
-        monday = first + timedelta(7 * week - first.weekday())
-        if monday.day <= 7 and len(months) <= week:
-            months = months.ljust(week) + f"{monday:%b} "
-    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
-    lines = [f"{label:<4}{''.join(cells[day::7])}" for day, label in enumerate(labels)]
-    legend = f"    less {SHADES} more, blank: not imported"
-    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
+    weeks = len(cells) // 7
+    mondays = [first + timedelta(7 * week - first.weekday()) for week in range(weeks)]
+
+    def draw(width: int) -> list[str]:
+        wide, months = 2 if width >= 4 + 2 * weeks else 1, ""
+        for week, monday in enumerate(mondays):
+            if monday.day <= 7 and len(months) <= week * wide:
+                months = months.ljust(week * wide) + f"{monday:%b} "
+        lines = [
+            f"{label:<4}{''.join(cell * wide for cell in cells[day::7])}"
+            for day, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun"))
+        ]
+        legend = f"    less {SHADES} more, blank: nothing known"
+        return [f"    {months[: weeks * wide]}", *lines, legend]
+
+    return Section(drawing=draw)
 
 
 def statistics_sections(stats: Statistics) -> Iterator[Section]:
@@ -2829,8 +3084,10 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
         yield Section(rows=[("Empty", nothing)])
         return
-    yield Section(rows=list(total_facts(stats)))
+    yield Section(rows=[*total_facts(stats), *budget_facts(stats), *block_facts(stats)])
     yield period_section(stats)
+    yield month_section(stats)
+    yield chart_section(stats)
     yield from part_sections(stats, 10)
     yield heat_section(stats)
     yield Section(rows=list(habit_facts(stats)))
@@ -2838,35 +3095,63 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     yield Section(rows=list(notes(stats, held)))
 
 
+def news(result: ImportResult, today: date) -> str:
+    """What is new since the last import, in a line."""
+    named = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
+    changed = {name: sum(count[:3]) for name, count in result.tables.items()}
+    texts = [counted(changed[n], noun) for n, noun in named.items() if changed.get(n)]
+    others = sum(number for name, number in changed.items() if name not in named)
+    texts = texts or [counted(others, "other row")] * bool(others)
+    total, since = Usage(result.total_cost, result.total_tokens), ""
+    if past := result.previous:
+        started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
+        total = total.less(Usage(past["total_cost"], past["total_tokens"]))
+        since = f" since {clock(started, today)}"
+    if not texts:
+        return f"nothing new{since}"
+    verb = "would change" if result.dry_run else "changed"
+    return f"{', '.join(texts)} {verb}: {amount(*total, '+')}{since}"
+
+
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
-    zone = result.identity.timezone
     if result.dry_run:
         yield "Dry run", "nothing was written"
-    names = "names hashed" if result.hashed else "names stored as they are"
-    where = f"{result.identity.machine_name}, days in {zone}"
-    yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
-    total = Usage(result.total_cost, result.total_tokens)
-    text = f"{amount(*total)} of this machine"
-    if past := result.previous:
-        added = amount(*total.less(Usage(past["total_cost"], past["total_tokens"])), "+")
-        text += f": {added} since {past['started_at'].astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
-    yield "Stored", text
+    zone, stats = ZoneInfo(result.identity.timezone), result.statistics
+    now = stats.scope.now if stats else datetime.now(UTC)
+    yield "New", news(result, now.astimezone(zone).date())
+    for period in stats.periods if stats and stats.first_day else ():
+        if period.name != "this week":
+            text = amount(period.cost, period.tokens)
+            if pace := change(period.cost, period.cost_before_so_far):
+                before = {"today": "yesterday"}.get(period.name, "last month")
+                text += f", {pace} on {money(period.cost_before_so_far)} by this time {before}"
+            if period.projected_cost is not None:
+                text += f", {money(period.projected_cost)} expected"
+            yield period.name.capitalize(), text
+    yield from (*budget_facts(stats), *block_facts(stats)) if stats else ()
     if result.lowered and not result.allow_shrink:
         smaller = f"{'would be ' if result.dry_run else ''}smaller"
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
+    yield from notes(stats, result.held) if stats else ()
 
 
-def import_sections(result: ImportResult) -> Iterator[Section]:
-    """What the import did, in short what is stored, and what to know of both."""
+def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[Section]:
+    """What is new and where one stands; verbose with the rows of each table."""
     would = "would be " if result.dry_run else ""
-    header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
-    rows = [
-        (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
-        for name, count in result.tables.items()
-    ]
-    yield Section(header, rows)
+    if verbose or result.dry_run:
+        header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
+        rows = [
+            (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
+            for name, count in result.tables.items()
+        ]
+        names = "names hashed" if result.hashed else "names stored as they are"
+        where = f"{result.identity.machine_name}, days in {result.identity.timezone}"
+        total = f"{amount(result.total_cost, result.total_tokens)} of this machine"
+        machine = f"{where}, ccusage {result.ccusage_version}, {names}"
+        yield Section(header, rows)
+        yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
@@ -2874,11 +3159,6 @@ def import_sections(result: ImportResult) -> Iterator[Section]:
             (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
         ]
         yield Section((title, "from tokens", "to tokens"), lowered)
-    stats = result.statistics
-    if stats and stats.first_day:
-        yield Section(rows=list(total_facts(stats)))
-        yield from (part for part in part_sections(stats, 5) if part.header[0] != "Projects")
-        yield Section(rows=list(notes(stats, result.held)))
 
 
 class Report(NamedTuple):
@@ -2888,7 +3168,7 @@ class Report(NamedTuple):
     sections: Sequence[Section]
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
-    width: int = 80  # where no terminal says
+    width: int = 80  # where no terminal says; at most 120
 
 
 def figures_report(value: Any, sections: Iterable[Section]) -> Report:
@@ -2931,17 +3211,22 @@ def render_csv(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     lines: list[str] = []
-    for header, rows, _, drawing in report.sections:
-        cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in rows]
-        if header:
-            ruler = ["---:" if is_number(column) else "---" for column in zip(*rows, strict=True)]
-            cells[:0] = [list(header), ruler or ["---"] * len(header)]
-            lines += [f"| {' | '.join(row)} |" for row in cells]
-        else:
-            lines += [f"- **{label}:** {text}" for label, text in cells]
-        lines += ["```", *drawing, "```"] if drawing else []
-        lines += [""] if rows or drawing or header else []
+    for section in report.sections:
+        lines += markdown_lines(section)
+        lines += [""] if section.rows or section.header or section.drawing else []
     return "\n".join(lines)
+
+
+def markdown_lines(section: Section) -> list[str]:
+    every = [*section.rows, *([section.total] if section.total else [])]
+    cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in every]
+    if section.header:
+        columns = zip(*section.rows, strict=True)
+        ruler = ["---:" if is_number(column) else "---" for column in columns]
+        cells[:0] = [list(section.header), ruler or ["---"] * len(section.header)]
+        return [f"| {' | '.join(row)} |" for row in cells]
+    drawing = ["```", *section.drawing(80), "```"] if section.drawing else []
+    return [f"- **{label}:** {text}" for label, text in cells] + drawing
 
 
 def is_number(column: Iterable[str]) -> bool:
@@ -2954,98 +3239,183 @@ def printable(text: str) -> str:
 
 
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
-HEAT = {
-    "·": ("·", "bright_black"),
-    "░": ("■", "#0e4429"),
-    "▒": ("■", "#006d32"),
-    "▓": ("■", "#26a641"),
-    "█": ("■", "#39d353"),
-}
-WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
+WIDE = 120  # columns, of anything that people read
 # What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
+ASCII = str.maketrans("·░▒▓█■━…–×→�▁▂▃▄▅▆▇", ".:+*##=~-x>?.::++**")
 
 
 def render_table(report: Report, width: int, *, colour: bool) -> str:
-    """Sections below each other; on a wide terminal, those with shares on the right."""
-    from rich.console import Console, Group
-    from rich.table import Column
-    from rich.table import Table as Grid
+    """Sections below each other, at most 120 columns wide."""
+    from rich.console import Console
+    from rich.text import Text
 
+    width = min(width, WIDE)
     file = io.StringIO()
-    console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
-    shades = bool(console.color_system) and not console.no_color
-    shown = [part for part in report.sections if part.header or part.rows or part.drawing]
-    half = (width - 4) // 2
-    if 140 <= width < WIDE and any(section.shares for section in shown):
-        halves = [(section, draw(section, half)) for section in shown]
-        if all(console.measure(grid).maximum <= half for _, grid in halves):
-            left = (grid for section, grid in halves if not section.shares and section.rows)
-            right = (grid for section, grid in halves if section.shares)
-            both = Grid.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
-            both.add_row(Group(*left), Group(*right))
-            console.print(both)
-            shown = [section for section in shown if section.drawing]
+    console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
+    shown = [part for part in report.sections if part != Section()]
     for section in shown:
-        console.print(draw(section, width, shades=shades))
+        common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
+        for number, line in enumerate(section.title):
+            console.print(Text(line, "" if number else "bold"), width=max(width, 1))
+        if section.title:
+            console.print()
+        for part in fitting(section, width):
+            console.print(draw(part, width, common))
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
+def common_widths(sections: Iterable[Section]) -> dict[str, int]:
+    """By header, the widest text of sections with bars: they get one scale."""
+    from rich.cells import cell_len
+
+    widths: dict[str, int] = defaultdict(int)
+    for section in sections:
+        rows = (*section.rows, section.total) if section.total else section.rows
+        for number, cells in enumerate(zip(*rows, strict=True) if section.shares else ()):
+            name = section.header[number] if number else ""
+            widths[name] = max(widths[name], cell_len(name), *map(cell_len, cells))
+        if section.shares:
+            widths[""] = max(widths[""], cell_len(section.header[0]))
+    return widths
+
+
+def fitting(section: Section, width: int) -> Iterator[Section]:
+    """The section, or where its table is too wide, each row as a record of its own."""
+    if not section.header or section.shares or fold(section, width) is not None:
+        yield section
+        return
+    for row in section.rows:
+        yield Section(rows=[pair for pair in zip(section.header, row, strict=True) if pair[1]])
+    if section.total:
+        sums = zip(section.header[1:], section.total[1:], strict=True)
+        yield Section(rows=[(section.total[0], ""), *(pair for pair in sums if pair[1])])
+
+
+def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
     """A section and an empty line. It is wider than `width` rather than cut a number."""
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.show_header, grid.header_style = bool(section.header), "bold"
+    grid.header_style = "bold"
     if section.drawing:
-        marks = HEAT if shades else {}
-        grid.add_row(Text.assemble(*(marks.get(char, char) for char in "\n".join(section.drawing))))
-        grid.add_row()
-        return grid
-    columns, widths = lay_out(section, width)
-    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
-        number = index > 0 and is_number(cells)
-        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-    if section.shares:
-        grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
-    for row in list(zip(*columns, strict=True))[1:]:
-        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
-        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
-        if not section.header:
-            texts[0].style = "bold"
-        grid.add_row(*texts)
+        text = Text("\n".join(section.drawing(width)))
+        text.highlight_regex(f"[{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
+        grid.add_row(text)
+    else:
+        lay_out(grid, section, width, common)
     grid.add_row()
     return grid
 
 
-def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
-    """The columns of a section, and how wide each is.
+def lay_out(grid: Grid, section: Section, width: int, common: Mapping[str, int]) -> None:
+    """Put the columns and rows of a section into a grid."""
+    from rich.text import Text
 
-    Where they are too wide, headers of numbers are folded, then texts; names of shares are cut.
-    """
+    grid.show_header = bool(section.header)
+    header, rows = list(section.header or ("", "")), [list(row) for row in section.rows]
+    total = [list(section.total)] if section.total else []
+    if section.shares:
+        header, rows, total, widths = with_bars(section, width, common)
+    else:
+        widths = fold(section, width) or [None] * len(header)
+    for index, (name, wide) in enumerate(zip(header, widths, strict=True)):
+        number = index > 0 and is_number(row[index] for row in rows)
+        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
+    for row in [*rows, *total]:
+        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
+        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
+        if not section.header:
+            texts[0].style = "bold"
+        grid.add_row(*texts, style="bold" if row in total else None)
+
+
+Lines = list[list[str]]
+
+
+def with_bars(
+    section: Section, width: int, common: Mapping[str, int]
+) -> tuple[list[str], Lines, Lines, list[int | None]]:
+    """Header, rows, total and widths of a section whose shares are drawn."""
+    names, *columns = section.header
+    numbers = [common[name] for name in columns]
+    room = width - sum(2 + wide for wide in numbers) - 2
+    wide = max(min(common[""], room - max((width - 20) // 4, 10)), 12)
+    bar = min(room - wide, 40) if width >= 50 else 0
+    short = shorten([row[0] for row in section.rows], wide)
+    rows = [
+        [name, "━" * round(min(share, 1) * bar), *row[1:]]
+        for name, share, row in zip(short, section.shares, section.rows, strict=True)
+    ]
+    total = [[section.total[0], "", *section.total[1:]]] if section.total else []
+    return [names, "", *columns], rows, total, [wide, bar, *numbers]
+
+
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Names at most so wide, cut in the middle, and where possible so that they still differ."""
+    from rich.cells import cell_len, set_cell_size
+
+    def cut(name: str, head: int) -> str:
+        if cell_len(name) <= width:
+            return name
+        tail = name[::-1]
+        return f"{set_cell_size(name, head)}…{set_cell_size(tail, width - 1 - head)[::-1]}"
+
+    distinct = len(set(names))
+    heads = sorted(range(width), key=lambda head: abs(head - width // 2))
+    cuts = ([cut(name, head) for name in names] for head in heads)
+    middle = [cut(name, width // 2) for name in names]
+    return next((some for some in cuts if len(set(some)) == distinct), middle)
+
+
+def fold(section: Section, width: int) -> list[int | None] | None:
+    """How wide each column is: headers are folded, then texts. None: the table cannot fit."""
     from rich.cells import cell_len
 
-    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
+    rows = (*section.rows, section.total) if section.total else section.rows
+    columns = list(zip(section.header or ("", ""), *rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    if section.shares:
-        widths[0] = max(widths[0], 12)
-        room = width - sum(2 + wide for wide in widths[1:])
-        names = max(width // 3, min(40, room - 12, widths[0]))
-        bar = room - names - 2
-        if bar >= 10:
-            bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
-            columns.insert(1, ("", *bars))
-            widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
-    numbers = {index for index in range(1, len(columns)) if is_number(columns[index][1:])}
-    for index in sorted(range(len(widths)), key=lambda at: (at not in numbers, -widths[at])):
-        header, *cells = columns[index]
-        least = max(map(cell_len, (*header.split(), *cells))) if index in numbers else 12
-        cut = max(min(excess, widths[index] - least), 0)
-        widths[index] -= cut
-        excess -= cut
-    return columns, widths
+    texts = [index == 0 or not is_number(column[1:]) for index, column in enumerate(columns)]
+    for longest in (width, 20):  # of a text
+        for index in sorted(range(len(widths)), key=lambda at: -widths[at]):
+            header, *cells = columns[index]
+            least = max(map(cell_len, cells), default=0)
+            least = min(least, longest) if texts[index] else least
+            cut = max(min(excess, widths[index] - max([least, *map(cell_len, header.split())])), 0)
+            widths[index] -= cut
+            excess -= cut
+    return None if excess > 0 and section.header else list(widths)
+
+
+HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
+
+
+def with_names(report: Report, names: Mapping[str, str]) -> Report:
+    """The report for a terminal with names instead of their hashes."""
+    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
+    first, last = min(projects, default=""), max(projects, default="")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    prefix = re.sub("[^-]*$", "", "".join(pair[0] for pair in same)) if first != last else ""
+    cells = (cell for section in report.sections for row in section.rows for cell in row)
+    used = {name for cell in cells for name in HASH.findall(cell)} & names.keys()
+    short = shorten([names[name].removeprefix(prefix) or names[name] for name in used], 40)
+    shown = dict(zip(used, short, strict=True))
+
+    def named(text: str) -> str:
+        return HASH.sub(lambda match: shown.get(match[0], match[0]), text)
+
+    def drawn(draw: Callable[[int], Sequence[str]], width: int) -> list[str]:
+        return [named(line) for line in draw(width)]
+
+    sections = [
+        section._replace(
+            rows=[[named(cell) for cell in row] for row in section.rows],
+            drawing=section.drawing and partial(drawn, section.drawing),
+        )
+        for section in report.sections
+    ]
+    return report._replace(sections=sections)
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
@@ -3061,7 +3431,7 @@ FIGURE = "statistics-"  # begins the names of the queries that --stats is made o
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
-    r"(?:--.*\n)*"
+    r"((?:--.*\n)*)"
     r"((?:SET .+\n)*)"
     r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n"
     r"(?:(?:--.*)?\n)*"
@@ -3070,33 +3440,43 @@ DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
 
 
 class Query(NamedTuple):
-    """A query of queries.sql, with the defaults of its parameters."""
+    """A query of queries.sql, with the defaults of its parameters and the remarks on them."""
 
     name: str
     question: str
     parameters: Mapping[str, str | None]
     sql: str
+    heading: str = ""
+    remarks: str = ""
 
 
 def read_queries(text: str) -> dict[str, Query]:
     """Parse a text that is written like queries.sql into its queries, by name."""
     queries: dict[str, Query] = {}
-    for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
+    chunks, heading = re.split(r"^(?=-- name:)", text, flags=re.MULTILINE), ""
+    for before, chunk in pairwise(chunks):
+        heading = (re.findall(r"^-- (.+?) --+$", before, re.MULTILINE) or [heading])[-1]
         line = chunk.partition("\n")[0]
         match = QUERY.fullmatch(chunk)
         if match is None:
             raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
-        name, question, settings, sql = match.groups()
+        name, question, remarks, settings, sql = match.groups()
         if name in queries:
             raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
             raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
-        queries[name] = Query(name, question, defaults_of(settings), sql)
+        queries[name] = Query(name, question, defaults_of(settings), sql, heading, remarks)
     return queries
 
 
 def defaults_of(text: str) -> dict[str, str | None]:
     return {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
+
+
+def questions() -> dict[str, Query]:
+    """The queries that people ask: not those that statistics are made of."""
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    return {name: query for name, query in queries.items() if not name.startswith(FIGURE)}
 
 
 def find_query(name: str) -> Query:
@@ -3106,8 +3486,8 @@ def find_query(name: str) -> Query:
     from difflib import get_close_matches
 
     words = set(re.split("[-_ ]", name.lower()))
-    near = get_close_matches(name, queries, 5, 0.5)
-    near += [other for other in queries if words & set(other.split("-")) and other not in near]
+    near = get_close_matches(name, questions(), 5, 0.5)
+    near += [other for other in questions() if words & set(other.split("-")) and other not in near]
     hint = f"the nearest are {', '.join(near[:5])}; " if near else ""
     raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
 
@@ -3121,7 +3501,21 @@ def written_query(text: str) -> Query:
     return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
 
 
-def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
+# What a parameter of a type must look like, and what is said where it does not. The engine would
+# take 2^32 for 0, and fill a table with 2^31 days.
+TYPES = {
+    "UInt32": ("[0-9]{1,5}", "a whole number below 100000"),
+    "UInt64": ("[0-9]{1,15}", "a whole number"),
+    "Float64": (r"-?[0-9]{1,12}(\.[0-9]+)?", "a number"),
+    "Date32": (
+        r"(19|2[0-2])\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
+        "a day such as 2026-01-31",
+    ),
+    "Array": (r"\[('[^'\\]*'(, *'[^'\\]*')*)?\]", "a list such as ['claude']"),
+}
+
+
+def bind(query: Query, given: Mapping[str, str]) -> dict[str, Any]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
     unknown = sorted(values.keys() - query.parameters.keys())
@@ -3130,10 +3524,19 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
         problem = "no value for" if missing else "it has no parameter"
         names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
         raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
-    for name, value in given.items():  # the engine would take 2^32 for 0, and fill 2^31 days
-        if f"{{{name}:UInt32}}" in query.sql and re.fullmatch("[0-9]{6,}", value):
-            raise ConfigError(f"--query {query.name}: {name}={value}: expected less than 100000")
-    return {name: value for name, value in values.items() if value is not None}
+    types = dict(re.findall(r"\{(\w+):(\w+)", query.sql))
+    lists = {name for name, kind in types.items() if kind == "Array" and query.name != "-"}
+    for name, value in given.items():
+        pattern, expected = TYPES.get(types.get(name, ""), (r"[\s\S]*", ""))
+        if not re.fullmatch(pattern, value) and (name in lists or types[name] != "Array"):
+            raise ConfigError(f"--query {query.name}: {name}: expected {expected}, got {value!r}")
+    if "timezone" in given and query.name != "-":
+        _zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
+    return {
+        name: re.findall("'([^']*)'", value) if name in lists else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 # ClickHouse's codes that tell of the server or its tables; all others tell of the SQL.
@@ -3141,7 +3544,7 @@ TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 100
 
 
 def answer_query(
-    client: Client, settings: Settings, query: Query, values: dict[str, str]
+    client: Client, settings: Settings, query: Query, values: dict[str, Any], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
     try:
@@ -3157,9 +3560,116 @@ def answer_query(
         problem = "--query only reads" if error.code == READONLY else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
-    header = [name.replace("_", " ") for name in columns]
-    shown = [[people(cell) for cell in row] for row in rows]
-    return Report(value, [Section(header, shown)], columns, rows, WIDE)
+    return Report(value, [answer_section(query, values, columns, rows, scope)], columns, rows, WIDE)
+
+
+def answer_section(
+    query: Query, values: Mapping[str, Any], names: Sequence[str], rows: Rows, scope: Scope
+) -> Section:
+    """The answer for people: what was asked, and each column in one form."""
+    columns = list(zip(*rows, strict=True))
+    units = [unit_of(name, query.name) for name in names]
+    zone = ZoneInfo(scope.zone)
+    texts = [
+        column_texts(name, column, unit, zone)
+        for name, column, unit in zip(names, columns, units, strict=False)
+    ]
+    about = days_of(query, values, scope.today)
+    about += [f"{name}: {people(value) or 'all'}" for name, value in values.items()]
+    if any(isinstance(cell, datetime) for row in rows for cell in row):
+        about.append(f"times in {scope.zone}")
+    title = [text for text in (query.question, "; ".join(about)) if text]
+    drawing: Callable[[int], Sequence[str]] | None = None
+    if not rows:
+        drawing = lambda _: ["no rows"]  # noqa: E731
+    elif query.name.startswith("chart-"):
+        drawing = partial(series_charts, columns, units[1])
+    header = [name.replace("_", " ") for name in names]
+    total = total_texts(names, columns, units) if len(rows) > 1 else []
+    shown = list(zip(*texts, strict=True))
+    return Section(header, shown, drawing=drawing, title=title, total=total)
+
+
+def days_of(query: Query, values: Mapping[str, Any], today: date) -> list[str]:
+    """The days that an answer is about, where a parameter says how many."""
+    last = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[last[1]]) if last else 0
+    if not last or not number:
+        return []
+    first = today - timedelta(number - 1)
+    if last[1] == "weeks":
+        first = today - timedelta(today.weekday() + 7 * (number - 1))
+    if last[1] == "months":
+        month = max(12 * today.year + today.month - number, 12)
+        first = date(month // 12, month % 12 + 1, 1)
+    return [f"{first} – {today}"]
+
+
+# The names of columns tell what is in them.
+PERCENT = re.compile("percent")
+DOLLARS = re.compile(
+    "cost|spent|affordable|forecast|before_average|average_before|burn_rate|projection|over_limit"
+    "|^(left|saved|price|this_month|last_month)$"
+)
+ADDS_UP = re.compile(
+    "(total|read|written|recent)_(tokens|cost)|cost_usd|api_cost|cost_without_cache|saved|sessions"
+    "|(cost|sessions)_percent|percent_of_all_tokens|tokens_without_price|input_tokens_lost"
+    "|day_rows|row_count|rows_.*|held|failures"
+)
+
+
+def unit_of(column: str, query: str) -> str:
+    """Dollars, percent, or nothing."""
+    name = query if column == "value" else column  # of a chart
+    if PERCENT.search(name) or name == "chart-cache-hits":
+        return "%"
+    return "$" if DOLLARS.search(name) else ""
+
+
+def column_texts(name: str, cells: Sequence[Any], unit: str, zone: tzinfo) -> list[str]:
+    """The cells of a column, all in one form; times in a zone."""
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0)
+    digits = 1 if unit == "%" else 4 if 0 < largest < 0.1 else 2
+    sign = "+" if "change" in name else ""
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, datetime):
+            return people(cell.astimezone(zone))
+        if name.startswith("is_") and cell is not None:
+            return "yes" if cell else "no"
+        if plain(cell) is None or type(cell) not in (int, float) or "year" in name:
+            return people(cell)
+        number = f"{abs(cell):,.{digits if isinstance(cell, float) else 0}f}"
+        before, after = ("", "%") if unit == "%" else (unit, "")
+        return f"{'-' if cell < 0 else sign}{before}{number}{after}"
+
+    return [text(cell) for cell in cells]
+
+
+def total_texts(names: Sequence[str], columns: Rows, units: Sequence[str]) -> list[str]:
+    """The last line of a table: the sums of the columns that add up."""
+    sums = [
+        column_texts(name, [sum(cell or 0 for cell in column)], unit, UTC)[0]
+        if ADDS_UP.fullmatch(name)
+        else ""
+        for name, column, unit in zip(names, columns, units, strict=True)
+    ]
+    return ["total", *sums[1:]] if any(sums) and not sums[0] else []
+
+
+def series_charts(columns: Rows, unit: str, width: int) -> list[str]:
+    """The columns time, value and series as charts on one scale, one below the other."""
+    values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
+    times, highest = sorted(set(columns[0])), max(columns[1])
+    (top,) = column_texts("value", [highest], unit, UTC)
+    lines = []
+    for series in dict.fromkeys(columns[2]):
+        numbers = [values.get((series, time), 0) for time in times]
+        (last,) = column_texts("value", [numbers[-1]], unit, UTC)
+        heights = column_chart(numbers, width - len(top) - 1, 3, highest)
+        lines += [f"{series or '(none)'}: {last} on {times[-1]}"]
+        lines += with_axes(heights, top, f"{times[0]}", f"{times[-1]}")
+    return lines
 
 
 def check_written(client: Client, sql: str) -> None:
@@ -3201,12 +3711,19 @@ def people(value: Any) -> str:
 
 
 def list_queries() -> Report:
-    names = Query._fields[:3]
-    every = read_queries(QUERIES.read_text(encoding="utf-8"))
-    queries = [query[:3] for name, query in every.items() if not name.startswith(FIGURE)]
+    """The queries of queries.sql under its headings."""
+    names = ("name", "question", "parameters", "heading")
+    queries = [(*query[:3], query.heading) for query in questions().values()]
+    wide = max(len(query[0]) for query in queries)
+    sections = []
+    for heading in dict.fromkeys(query[3] for query in queries):
+        rows = []
+        for name, question, parameters, _ in (query for query in queries if query[3] == heading):
+            values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
+            rows.append((f"{name:{wide}}", f"{question} [{values}]" if values else question))
+        sections.append(Section((heading, ""), rows))
     value = [dict(zip(names, query, strict=True)) for query in queries]
-    section = Section(("Name", "Question"), [query[:2] for query in queries])
-    return Report(value, [section], names, queries, WIDE)
+    return Report(value, sections, names, queries, WIDE)
 
 
 # --- check ----------------------------------------------------------------------------
@@ -3542,6 +4059,29 @@ def check_report(checks: Sequence[Check]) -> Report:
 # --- command line ---------------------------------------------------------------------
 
 
+def name_folders(env: Mapping[str, str]) -> list[Path]:
+    """Where agents keep what ccusage names projects and sessions after."""
+    home = Path(env.get("HOME") or Path.home())
+    codex = _path(env.get("CODEX_HOME"), home / ".codex")
+    opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
+    return [
+        *(d if d.name == "projects" else d / "projects" for d in claude_directories(env)),
+        *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
+    ]
+
+
+def local_names(settings: Settings) -> dict[str, str]:
+    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
+    ids, names = Ids(settings.hash_key), dict[str, str]()
+    for root in name_folders(settings.environment):
+        for folder, folders, files in os.walk(root):
+            inside = Path(folder).relative_to(root)
+            every = [*folders, *files, *(Path(file).stem for file in files)]
+            paths = [str(inside / name) for name in every]
+            names |= {ids.shown(name): name for name in (*every, *paths) if name.isprintable()}
+    return names
+
+
 @contextlib.contextmanager
 def reading(settings: Settings) -> Iterator[Client]:
     """A client that reads; a database that is not there is not created, nor locked."""
@@ -3551,20 +4091,43 @@ def reading(settings: Settings) -> Iterator[Client]:
         yield stack.enter_context(open_client(settings, writing=False))
 
 
+def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
+    """Now, in the time zone recorded for a machine, by default for this one."""
+    zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
+    if machine and zones and machine not in zones:
+        raise ConfigError(f"{option}: {machine!r} never imported; {', '.join(zones)} did")
+    zone = zones.get(machine) or (recorded and recorded.timezone)
+    zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
+    return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
+
+
 def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
     """What is stored, with the days of the machine, by default of this one."""
-    recorded = Identity.load(settings.state_dir)
     with reading(settings) as client:
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        zones = importer.zones()
-        if machine and zones and machine not in zones:
-            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
-        zone = zones.get(machine) or (recorded and recorded.timezone)
-        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
+        scope = scope_of(importer, machine, "--machine")
         agents = tuple(sorted(settings.agents))
-        scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
-        return read_statistics(importer, scope)
+        return read_statistics(importer, scope._replace(days=days, agents=agents))
+
+
+def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
+    """The answer to a query, in the time zone of the machine that it is about."""
+    given = dict(args.param)
+    if args.machine:
+        given.setdefault("machine", args.machine)
+    if settings.budget_month and "budget" in query.parameters:
+        given.setdefault("budget", f"{settings.budget_month:.2f}")
+    values = bind(query, given)
+    machine = "" if query.name == "-" else values.get("machine", "")
+    with reading(settings) as client:
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        option = "--machine" if args.machine else "--param machine"
+        scope = scope_of(importer, machine, option)
+        if "timezone" in query.parameters and query.name != "-":
+            values = {**values, "timezone": given.get("timezone", scope.zone)}
+        return answer_query(client, settings, query, values, scope)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -3587,12 +4150,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="a parameter of the query, such as days=7",
     )
     add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", default="", metavar="NAME", help="statistics of one machine")
+    add("--machine", default="", metavar="NAME", help="statistics, or a query, of one machine")
     add(
         "--no-hash-projects",
         action="store_true",
         help="store project names and session ids as they are",
     )
+    add("--names", action="store_true", help="show this machine's names on a terminal")
     add("--dry-run", action="store_true", help="say what would change; write nothing")
     add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
     add(
@@ -3624,10 +4188,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for option, given, mode, on in (
         ("--param", args.param, "--query", args.query),
         ("--days", args.days, "--stats", args.stats),
-        ("--machine", args.machine, "--stats", args.stats),
+        ("--machine", args.machine, "--stats or --query", args.stats or args.query),
     ):
         if given and not on:
             parser.error(f"argument {option}: only with {mode}")
+    on_terminal = args.format == "table" and not args.output and sys.stdout.isatty()
+    if args.names and (args.check or args.list_queries or not on_terminal):
+        parser.error("argument --names: only on a terminal, where it shows no other format")
     if args.query and args.agents:
         parser.error("argument --agents: not with --query, whose parameters are given by --param")
     return args
@@ -3737,19 +4304,18 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
         if failed or not args.quiet:
-            publish(check_report(failed if args.quiet else checks), args)
+            publish(check_report(failed if args.quiet else checks), args, settings)
         return int(bool(failed))
     if args.list_queries:
-        publish(list_queries(), args)
+        publish(list_queries(), args, settings)
     elif args.query:
         query = written_query(sys.stdin.read()) if args.query == "-" else find_query(args.query)
-        values = bind(query, dict(args.param))
-        with reading(settings) as client:
-            report = answer_query(client, settings, query, values)
-        publish(report, args)
+        publish(ask_query(settings, query, args), args, settings)
     elif args.stats:
         stats = ask_statistics(settings, args.days, args.machine)
-        publish(figures_report(stats, statistics_sections(stats)), args)
+        if not args.quiet or args.output:
+            publish(figures_report(stats, statistics_sections(stats)), args, settings)
+        return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
     else:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
@@ -3757,18 +4323,21 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         gc.freeze()  # nor is what is left, when the process ends
         gc.enable()
         if not args.quiet or args.output:
-            publish(figures_report(result, import_sections(result)), args)
+            sections = import_sections(result, verbose=args.verbose)
+            publish(figures_report(result, sections), args, settings)
         return 3 if result.feeds_failed else 0
     return 0
 
 
-def publish(report: Report, args: argparse.Namespace) -> None:
+def publish(report: Report, args: argparse.Namespace, settings: Settings) -> None:
     """Print an answer, or write it to --output, in the form that was asked for."""
     import shutil
 
     out = sys.stdout
     width = shutil.get_terminal_size((report.width, 24)).columns
     width, colour = (report.width, False) if args.output else (width, out.isatty())
+    if args.names:
+        report = with_names(report, local_names(settings))
     if args.format == "table":
         text = render_table(report, width, colour=colour)
     else:

@@ -9,6 +9,8 @@
 --   no price of costs 0, so that totals are a lower bound: see models-without-price.
 -- * Numbers are totals over machines and agents, except where they are listed by them.
 -- * A date is a day in the time zone recorded for its machine, today() is the server's.
+--   Where there is a parameter timezone, today is that zone's; --query fills it with
+--   the zone recorded for the machine.
 -- * Percentages go from 0 to 100. A percentage of nothing is NULL.
 -- * Blocks exist for Claude only, gaps between blocks are never counted.
 
@@ -74,20 +76,24 @@ ORDER BY date ASC;
 -- What has today cost, against yesterday and the average active day?
 -- days: how many days before today make the average
 -- machine: one machine, or '' for all
+-- timezone: of today
 SET param_days = 30;
 SET param_machine = '';
-WITH summary AS (
-    SELECT
-        sumIf(daily.total_tokens, date = today()) AS today_tokens,
-        sumIf(daily.total_cost, date = today()) AS today_cost,
-        sumIf(daily.total_cost, date = today() - 1) AS yesterday_cost,
-        sumIf(daily.total_cost, date < today())
-            / nullIf(uniqExactIf(date, date < today() AND total_tokens > 0), 0)
-            AS average_cost
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toDate32(today()) - {days:UInt32}
-        AND has(['', machine_name], {machine:String})
-)
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    summary AS (
+        SELECT
+            sumIf(daily.total_tokens, date = this_day) AS today_tokens,
+            sumIf(daily.total_cost, date = this_day) AS today_cost,
+            sumIf(daily.total_cost, date = this_day - 1) AS yesterday_cost,
+            sumIf(daily.total_cost, date < this_day)
+                / nullIf(uniqExactIf(date, date < this_day AND total_tokens > 0), 0)
+                AS average_cost
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toDate32(this_day) - {days:UInt32}
+            AND has(['', machine_name], {machine:String})
+    )
 SELECT
     today_tokens,
     today_cost,
@@ -1101,16 +1107,20 @@ ORDER BY month ASC, total_cost DESC, agent ASC;
 -- name: month-forecast
 -- What will this month have cost by its end?
 -- By the average of its days so far (today as a whole day), and by the last seven days.
-WITH month AS (
-    SELECT
-        sumIf(daily.total_cost, date >= toStartOfMonth(today())) AS spent,
-        sumIf(daily.total_cost, date >= today() - 7 AND date < today()) / 7
-            AS recent_cost_per_day,
-        toDayOfMonth(today()) AS days_passed,
-        toDayOfMonth(toLastDayOfMonth(today())) AS days_in_month
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date BETWEEN toStartOfMonth(today()) - 7 AND toLastDayOfMonth(today())
-)
+-- timezone: of today
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    month AS (
+        SELECT
+            sumIf(daily.total_cost, date >= toStartOfMonth(this_day)) AS spent,
+            sumIf(daily.total_cost, date >= this_day - 7 AND date < this_day) / 7
+                AS recent_cost_per_day,
+            toDayOfMonth(this_day) AS days_passed,
+            toDayOfMonth(toLastDayOfMonth(this_day)) AS days_in_month
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date BETWEEN toStartOfMonth(this_day) - 7 AND toLastDayOfMonth(this_day)
+    )
 SELECT
     spent,
     days_passed,
@@ -1123,20 +1133,24 @@ FROM month;
 
 -- name: month-to-date
 -- How does this month's running total compare with last month's, day by day?
-WITH costs AS (
-    SELECT
-        toDayOfMonth(date) AS day,
-        sumIf(daily.total_cost, date >= toStartOfMonth(today())) AS this_month,
-        sumIf(daily.total_cost, date < toStartOfMonth(today())) AS last_month
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toStartOfMonth(today()) - INTERVAL 1 MONTH
-        AND date <= toLastDayOfMonth(today())
-    GROUP BY day
-    ORDER BY day ASC WITH FILL FROM 1 TO 32
-)
+-- timezone: of today
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    costs AS (
+        SELECT
+            toDayOfMonth(date) AS day,
+            sumIf(daily.total_cost, date >= toStartOfMonth(this_day)) AS this_month,
+            sumIf(daily.total_cost, date < toStartOfMonth(this_day)) AS last_month
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toStartOfMonth(this_day) - INTERVAL 1 MONTH
+            AND date <= toLastDayOfMonth(this_day)
+        GROUP BY day
+        ORDER BY day ASC WITH FILL FROM 1 TO 32
+    )
 SELECT
     day,
-    if(day <= toDayOfMonth(today()), sum(costs.this_month) OVER until_day, NULL)
+    if(day <= toDayOfMonth(this_day), sum(costs.this_month) OVER until_day, NULL)
         AS this_month,
     sum(costs.last_month) OVER until_day AS last_month
 FROM costs
@@ -1183,23 +1197,28 @@ FROM periods;
 -- name: budget-left
 -- How much of this month's budget is left, and what may each remaining day cost?
 -- budget: dollars for the month
+-- timezone: of today
 SET param_budget = 200;
-WITH month AS (
-    SELECT
-        sum(daily.total_cost) AS spent,
-        {budget:Float64} - spent AS left,
-        toDayOfMonth(toLastDayOfMonth(today())) - toDayOfMonth(today()) + 1 AS days_left
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toStartOfMonth(today()) AND date <= toLastDayOfMonth(today())
-)
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    month AS (
+        SELECT
+            sum(daily.total_cost) AS spent,
+            {budget:Float64} - spent AS left,
+            toDayOfMonth(toLastDayOfMonth(this_day)) - toDayOfMonth(this_day) + 1
+                AS days_left
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toStartOfMonth(this_day) AND date <= toLastDayOfMonth(this_day)
+    )
 SELECT
     spent,
     left,
     100 * spent / nullIf({budget:Float64}, 0) AS used_percent,
     days_left,
     greatest(left, 0) / days_left AS affordable_per_day,
-    spent / toDayOfMonth(today()) AS spent_per_day,
-    spent_per_day * toDayOfMonth(toLastDayOfMonth(today())) <= {budget:Float64}
+    spent / toDayOfMonth(this_day) AS spent_per_day,
+    spent_per_day * toDayOfMonth(toLastDayOfMonth(this_day)) <= {budget:Float64}
         AS is_on_track
 FROM month;
 
@@ -1670,6 +1689,18 @@ FROM spread
 ARRAY JOIN range(toUInt64(greatest(hours, 1))) AS passed
 GROUP BY date, hour
 ORDER BY date ASC, hour ASC;
+
+-- name: statistics-spending
+-- What have all machines and agents spent on each of the recent days, of the budget?
+-- recent: the first day
+SET param_recent = '1900-01-01';
+SELECT
+    date,
+    sum(daily.total_cost) AS total_cost
+FROM ccusage_v_daily_summary AS daily
+WHERE date >= {recent:Date32}
+GROUP BY date
+ORDER BY date ASC;
 
 -- name: statistics-runs
 -- What did the last two imports of each machine find?

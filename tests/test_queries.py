@@ -1429,4 +1429,12 @@ def test_defaults_are_read_as_text() -> None:
         "Why?",
         {"m": "", "n": "1.5"},
         "SELECT\n    ';' -- a comment\n",
+        "",
+        "-- m: a machine\n",
     )
+
+
+def test_a_query_knows_the_heading_that_it_stands_under() -> None:
+    text = "-- Days ---\n\n-- name: a\n-- Why?\nSELECT 1;\n\n-- name: b\n-- Why?\nSELECT 2;\n"
+    queries = read_queries(text + "\n-- Times: all ----\n\n-- name: c\n-- Why?\nSELECT 3;\n")
+    assert [query.heading for query in queries.values()] == ["Days", "Days", "Times: all"]
