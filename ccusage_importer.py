@@ -2844,7 +2844,7 @@ class Section(NamedTuple):
     """A table (with a header, and a bar for each share), labelled texts (without), or a drawing.
 
     A terminal shows the drawing, which is made for its width, and the title above; Markdown shows
-    the rows where there are any. The texts of `total` are the last line of a table.
+    the rows where there are any. With `total`, the last row is a total.
     """
 
     header: Sequence[str] = ()
@@ -2852,7 +2852,7 @@ class Section(NamedTuple):
     shares: Sequence[float] = ()
     drawing: Callable[[int], Sequence[str]] | None = None
     title: Sequence[str] = ()
-    total: Sequence[str] = ()
+    total: bool = False
 
 
 def human(number: float, sign: str = "") -> str:
@@ -2975,16 +2975,19 @@ def period_section(stats: Statistics) -> Section:
 
 
 def month_section(stats: Statistics) -> Section:
-    rows, before = [], 0.0
-    for month, cost, tokens, days in stats.months:
-        rows.append((month, money(cost), human(tokens), f"{days}", change(cost, before)))
-        before = cost
-    total = Usage.of(stats.months)
+    """The last months and their total; this one is not over, so it is not compared."""
+    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(stats.months))]
     active = sum(month.active_days for month in stats.months)
-    texts = (counted(len(rows), "month"), money(total.cost), human(total.tokens), f"{active}", "")
-    most = max((month.cost for month in stats.months), default=0) or 1
+    whole = Month(counted(len(stats.months), "month"), *Usage.of(stats.months), active)
+    rows = [
+        (name, money(cost), human(tokens), f"{days}", text)
+        for (name, cost, tokens, days), text in zip(
+            [*stats.months, whole], [*changes[:-1], "", ""], strict=True
+        )
+    ]
+    most = max(month.cost for month in stats.months) or 1
     shares = [month.cost / most for month in stats.months]
-    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=texts)
+    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
 
 
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
@@ -3086,7 +3089,8 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
         return
     yield Section(rows=[*total_facts(stats), *budget_facts(stats), *block_facts(stats)])
     yield period_section(stats)
-    yield month_section(stats)
+    if stats.months:
+        yield month_section(stats)
     yield chart_section(stats)
     yield from part_sections(stats, 10)
     yield heat_section(stats)
@@ -3218,8 +3222,10 @@ def render_markdown(report: Report) -> str:
 
 
 def markdown_lines(section: Section) -> list[str]:
-    every = [*section.rows, *([section.total] if section.total else [])]
-    cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in every]
+    cells = [
+        [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
+        for row in section.rows
+    ]
     if section.header:
         columns = zip(*section.rows, strict=True)
         ruler = ["---:" if is_number(column) else "---" for column in columns]
@@ -3256,7 +3262,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     for section in shown:
         common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
         for number, line in enumerate(section.title):
-            console.print(Text(line, "" if number else "bold"), width=max(width, 1))
+            console.print(Text(printable(line), "" if number else "bold"), width=max(width, 1))
         if section.title:
             console.print()
         for part in fitting(section, width):
@@ -3270,12 +3276,10 @@ def common_widths(sections: Iterable[Section]) -> dict[str, int]:
 
     widths: dict[str, int] = defaultdict(int)
     for section in sections:
-        rows = (*section.rows, section.total) if section.total else section.rows
-        for number, cells in enumerate(zip(*rows, strict=True) if section.shares else ()):
+        columns = zip(section.header, *section.rows, strict=True) if section.shares else ()
+        for number, column in enumerate(columns):
             name = section.header[number] if number else ""
-            widths[name] = max(widths[name], cell_len(name), *map(cell_len, cells))
-        if section.shares:
-            widths[""] = max(widths[""], cell_len(section.header[0]))
+            widths[name] = max(widths[name], *map(cell_len, column))
     return widths
 
 
@@ -3286,9 +3290,6 @@ def fitting(section: Section, width: int) -> Iterator[Section]:
         return
     for row in section.rows:
         yield Section(rows=[pair for pair in zip(section.header, row, strict=True) if pair[1]])
-    if section.total:
-        sums = zip(section.header[1:], section.total[1:], strict=True)
-        yield Section(rows=[(section.total[0], ""), *(pair for pair in sums if pair[1])])
 
 
 def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
@@ -3297,58 +3298,48 @@ def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.header_style = "bold"
     if section.drawing:
-        text = Text("\n".join(section.drawing(width)))
+        text = Text("\n".join(map(printable, section.drawing(width))))
         text.highlight_regex(f"[{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
         grid.add_row(text)
+    elif section.shares:
+        fill(grid, *with_bars(section, width, common))
     else:
-        lay_out(grid, section, width, common)
+        fill(grid, section, fold(section, width) or [])
     grid.add_row()
     return grid
 
 
-def lay_out(grid: Grid, section: Section, width: int, common: Mapping[str, int]) -> None:
-    """Put the columns and rows of a section into a grid."""
+def fill(grid: Grid, section: Section, widths: Sequence[int]) -> None:
+    """Put a section's columns and rows into a grid."""
     from rich.text import Text
 
-    grid.show_header = bool(section.header)
-    header, rows = list(section.header or ("", "")), [list(row) for row in section.rows]
-    total = [list(section.total)] if section.total else []
-    if section.shares:
-        header, rows, total, widths = with_bars(section, width, common)
-    else:
-        widths = fold(section, width) or [None] * len(header)
-    for index, (name, wide) in enumerate(zip(header, widths, strict=True)):
-        number = index > 0 and is_number(row[index] for row in rows)
-        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-    for row in [*rows, *total]:
+    grid.show_header, grid.header_style = bool(section.header), "bold"
+    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
+    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
+        justify: Any = "right" if index and is_number(cells) else "left"
+        grid.add_column(name, justify=justify, width=wide, overflow="fold")
+    for number, row in enumerate(section.rows, 1):
         styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
         texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
         if not section.header:
             texts[0].style = "bold"
-        grid.add_row(*texts, style="bold" if row in total else None)
+        grid.add_row(*texts, style="bold" if section.total and number == len(section.rows) else "")
 
 
-Lines = list[list[str]]
-
-
-def with_bars(
-    section: Section, width: int, common: Mapping[str, int]
-) -> tuple[list[str], Lines, Lines, list[int | None]]:
-    """Header, rows, total and widths of a section whose shares are drawn."""
+def with_bars(section: Section, width: int, common: Mapping[str, int]) -> tuple[Section, list[int]]:
+    """A section with its shares as a column of bars, and the widths of its columns."""
     names, *columns = section.header
     numbers = [common[name] for name in columns]
     room = width - sum(2 + wide for wide in numbers) - 2
     wide = max(min(common[""], room - max((width - 20) // 4, 10)), 12)
     bar = min(room - wide, 40) if width >= 50 else 0
+    bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
     short = shorten([row[0] for row in section.rows], wide)
     rows = [
-        [name, "━" * round(min(share, 1) * bar), *row[1:]]
-        for name, share, row in zip(short, section.shares, section.rows, strict=True)
+        (name, line, *row[1:]) for name, line, row in zip(short, bars, section.rows, strict=True)
     ]
-    total = [[section.total[0], "", *section.total[1:]]] if section.total else []
-    return [names, "", *columns], rows, total, [wide, bar, *numbers]
+    return section._replace(header=(names, "", *columns), rows=rows), [wide, bar, *numbers]
 
 
 def shorten(names: Sequence[str], width: int) -> list[str]:
@@ -3368,12 +3359,11 @@ def shorten(names: Sequence[str], width: int) -> list[str]:
     return next((some for some in cuts if len(set(some)) == distinct), middle)
 
 
-def fold(section: Section, width: int) -> list[int | None] | None:
+def fold(section: Section, width: int) -> list[int] | None:
     """How wide each column is: headers are folded, then texts. None: the table cannot fit."""
     from rich.cells import cell_len
 
-    rows = (*section.rows, section.total) if section.total else section.rows
-    columns = list(zip(section.header or ("", ""), *rows, strict=True))
+    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
     excess = sum(widths) + 2 * len(widths) - 2 - width
     texts = [index == 0 or not is_number(column[1:]) for index, column in enumerate(columns)]
@@ -3385,7 +3375,7 @@ def fold(section: Section, width: int) -> list[int | None] | None:
             cut = max(min(excess, widths[index] - max([least, *map(cell_len, header.split())])), 0)
             widths[index] -= cut
             excess -= cut
-    return None if excess > 0 and section.header else list(widths)
+    return None if excess > 0 and section.header else widths
 
 
 HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
@@ -3585,9 +3575,10 @@ def answer_section(
     elif query.name.startswith("chart-"):
         drawing = partial(series_charts, columns, units[1])
     header = [name.replace("_", " ") for name in names]
+    shown = [list(row) for row in zip(*texts, strict=True)]
     total = total_texts(names, columns, units) if len(rows) > 1 else []
-    shown = list(zip(*texts, strict=True))
-    return Section(header, shown, drawing=drawing, title=title, total=total)
+    shown += [total] if total else []
+    return Section(header, shown, drawing=drawing, title=title, total=bool(total))
 
 
 def days_of(query: Query, values: Mapping[str, Any], today: date) -> list[str]:

@@ -316,6 +316,13 @@ def test_the_last_twelve_months_are_listed_from_the_first_with_usage_on() -> Non
     assert "11 months" in table(STATS, 80)
     older = figures(days=[(TODAY - timedelta(500), 1.0, 1, 0, 0)])
     assert summarise(older, SCOPE).months == []
+    assert "Months" not in table(summarise(older, SCOPE), 80)
+    for number in (1, 2, 3):
+        few = [(TODAY.replace(month=11 - ago), 2.0**ago, 1, 0, 0) for ago in range(number)]
+        shown = table(summarise(figures(days=few), SCOPE), 80)
+        assert f"{number} month" in shown
+        assert re.search(r"^2026-11 .*1$", shown, re.MULTILINE)  # no change of a part of a month
+    assert re.search(r"^2026-10 .* -50%$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -703,9 +710,11 @@ def test_the_values_of_a_chart_have_the_unit_that_its_name_tells() -> None:
 
 def test_only_what_adds_up_has_a_total() -> None:
     (section,) = ANSWERS["days"].sections
-    assert section.total == ["total", "37,037,034", "$4.50", "", ""]
+    assert (section.total, section.rows[-1]) == (True, ["total", "37,037,034", "$4.50", "", ""])
     assert section.title[1] == "2026-11-16 – 2026-11-18; days: 3; machine: lab"
-    assert answer("model-costs", ["model_name", "total_cost"], [("a", 1.0)]).sections[0].total == []
+    assert (
+        answer("model-costs", ["model_name", "total_cost"], [("a", 1.0)]).sections[0].total is False
+    )
 
 
 @pytest.mark.parametrize(
@@ -836,3 +845,11 @@ def test_names_stand_for_their_hashes_without_what_all_projects_share() -> None:
     assert "alpha: $1.00" in render_table(program.with_names(chart, names), 80, colour=False)
     one = {"b909b9d6": "-home-ann-src-alpha"}
     assert "-home-ann-src-alpha" in render_table(program.with_names(report, one), 80, colour=False)
+
+
+def test_names_in_a_chart_or_a_title_cannot_command_the_terminal() -> None:
+    chart = answer("chart-cost-by-agent", ["time", "value", "series"], [(TODAY, 1.0, "\x1b[2Jx")])
+    assert "\x1b" not in render_table(chart, 80, colour=False)
+    assert "�[2Jx: $1.00" in render_table(chart, 80, colour=False)
+    named = answer("model-costs", ["model_name"], [("a",)], machine="\x1b[2Jx")
+    assert "\x1b" not in render_table(named, 80, colour=False)
