@@ -2421,7 +2421,7 @@ def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
     (row,) = importer.query(
         f"SELECT {', '.join(f'(SELECT {array})' for array in arrays)}",
         machine=scope.machine,
-        agents=list(scope.agents),
+        agents=",".join(scope.agents),
         since=scope.since,
         recent=scope.recent,
         year=scope.year,
@@ -3501,11 +3501,10 @@ TYPES = {
         r"(19|2[0-2])\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
         "a day such as 2026-01-31",
     ),
-    "Array": (r"\[('[^'\\]*'(, *'[^'\\]*')*)?\]", "a list such as ['claude']"),
 }
 
 
-def bind(query: Query, given: Mapping[str, str]) -> dict[str, Any]:
+def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
     unknown = sorted(values.keys() - query.parameters.keys())
@@ -3515,18 +3514,13 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, Any]:
         names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
         raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
     types = dict(re.findall(r"\{(\w+):(\w+)", query.sql))
-    lists = {name for name, kind in types.items() if kind == "Array" and query.name != "-"}
     for name, value in given.items():
         pattern, expected = TYPES.get(types.get(name, ""), (r"[\s\S]*", ""))
-        if not re.fullmatch(pattern, value) and (name in lists or types[name] != "Array"):
+        if not re.fullmatch(pattern, value):
             raise ConfigError(f"--query {query.name}: {name}: expected {expected}, got {value!r}")
     if "timezone" in given and query.name != "-":
         _zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
-    return {
-        name: re.findall("'([^']*)'", value) if name in lists else value
-        for name, value in values.items()
-        if value is not None
-    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 # ClickHouse's codes that tell of the server or its tables; all others tell of the SQL.
@@ -3534,7 +3528,7 @@ TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 100
 
 
 def answer_query(
-    client: Client, settings: Settings, query: Query, values: dict[str, Any], scope: Scope
+    client: Client, settings: Settings, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
     try:
@@ -3554,7 +3548,7 @@ def answer_query(
 
 
 def answer_section(
-    query: Query, values: Mapping[str, Any], names: Sequence[str], rows: Rows, scope: Scope
+    query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
 ) -> Section:
     """The answer for people: what was asked, and each column in one form."""
     columns = list(zip(*rows, strict=True))
@@ -3565,7 +3559,7 @@ def answer_section(
         for name, column, unit in zip(names, columns, units, strict=False)
     ]
     about = days_of(query, values, scope.today)
-    about += [f"{name}: {people(value) or 'all'}" for name, value in values.items()]
+    about += [f"{name}: {value or 'all'}" for name, value in values.items()]
     if any(isinstance(cell, datetime) for row in rows for cell in row):
         about.append(f"times in {scope.zone}")
     title = [text for text in (query.question, "; ".join(about)) if text]
@@ -3581,7 +3575,7 @@ def answer_section(
     return Section(header, shown, drawing=drawing, title=title, total=bool(total))
 
 
-def days_of(query: Query, values: Mapping[str, Any], today: date) -> list[str]:
+def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
     """The days that an answer is about, where a parameter says how many."""
     last = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
     number = int(values[last[1]]) if last else 0

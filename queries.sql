@@ -1508,9 +1508,9 @@ ORDER BY machine_name ASC, last_update DESC, ccusage_version ASC;
 -- name: statistics-days
 -- What did each day hold, and how much of its prompts came from the cache?
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     date,
     sum(daily.total_cost) AS total_cost,
@@ -1519,7 +1519,7 @@ SELECT
     sum(daily.cache_read_tokens) AS read_tokens
 FROM ccusage_v_daily_summary AS daily
 WHERE has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY date
 ORDER BY date ASC;
 
@@ -1527,10 +1527,10 @@ ORDER BY date ASC;
 -- What did each agent on each machine use?
 -- since: the first day
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_since = '1900-01-01';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     machine_name,
     agent,
@@ -1539,7 +1539,7 @@ SELECT
 FROM ccusage_v_daily_summary AS daily
 WHERE date >= {since:Date32}
     AND has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY machine_name, agent
 ORDER BY machine_name ASC, agent ASC;
 
@@ -1547,10 +1547,10 @@ ORDER BY machine_name ASC, agent ASC;
 -- What was used of each model, and how much of that has no price?
 -- since: the first day
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_since = '1900-01-01';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     model_name,
     agent,
@@ -1561,7 +1561,7 @@ FROM ccusage_model_breakdowns AS breakdowns FINAL
 WHERE record_type = 'daily'
     AND record_key >= toString({since:Date32})
     AND has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY model_name, agent
 ORDER BY model_name ASC, agent ASC;
 
@@ -1569,10 +1569,10 @@ ORDER BY model_name ASC, agent ASC;
 -- What was used in each project, under the last of its names?
 -- since: the first day
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_since = '1900-01-01';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     argMax(project_id, updated_at) AS project,
     agent,
@@ -1581,7 +1581,7 @@ SELECT
 FROM ccusage_usage_projects_daily AS projects FINAL
 WHERE date >= {since:Date32}
     AND has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY project_key, agent
 ORDER BY project_key ASC, agent ASC;
 
@@ -1590,11 +1590,11 @@ ORDER BY project_key ASC, agent ASC;
 -- since: the first day
 -- timezone: of the days
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_since = '1900-01-01';
 SET param_timezone = 'UTC';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 WITH sessions AS (
     SELECT
         concat(project_path, if(project_path = '', '', '/'), session_id) AS name,
@@ -1604,7 +1604,7 @@ WITH sessions AS (
     WHERE ifNull(toDate32(last_activity, {timezone:String}), toDate32('1900-01-01'))
             >= {since:Date32}
         AND has(['', machine_name], {machine:String})
-        AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 )
 SELECT
     count() AS number,
@@ -1620,9 +1620,9 @@ ORDER BY number ASC;
 -- name: statistics-blocks
 -- Which blocks were running when they were last imported?
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     machine_name,
     start_time,
@@ -1635,7 +1635,7 @@ FROM ccusage_usage_blocks FINAL
 WHERE is_active
     AND NOT is_gap
     AND has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 ORDER BY start_time ASC, machine_name ASC, block_id ASC;
 
 -- name: statistics-hours
@@ -1643,11 +1643,11 @@ ORDER BY start_time ASC, machine_name ASC, block_id ASC;
 -- since: the first day
 -- timezone: of the hours
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_since = '1900-01-01';
 SET param_timezone = 'UTC';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 SELECT
     toHour(start_time, {timezone:String}) AS hour,
     sum(blocks.total_tokens) AS total_tokens
@@ -1655,7 +1655,7 @@ FROM ccusage_usage_blocks AS blocks FINAL
 WHERE NOT is_gap
     AND toDate32(start_time, {timezone:String}) >= {since:Date32}
     AND has(['', machine_name], {machine:String})
-    AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY hour
 ORDER BY hour ASC;
 
@@ -1665,11 +1665,11 @@ ORDER BY hour ASC;
 -- recent: the first day
 -- timezone: of the days and hours
 -- machine: one machine, or '' for all
--- agents: these agents, or [] for all
+-- agents: agents with commas between, or '' for all
 SET param_recent = '1900-01-01';
 SET param_timezone = 'UTC';
 SET param_machine = '';
-SET param_agents = '[]';
+SET param_agents = '';
 WITH spread AS (
     SELECT
         start_time,
@@ -1679,7 +1679,7 @@ WITH spread AS (
     WHERE NOT is_gap
         AND toDate32(end_time, {timezone:String}) >= {recent:Date32}
         AND has(['', machine_name], {machine:String})
-        AND (empty({agents:Array(String)}) OR has({agents:Array(String)}, agent))
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 )
 SELECT
     toDate32(start_time + toIntervalHour(passed), {timezone:String}) AS date,

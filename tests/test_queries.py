@@ -1369,7 +1369,7 @@ def test_there_are_enough_queries_and_each_has_its_own_name() -> None:
 def test_a_query_is_well_formed(query: Any) -> None:
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", query.name)
     assert query.question[0].isupper()
-    assert set(re.findall(r"\{(\w+):[\w()]+\}", query.sql)) == set(query.parameters)
+    assert set(re.findall(r"\{(\w+):\w+\}", query.sql)) == set(query.parameters)
     header = TEXT.split(f"-- name: {query.name}\n")[1].split("SET param")[0]
     assert all(f"\n-- {name}: " in header for name in query.parameters)
 
