@@ -2963,15 +2963,19 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 
 
 def period_section(stats: Statistics) -> Section:
-    rows = []
-    for period in stats.periods:
-        before = money(period.cost_before_so_far)
-        pace = change(period.cost, period.cost_before_so_far)
-        forecast = "" if period.projected_cost is None else money(period.projected_cost)
-        amounts = money(period.cost), human(period.tokens), before, pace
-        rows.append((period.name.capitalize(), *amounts, money(period.cost_before), forecast))
-    header = ("", "cost", "tokens", "before by now", "pace", "before in all", "forecast")
-    return Section(header, rows)
+    """Periods so far; before stands for the one before until the same hour."""
+    rows = [
+        (
+            period.name.capitalize(),
+            money(period.cost),
+            human(period.tokens),
+            money(period.cost_before_so_far),
+            change(period.cost, period.cost_before_so_far),
+            "" if period.projected_cost is None else money(period.projected_cost),
+        )
+        for period in stats.periods
+    ]
+    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
 def month_section(stats: Statistics) -> Section:
@@ -3567,7 +3571,8 @@ def answer_section(
     if not rows:
         drawing = lambda _: ["no rows"]  # noqa: E731
     elif query.name.startswith("chart-"):
-        drawing = partial(series_charts, columns, units[1])
+        adds = "cost-by" in query.name or "tokens" in query.name
+        drawing = partial(series_charts, columns, units[1], adds)
     header = [name.replace("_", " ") for name in names]
     shown = [list(row) for row in zip(*texts, strict=True)]
     total = total_texts(names, columns, units) if len(rows) > 1 else []
@@ -3642,7 +3647,7 @@ def total_texts(names: Sequence[str], columns: Rows, units: Sequence[str]) -> li
     return ["total", *sums[1:]] if any(sums) and not sums[0] else []
 
 
-def series_charts(columns: Rows, unit: str, width: int) -> list[str]:
+def series_charts(columns: Rows, unit: str, adds: bool, width: int) -> list[str]:
     """The columns time, value and series as charts on one scale, one below the other."""
     values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
     times, highest = sorted(set(columns[0])), max(columns[1])
@@ -3650,9 +3655,9 @@ def series_charts(columns: Rows, unit: str, width: int) -> list[str]:
     lines = []
     for series in dict.fromkeys(columns[2]):
         numbers = [values.get((series, time), 0) for time in times]
-        (last,) = column_texts("value", [numbers[-1]], unit, UTC)
+        (text,) = column_texts("value", [sum(numbers) if adds else numbers[-1]], unit, UTC)
         heights = column_chart(numbers, width - len(top) - 1, 3, highest)
-        lines += [f"{series or '(none)'}: {last} on {times[-1]}"]
+        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
         lines += with_axes(heights, top, f"{times[0]}", f"{times[-1]}")
     return lines
 

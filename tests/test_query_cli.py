@@ -430,7 +430,7 @@ def test_times_and_today_are_those_of_the_recorded_zone(tmp_path: Path, database
 def test_a_chart_is_drawn_and_keeps_its_numbers_elsewhere(machine: Machine) -> None:
     args = ("--query", "chart-cost-by-machine", "--param", "days=5")
     shown = machine.main(*args).out
-    assert re.search("^m1: \\$0.0015 on", shown, re.MULTILINE)
+    assert re.search("^m1: \\$0.0031 in all$", shown, re.MULTILINE)
     assert "█" in shown
     assert machine.main(*args, "--format", "csv").out.count("\n") == 6
     assert machine.main(*args, "--format", "markdown").out.startswith("| time | value | series |")
