@@ -1661,9 +1661,9 @@ CHDB_OPTIONS = {
     "compile_aggregate_expressions": 0,
 }
 # ClickHouse's codes, as it names them.
-SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 62, 81, 164, 497
+UNKNOWN_TABLE, SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 62, 81, 164, 497
 CLICKHOUSE_REMEDIES = {
-    60: "run an import once: it creates the tables",
+    UNKNOWN_TABLE: "run an import once: it creates the tables",
     UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
     READONLY: "the user may only read: give CH_USER the right to write",
     193: "check CH_USER and CH_PASSWORD",
@@ -2727,11 +2727,14 @@ def share_until(hours: Mapping[tuple[date, int], float], day: date, now: datetim
 def pace(costs: Mapping[date, float], today: date) -> float | None:
     """Dollars a day: the average of this month's complete days, else of last month's."""
     first = today.replace(day=1)
+    before = (first - timedelta(1)).replace(day=1)
     start = max(first, min(costs, default=today))
-    if start >= today:
-        start, today = (first - timedelta(1)).replace(day=1), first
-    spent = math.fsum(cost for day, cost in costs.items() if start <= day < today)
-    return spent / (today - start).days if spent or start == today.replace(day=1) else None
+    if start < today:
+        return (
+            math.fsum(c for day, c in costs.items() if start <= day < today) / (today - start).days
+        )
+    spent = math.fsum(cost for day, cost in costs.items() if before <= day < first)
+    return spent / (first - before).days if spent else None
 
 
 def forecast(costs: Mapping[date, float], today: date) -> Iterator[tuple[date, float]]:
@@ -3133,7 +3136,7 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
             if pace := change(period.cost, period.cost_before_so_far):
                 before = {"today": "yesterday"}.get(period.name, "last month")
                 text += f", {pace} on {money(period.cost_before_so_far)} by this time {before}"
-            if period.projected_cost is not None:
+            if period.projected_cost:
                 text += f", {money(period.projected_cost)} expected"
             yield period.name.capitalize(), text
     yield from (*budget_facts(stats), *block_facts(stats)) if stats else ()
@@ -3488,7 +3491,10 @@ def find_query(name: str) -> Query:
 
 def written_query(text: str) -> Query:
     """SQL from stdin; defaults of its parameters as in queries.sql."""
-    sql = re.sub(r";\s*(--.*\s*)*\Z", "", DEFAULT.sub("", text).strip())
+    lines = DEFAULT.sub("", text).strip().split("\n")
+    while lines and re.match(r"\s*(--|$)", lines[-1]):
+        lines.pop()
+    sql = re.sub(r";\s*(--.*)?\Z", "", "\n".join(lines))
     if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
     names = re.findall(r"\{(\w+):", sql)
@@ -3532,16 +3538,17 @@ TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 100
 
 
 def answer_query(
-    client: Client, settings: Settings, query: Query, values: dict[str, str], scope: Scope
+    importer: ClickHouseImporter, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
+    client, settings, stored = importer.client, importer.settings, not importer.empty
     try:
         with store_errors(settings):
             if query.name == "-":
                 check_written(client, query.sql)
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
-        if error.code in TROUBLE:
+        if error.code in TROUBLE - ({UNKNOWN_TABLE} if stored else set()):
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
@@ -4101,6 +4108,15 @@ def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statis
         return read_statistics(importer, scope._replace(days=days, agents=agents))
 
 
+def read_stdin() -> str:
+    try:
+        text = sys.stdin.read() if sys.stdin else ""
+        text.encode()  # in some locales Python reads as surrogates what is not UTF-8
+    except UnicodeError:
+        raise ConfigError("--query -: what came from stdin is not UTF-8") from None
+    return text
+
+
 def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
     """The answer to a query, in the time zone of the machine that it is about."""
     given = dict(args.param)
@@ -4117,7 +4133,7 @@ def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Rep
         scope = scope_of(importer, machine, option)
         if "timezone" in query.parameters and query.name != "-":
             values = {**values, "timezone": given.get("timezone", scope.zone)}
-        return answer_query(client, settings, query, values, scope)
+        return answer_query(importer, query, values, scope)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -4299,7 +4315,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
     if args.list_queries:
         publish(list_queries(), args, settings)
     elif args.query:
-        query = written_query(sys.stdin.read()) if args.query == "-" else find_query(args.query)
+        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
         publish(ask_query(settings, query, args), args, settings)
     elif args.stats:
         stats = ask_statistics(settings, args.days, args.machine)

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import re
+import shlex
+import subprocess
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -295,7 +297,9 @@ def stored(machine: Machine) -> Any:
         ("-- nothing but a comment", 2, "no SQL came from stdin"),
         ("SELEC 1", 2, "Syntax error"),
         ("SELECT nothing_like_it", 2, "nothing_like_it"),
-        ("SELECT * FROM no_such_table", 1, "no_such_table"),
+        ("SELECT * FROM no_such_table", 2, "no_such_table"),
+        ("SELECT 1;" + "\n-- a comment" * 3_000 + "\nSELECT 2;", 2, "Multi-statements are not"),
+        (QUERIES.read_text(encoding="utf-8"), 2, "Multi-statements are not allowed"),
     ],
 )
 def test_sql_that_cannot_be_run_says_why(
@@ -452,3 +456,22 @@ def test_what_statistics_are_made_of_is_not_listed_but_answers(machine: Machine)
     done = machine.main("--query", "statistics-days", "--param", "agents=codex,claude")
     assert re.search(r"^total +\$0.0031 +220 ", done.out, re.MULTILINE)
     assert "no rows" in machine.main("--query", "statistics-days", "--param", "agents=x,claud").out
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        ("<&-", "--query -: no SQL came from stdin"),
+        ("< /dev/null", "--query -: no SQL came from stdin"),
+        ("<<< $'SELECT \\xff'", "--query -: what came from stdin is not UTF-8"),
+    ],
+)
+def test_a_stdin_that_holds_no_sql_is_told(redirection: str, message: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    script = f"{shlex.join(machine.argv('--query', '-'))} {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=machine.env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
