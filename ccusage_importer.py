@@ -2913,15 +2913,6 @@ def budget_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
         yield "Budget" if budget.name == "this month" else "Budget today", text
 
 
-def share_text(share: float) -> str:
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-
-
-def clock(moment: datetime, today: date) -> str:
-    """A time, with its day if that is not today."""
-    return f"{moment:%H:%M}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M}"
-
-
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
     yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
@@ -3010,16 +3001,12 @@ def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
             share = math.fsum(part.share for part in rest)
             shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
         agents = {(part.name, part.agent) for part in every}
-        ambiguous = {name for name, number in Counter(a for a, _ in agents).items() if number > 1}
-        rows = [
-            (
-                f"{part.name} ({part.agent})" if part.name in ambiguous else part.name,
-                share_text(part.share),
-                money(part.cost),
-                human(part.tokens),
-            )
-            for part in shown
-        ]
+        owners = Counter(name for name, _ in agents)
+        rows = []
+        for name, agent, cost, tokens, share in shown:
+            told = f"{name} ({agent})" if owners[name] > 1 else name
+            percent = "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+            rows.append((told, percent, money(cost), human(tokens)))
         if len(every) >= least:
             yield Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
 
@@ -3040,25 +3027,22 @@ def column_chart(values: Sequence[float], width: int, height: int, top: float) -
     ]
 
 
-def with_axes(lines: Sequence[str], top: str, first: str, last: str) -> list[str]:
-    """A chart with its highest value on the left, and its first and last day below."""
-    margin, across = " " * (len(top) + 1), len(lines[0])
-    above = [top + " " + lines[0], *(margin + line for line in lines[1:])]
-    return [*above, f"{margin}{first}{last:>{max(across - len(first), len(last) + 1)}}"]
+def chart(
+    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
+) -> list[str]:
+    """A column chart, on the left the label of its `top`, below its first and last day."""
+    margin = " " * (len(label) + 1)
+    first, *lines = column_chart(values, width - len(margin), 4, top)
+    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
+    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
 
 
 def chart_section(stats: Statistics) -> Section:
     """The cost of each of the last 30 days."""
-    days = stats.heatmap[-30:]
-    costs, title = [day.cost for day in days], f"Cost of the last {counted(len(days), 'day')}"
-    highest, first, last = max(costs), f"{days[0].date:%b %d}", f"{days[-1].date:%b %d}"
-
-    def draw(width: int) -> list[str]:
-        top = money(highest)
-        lines = column_chart(costs, width - len(top) - 1, 5, highest)
-        return [title, *with_axes(lines, top, first, last)]
-
-    return Section(drawing=draw)
+    last = stats.heatmap[-30:]
+    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
+    title, top = f"Cost of the last {counted(len(days), 'day')}", max(costs)
+    return Section(drawing=lambda w: [title, *chart(costs, days, w, money(top), top)])
 
 
 SHADES = "·░▒▓█"
@@ -3117,7 +3101,7 @@ def news(result: ImportResult, today: date) -> str:
     if past := result.previous:
         started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
         total = total.less(Usage(past["total_cost"], past["total_tokens"]))
-        since = f" since {clock(started, today)}"
+        since = f" since {started:{'%H:%M' if started.date() == today else '%Y-%m-%d %H:%M'}}"
     if not texts:
         return f"nothing new{since}"
     verb = "would change" if result.dry_run else "changed"
@@ -3589,17 +3573,17 @@ def answer_section(
 
 def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
     """The days that an answer is about, where a parameter says how many."""
-    last = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
-    number = int(values[last[1]]) if last else 0
-    if not last or not number:
+    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[told[1]]) if told else 0
+    if not told or not number:
         return []
-    first = today - timedelta(number - 1)
-    if last[1] == "weeks":
-        first = today - timedelta(today.weekday() + 7 * (number - 1))
-    if last[1] == "months":
-        month = max(12 * today.year + today.month - number, 12)
-        first = date(month // 12, month % 12 + 1, 1)
-    return [f"{first} – {today}"]
+    month = max(12 * today.year + today.month - number, 12)
+    first = {
+        "days": today - timedelta(number - 1),
+        "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
+        "months": date(month // 12, month % 12 + 1, 1),
+    }
+    return [f"{first[told[1]]} – {today}"]
 
 
 # The names of columns tell what is in them.
@@ -3663,9 +3647,8 @@ def series_charts(columns: Rows, unit: str, adds: bool, width: int) -> list[str]
     for series in dict.fromkeys(columns[2]):
         numbers = [values.get((series, time), 0) for time in times]
         (text,) = column_texts("value", [sum(numbers) if adds else numbers[-1]], unit, UTC)
-        heights = column_chart(numbers, width - len(top) - 1, 3, highest)
         lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
-        lines += with_axes(heights, top, f"{times[0]}", f"{times[-1]}")
+        lines += chart(numbers, list(map(str, times)), width, top, highest)
     return lines
 
 
