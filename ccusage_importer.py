@@ -33,15 +33,19 @@ import signal
 import sys
 import threading
 import time
+from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
-from itertools import accumulate, pairwise, takewhile
+from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
 from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta, Struct, field
 
 if TYPE_CHECKING:
     import subprocess
@@ -75,7 +79,9 @@ class ConfigError(ImporterError):
 
 
 class FeedError(ImporterError):
-    """A report of ccusage could not be had, or is not what ccusage promises."""
+    """A feed of ccusage could not be had, or is not what ccusage promises."""
+
+    lasting = False  # whether ccusage would answer the same once more
 
 
 class StoreError(ImporterError):
@@ -408,7 +414,7 @@ def cleanup_period(env: Mapping[str, str]) -> int:
 
 
 class Feed(NamedTuple):
-    """A report of ccusage: its name here, its arguments, the key its rows are under."""
+    """A feed of ccusage: its name here, its arguments, and the key that its rows are under."""
 
     name: str
     argv: tuple[str, ...]
@@ -420,10 +426,11 @@ class Feed(NamedTuple):
         """Its name, as people see it."""
         return feed_label(self.name, self.agent)
 
-    @property
-    def path(self) -> str:
-        """How the places in its error messages begin."""
-        return self.name if self.agent in ("claude", "other") else f"{self.agent}.{self.name}"
+    def place(self, inside: str) -> str:
+        """A place in it, for errors, such as daily[3].date, daily.totals, codex.daily[3].date."""
+        told = inside.startswith(self.key) and self.name != "agents"
+        whole = inside if told else f"{self.name}.{inside}"
+        return whole if self.agent in ("claude", "other") else f"{self.agent}.{whole}"
 
 
 def feed_label(name: str, agent: str) -> str:
@@ -437,39 +444,54 @@ FEEDS = (
     Feed("blocks", ("blocks",), "blocks"),
     Feed("projects", ("daily", "--instances"), "projects"),
 )
-# ccusage 20 tells of all agents in one scan. It runs with Claude's directory hidden: Claude's
-# own reports say more, and an invalid directory of Claude's would make this one fail.
+# ccusage 20.0.17 and newer tell of all agents in one scan. It runs with Claude's directory hidden:
+# Claude's own feeds say more, and an invalid directory of Claude's would make this one fail.
 UNIFIED = Feed(
     "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
 )
-# ccusage 19 has no report by agent; these two agents have their own.
-AGENTS_OF_19 = ("codex", "opencode")
 COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
 
 class Ccusage(NamedTuple):
-    """A ccusage that runs: its command line, version, and environment."""
+    """A ccusage that runs: its command line, version, environment, and the agents that it knows.
+
+    `agents` is empty where they do not matter, and where ccusage does not tell them.
+    """
 
     argv: tuple[str, ...]
     version: tuple[int, int, int]
     env: Mapping[str, str]
+    agents: tuple[str, ...] = ()
 
     @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
 
+    def feeds(self, agents: frozenset[str]) -> list[Feed]:
+        """The feeds that it has of these agents (empty: of all)."""
+        feeds: list[Feed] = []
+        if not agents or "claude" in agents:
+            prefix = ("claude",) if self.version >= (19, 0, 0) else ()
+            feeds += [feed._replace(argv=(*prefix, *feed.argv)) for feed in FEEDS]
+        if self.version >= (20, 0, 17):
+            return feeds if agents == {"claude"} else [*feeds, UNIFIED]
+        return feeds + [
+            feed._replace(argv=(agent, *feed.argv), agent=agent)
+            for agent in self.agents
+            if agent != "claude" and (not agents or agent in agents)
+            for feed in FEEDS[:3]
+        ]
 
-class Answer(NamedTuple):
-    """What a command said, and how it ended."""
-
-    argv: Sequence[str]
-    code: int = 0
-    stdout: str = ""
-    stderr: str = ""
+    def command(self, feed: Feed, zone: str, args: Sequence[str], home: Path) -> list[str]:
+        """The command line for a feed, which the user's ccusage.json does not change."""
+        tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
+        if self.version >= (16, 0, 0):
+            tail += ["--config", str(home / "ccusage.json")]
+        return [*self.argv, *feed.argv, *tail]
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """ccusage's environment: without our secrets, and without what would change its reports."""
+    """ccusage's environment: without our secrets, and without what would change its feeds."""
     hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
@@ -479,31 +501,70 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
+    path = settings.environment.get("PATH")
+    if not settings.ccusage_command:
+        if found := _first_program(COMMANDS, path):
+            return found
+        raise ConfigError(
+            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+            "or set CCUSAGE_COMMAND"
+        )
+    if found := _first_program([settings.ccusage_command], path):
+        return found
+    # An update may have moved it. Nothing is downloaded in place of what was asked for.
+    name, *arguments = settings.ccusage_command
+    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
+        log.warning(
+            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+            name,
+            found[0],
+        )
+        return found
+    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
+
+
+def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
+    """The first command whose program exists."""
     import shutil
 
-    path = settings.environment.get("PATH")
-    for words in [settings.ccusage_command] if settings.ccusage_command else COMMANDS:
-        name, *arguments = map(os.path.expanduser, words)
+    for command in commands:
+        name, *arguments = map(os.path.expanduser, command)
         if program := shutil.which(name, path=path):
             return (program, *arguments)
-    if settings.ccusage_command:
-        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {settings.ccusage_command[0]!r}")
-    raise ConfigError(
-        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-        "or set CCUSAGE_COMMAND"
-    )
+    return None
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
-    """Resolve the command once and ask its version once."""
+    """Resolve the command once, and ask for its version once."""
     env = child_environment(settings.environment)
     argv = find_command(settings)
     if Path(argv[0]).name == "npx":
         argv = resolve_npx(argv, env, settings.timeout)
     answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
-    if answer.code or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
-        raise _complaint("ccusage --version", "no version in the answer", answer)
-    return Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
+    if answer.returncode or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
+        raise complaint("ccusage --version", "no version in the answer", answer)
+    ccusage = Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
+    return ccusage._replace(agents=known_agents(ccusage, settings))
+
+
+def known_agents(ccusage: Ccusage, settings: Settings) -> tuple[str, ...]:
+    """The agents that ccusage has commands for. Raises ConfigError when one is wanted of which it
+    cannot know."""
+    agents: tuple[str, ...] = ("claude",)
+    if ccusage.version >= (19, 0, 0):
+        if settings.agents <= {"claude"} and (settings.agents or ccusage.version >= (20, 0, 17)):
+            return ()
+        answer = run([*ccusage.argv, "--help"], ccusage.env, settings.timeout, "ccusage --help")
+        pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
+        agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
+    unknown = settings.agents.difference(agents)
+    if agents and unknown:
+        raise ConfigError(
+            f"--agents: ccusage {ccusage.version_text} does not know {', '.join(sorted(unknown))}; "
+            f"it knows {', '.join(sorted(agents))}. Correct the name, or update ccusage"
+        )
+    return agents
 
 
 def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
@@ -516,19 +577,23 @@ def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -
     script = f"command -v {shlex.quote(name)}"
     ask = [argv[0], "--yes", *options, f"--package={package}", "--", "sh", "-c", script]
     answer = run(ask, env, timeout, "npx")
-    found = [line for line in answer.stdout.split("\n") if line.startswith("/")]
-    if answer.code or not found:
-        raise _complaint("npx", f"could not install {package}", answer)
-    return (found[-1], *arguments)
+    programs = [line for line in answer.stdout.split("\n") if line.startswith("/")]
+    if answer.returncode or not programs:
+        raise complaint("npx", f"could not install {package}", answer)
+    return (programs[-1], *arguments)
 
 
 _children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
-def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = "") -> Answer:
+def run(
+    argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, or end its whole process group at the timeout."""
     import subprocess
+
+    silence = subprocess.CompletedProcess(argv, 0, "", "")
 
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
@@ -544,7 +609,7 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
             start_new_session=True,
         )
     except OSError as error:
-        raise _complaint(name, f"cannot be run: {error.strerror}", Answer(argv)) from error
+        raise complaint(name, f"cannot be run: {error.strerror}", silence) from error
     _children.add(child)
     if _stopping.is_set():  # since it was asked above: nobody else may have seen this child
         _end(child)
@@ -552,11 +617,11 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
         try:
             stdout, stderr = child.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise _complaint(name, f"no answer within {timeout:g} s", Answer(argv)) from None
+            raise complaint(name, f"no answer within {timeout:g} s", silence) from None
         finally:
             _end(child)
             _children.discard(child)
-    return Answer(argv, child.returncode, stdout, stderr)
+    return subprocess.CompletedProcess(argv, child.returncode, stdout, stderr)
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -581,124 +646,127 @@ def in_background() -> Iterator[ThreadPoolExecutor]:
         _stopping.clear()
 
 
-def feeds_for(version: tuple[int, int, int], agents: frozenset[str]) -> list[Feed]:
-    """The reports that this ccusage has of these agents (empty: all)."""
-    feeds: list[Feed] = []
-    if not agents or "claude" in agents:
-        prefix = ("claude",) if version >= (19, 0, 0) else ()
-        feeds += [feed._replace(argv=(*prefix, *feed.argv)) for feed in FEEDS]
-    if version >= (20, 0, 0) and agents != {"claude"}:
-        feeds.append(UNIFIED)
-    elif version >= (19, 0, 0):
-        feeds += [
-            feed._replace(argv=(agent, *feed.argv), agent=agent)
-            for agent in AGENTS_OF_19
-            if not agents or agent in agents
-            for feed in FEEDS[:3]
-        ]
-    return feeds
-
-
-def feed_argv(
-    feed: Feed, ccusage: Ccusage, zone: str, args: Sequence[str], home: Path
-) -> list[str]:
-    """The command line for a report, fenced against the user's ccusage.json (law 13)."""
-    tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
-    if ccusage.version >= (16, 0, 0):
-        tail += ["--config", str(home / "ccusage.json")]
-    return [*ccusage.argv, *feed.argv, *tail]
-
-
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
-    """The JSON of a report, asked for up to three times. `home` holds what fences ccusage."""
+    """What a feed holds, asked for up to three times. `home` holds what fences ccusage."""
     began = time.monotonic()
-    argv = feed_argv(feed, ccusage, zone, settings.ccusage_args, home)
+    argv = ccusage.command(feed, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
     pause = 1.0
     while True:
         try:
-            return read_answer(feed, run(argv, env, settings.timeout, feed.label))
+            return read_answer(feed, run(argv, env, settings.timeout, feed.label), env)
         except FeedError as error:
             slow = time.monotonic() - began >= settings.patience
             jitter = random.uniform(0.5, 1)  # noqa: S311 (no secret)
-            if pause > 2 or slow or _stopping.wait(pause * jitter):
+            if error.lasting or pause > 2 or slow or _stopping.wait(pause * jitter):
                 raise
-            log.info("%s: trying again: %s", feed.label, error)
+            log.info("%s: trying again: %s", feed.label, str(error).partition("\n")[0])
             pause *= 2
 
 
-def read_answer(feed: Feed, answer: Answer) -> Any:
-    """The JSON of an answer, which must have the feed's key: ccusage may fail with code 0."""
-    if answer.code:
-        raise _complaint(feed.label, f"exit code {answer.code}", answer)
-    try:
-        payload = json.loads(answer.stdout)
-    except (ValueError, RecursionError) as error:
-        shape = "no JSON" if answer.stdout[:1] not in ("{", "[") else f"broken JSON ({error})"
-        raise _complaint(feed.label, shape, answer) from None
-    known = payload if isinstance(payload, dict) else {}
-    no_projects = feed.name == "projects" and known.get("daily") == []
-    if payload == [] or feed.key in known or no_projects:
-        return payload
-    raise _complaint(feed.label, f"no key {feed.key!r} in the answer", answer)
+# The package that ccusage 20 needs on this platform.
+PROCESSOR = {"arm64": "arm64", "aarch64": "arm64"}.get(os.uname().machine, "x64")
+NATIVE = f"@ccusage/ccusage-{sys.platform}-{PROCESSOR}"
+# What ccusage says, as a regular expression; whether it would say the same once more; what to do.
+REMEDIES: Sequence[tuple[str, bool, str]] = (
+    (
+        "no answer",
+        False,
+        "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
+    ),
+    ("cannot be run", False, "check CCUSAGE_COMMAND"),
+    (
+        "native binary is not available",
+        False,
+        f"npm install -g ccusage {NATIVE}, or both in one version: npm install -g ccusage@20.0.24 "
+        f"{NATIVE}@20.0.24",
+    ),
+    (
+        "No valid Claude data",
+        True,
+        "ccusage looked in {directories}: start Claude Code once, set CLAUDE_CONFIG_DIR to the "
+        "directory that Claude Code writes to, or name other agents with --agents",
+    ),
+    ("ccusage --help' for usage|should be chosen from", True, "check CCUSAGE_ARGS"),
+    (r"Node\.js >=", True, "install the Node.js version that it asks for, or use Bun"),
+    (
+        "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN",
+        False,
+        "check the network, or install ccusage: npm install -g ccusage",
+    ),
+    ("EACCES", False, "make Claude Code's files readable"),
+    ("", False, "run the command by hand to see more"),
+)
 
 
-# By what is said, as a regular expression.
-REMEDIES = {
-    "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
-    "cannot be run": "check CCUSAGE_COMMAND",
-    "native binary is not available": "install the package that it names beside ccusage",
-    "No valid Claude data": "start Claude Code once, or set CLAUDE_CONFIG_DIR to its directory",
-    r"Node\.js >=": "install the Node.js version that it asks for, or use Bun",
-    "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
-    "npm install -g ccusage",
-    "EACCES": "make Claude Code's files readable",
-    "": "run the command by hand to see more",
-}
-
-
-def _complaint(name: str, problem: str, answer: Answer) -> FeedError:
+def complaint(
+    name: str,
+    problem: str,
+    answer: subprocess.CompletedProcess[str],
+    env: Mapping[str, str] | None = None,
+) -> FeedError:
+    """An error that says what went wrong with a command, what it was, and what to do about it."""
     # What follows an opening brace, or one of these directories, holds names, which are private.
-    said = answer.stderr.strip() or answer.stdout.partition("{")[0]
-    remedy = next(text for sign, text in REMEDIES.items() if re.search(sign, f"{problem} {said}"))
-    said = re.sub(r"^npm (warn|notice).*", "", said, flags=re.MULTILINE)
-    said = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", said)
-    said = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", said)  # as Claude names projects
-    quote = ": " + " ".join(said.split())[:300] if said.strip() else ""
-    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.argv)}\n  remedy: {remedy}"
-    return FeedError(text.encode(errors="replace").decode())
+    words = answer.stderr.strip() or answer.stdout.partition("{")[0]
+    lasting, remedy = next(
+        (lasting, remedy)
+        for sign, lasting, remedy in REMEDIES
+        if re.search(sign, f"{problem} {words}")
+    )
+    if match := re.search("No valid Claude data directories found", words):
+        words = match[0]
+    if len(words) > 5000:  # these expressions take long for a long word
+        words = words[:5000].rpartition(" ")[0]
+    words = re.sub(r"^npm (warn|notice).*", "", words, flags=re.MULTILINE)
+    words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
+    words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
+    quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
+    remedy = remedy.format(directories=" and ".join(map(str, claude_directories(env or {}))))
+    text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
+    error = FeedError(text.encode(errors="replace").decode())
+    error.lasting = lasting
+    return error
+
+
+def failure_lines(failed: Mapping[str, str]) -> list[str]:
+    """The messages of failed feeds, by label; feeds that failed of one cause share a message."""
+    causes: dict[str, list[str]] = defaultdict(list)
+    for label, message in failed.items():
+        # What differs though the cause is one: the names of the feed, and the place of a field.
+        cause = re.sub(r"\n  ran: .*", "", message.removeprefix(f"{label}: "))
+        cause = re.sub(r"^[^\s:]+\.(?=\w+: )", "", cause)
+        causes[re.sub(r"\b(daily|monthly|session|blocks)\b *", "", cause)].append(label)
+    return [
+        f"{', '.join(labels)}: {failed[labels[0]].removeprefix(f'{labels[0]}: ')}"
+        if labels[1:]
+        else failed[labels[0]]
+        for labels in causes.values()
+    ]
 
 
 class Fetched(NamedTuple):
-    """What ccusage answered: each report or what went wrong, after how many seconds."""
+    """What ccusage answered: what each feed holds or what went wrong, and when."""
 
     ccusage: Ccusage
     reports: dict[Feed, Any]
     seconds: Mapping[Feed, float] = {}
 
 
-def fetch_report(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
-    """A report, or why there is none."""
-    try:
-        return fetch_feed(feed, ccusage, zone, settings, home)
-    except FeedError as error:
-        return error
-
-
 def fetch_all(settings: Settings, zone: str) -> Fetched:
-    """Find ccusage and fetch its reports, CCUSAGE_JOBS at once."""
+    """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once."""
     import tempfile
     from concurrent.futures import ThreadPoolExecutor, as_completed
 
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
-    feeds = feeds_for(ccusage.version, settings.agents)
-    known = "Claude, Codex and OpenCode" if ccusage.version >= (19, 0, 0) else "Claude alone"
-    if ccusage.version < (20, 0, 0) and settings.agents != {"claude"}:
-        log.info("ccusage %s reports %s; 20 and newer all agents", ccusage.version_text, known)
+    feeds = ccusage.feeds(settings.agents)
+    if ccusage.version < (20, 0, 17) and settings.agents != {"claude"}:
+        names = ", ".join(ccusage.agents) or "Claude alone"
+        log.info("ccusage %s reports %s; newer ones more agents", ccusage.version_text, names)
     if not feeds:
-        raise FeedError(f"ccusage {ccusage.version_text} reports {known}: update it, or --agents")
-    shown = [feed for feed in feeds if feed.agent == "claude"]
+        wanted = ", ".join(sorted(settings.agents))
+        raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
+    claudes = [feed for feed in feeds if feed.agent == "claude"]
     reports: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
     with (
@@ -709,15 +777,17 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
         (home / "ccusage.json").write_text("{}")
         (home / "projects").mkdir()
         began = time.monotonic()
-        calls = {pool.submit(fetch_report, f, ccusage, zone, settings, home): f for f in feeds}
+        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
         for call in as_completed(calls):
-            feed = calls[call]
-            reports[feed], seconds[feed] = call.result(), time.monotonic() - began
-            if isinstance(reports[feed], FeedError):
+            feed, seconds[calls[call]] = calls[call], time.monotonic() - began
+            try:
+                reports[feed] = call.result()
+            except FeedError as error:
+                reports[feed] = error
                 continue
-            if feed in shown:
-                done = sum(other in reports for other in shown)
-                log.info("%d/%d %-8s %.2f s", done, len(shown), feed.label, seconds[feed])
+            if feed in claudes:
+                done = sum(other in reports for other in claudes)
+                log.info("%d/%d %-8s %.2f s", done, len(claudes), feed.label, seconds[feed])
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
@@ -745,11 +815,12 @@ class Share(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One row of a feed: checked, its private ids hashed, money rounded to 1e-8 dollars.
+    """One row of a feed: checked, its private names hashed, money rounded to 1e-8 dollars.
 
-    `key` and `details` are its table's key and further columns; `version` is the ccusage
-    that wrote it, once stored; `former` are the keys of the rows in which ccusage 15 to 18
-    counted this session: its project's subagents, then the project.
+    `key` and `details` are its table's key and further columns. `version` is the ccusage that
+    wrote the record, once it is stored. `former` are the other keys that the same session may be
+    stored under: of Claude, those of the rows in which ccusage 15 to 18 counted it, of its
+    project's subagents and of the whole project; of Codex, those that name the rollout's folders.
     """
 
     agent: str
@@ -791,375 +862,482 @@ class Ids(NamedTuple):
         return self.key(name)[:8] if self.hidden else name
 
 
-class Node:
-    """A JSON value and its place in the feed, for errors that name the place."""
+# The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
-    __slots__ = ("parent", "place", "value")  # there are 100,000 in a year
+Text = Annotated[str, Meta(min_length=1)]
 
-    def __init__(self, value: Any, place: str | int, parent: Node | None = None) -> None:
-        self.value = value
-        self.place = place
-        self.parent = parent
+
+class Checked(Struct, rename="camel"):
+    """A part of a feed. Its values are what their types say, and fit into the tables' columns."""
+
+    def __post_init__(self) -> None:
+        values = msgspec.structs.astuple(self)
+        for name, value in zip(self.__struct_encode_fields__, values, strict=True):
+            if (kind := type(value)) is int:
+                expected = (
+                    "" if 0 <= value <= UINT64_MAX else f"a whole number from 0 to {UINT64_MAX}"
+                )
+            elif kind is float:
+                expected = "" if abs(value) < 1e300 else "a number of dollars"
+            elif kind is datetime and value.utcoffset() != timedelta(0):
+                expected = "a time in UTC"
+            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
+                expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
+            else:
+                continue
+            if expected:
+                raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
+
+
+class Totals(Checked):
+    """What was used: the totals of a feed, which its rows, but for blocks, and models have, too."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_tokens: int
+    cache_read_tokens: int
+    total_tokens: int
+    total_cost: float
 
     @property
-    def path(self) -> str:
-        if self.parent is None:
-            return str(self.place)
-        place = f"[{self.place}]" if isinstance(self.place, int) else f".{self.place}"
-        return self.parent.path + place
-
-    def fail(self, expected: str) -> FeedError:
-        kinds: dict[type, str] = {dict: "an object", list: "a list"}
-        if self.value and re.search("session|project[Ps]", self.path):
-            kinds[str] = "a text"  # which may be a name, and private
-        got = kinds.get(type(self.value)) or repr(self.value)
-        cut = f"{got[:40]}…" if len(got) > 40 else got
-        return FeedError(f"{self.path}: expected {expected}, got {cut}")
-
-    def __getitem__(self, name: str) -> Node:
-        try:
-            return Node(self.fields()[name], name, self)
-        except KeyError:
-            raise FeedError(f"{self.path}.{name}: missing") from None
-
-    def has(self, name: str) -> bool:
-        return isinstance(self.value, dict) and self.value.get(name) is not None
-
-    def names(self) -> list[str]:
-        return [Node(name, self.place, self.parent).text() for name in self.fields()]
-
-    def fields(self) -> dict[str, Any]:
-        if not isinstance(self.value, dict):
-            raise self.fail("an object")
-        return self.value
-
-    def each(self) -> Iterator[Node]:
-        if not isinstance(self.value, list):
-            raise self.fail("a list")
-        return (Node(item, index, self) for index, item in enumerate(self.value))
-
-    def text(self) -> str:
-        if not isinstance(self.value, str) or not self.value:
-            raise self.fail("a text")
-        if not self.value.isascii() and re.search("[\ud800-\udfff]", self.value):
-            raise FeedError(f"{self.path}: expected valid Unicode")
-        return self.value
-
-    def count(self) -> int:
-        number = self.value
-        if type(number) is float and number.is_integer():
-            number = int(number)
-        if type(number) is not int or not 0 <= number <= UINT64_MAX:
-            raise self.fail(f"a whole number from 0 to {UINT64_MAX}")
-        return number
-
-    def counts(self, names: Sequence[str]) -> list[int]:
-        """Counts by name: all checked at once, for speed, or one by one to name the fault."""
-        found: list[Any] = [self.fields().get(name) for name in names]
-        if set(map(type, found)) == {int} and min(found) >= 0 and max(found) <= UINT64_MAX:
-            return found
-        return [self[name].count() for name in names]
-
-    def money(self) -> float:
-        if type(self.value) not in (int, float) or not abs(self.value) < 1e300:
-            raise self.fail("a number")
-        return round(float(self.value), 8) + 0.0  # the sum turns -0.0 into 0.0
-
-    def flag(self) -> bool:
-        if not isinstance(self.value, bool):
-            raise self.fail("true or false")
-        return self.value
-
-    def day(self) -> date:
-        return self._moment(r"\d{4}-\d\d-\d\d", "", "a date such as 2026-11-22").date()
-
-    def month(self) -> str:
-        self._moment(r"\d{4}-\d\d", "-01", "a month such as 2026-11")
-        return str(self.value)
-
-    def instant(self) -> datetime:
-        pattern = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z"
-        return self._moment(pattern, "", "a time such as 2026-11-22T19:00:00.000Z")
-
-    def _moment(self, pattern: str, rest: str, expected: str) -> datetime:
-        """A time in UTC, within what Date32 and DateTime64 hold in any zone."""
-        if re.fullmatch(pattern, self.text(), re.ASCII):
-            with contextlib.suppress(ValueError):
-                moment = datetime.fromisoformat(self.value.removesuffix("Z") + rest)
-                if 1900 < moment.year < 2299:
-                    return moment.replace(tzinfo=UTC)
-                raise self.fail("a year from 1901 to 2298")
-        raise self.fail(expected)
-
-    def instant_or_day(self, zone: tzinfo) -> datetime:
-        """ccusage 15 to 19 give the day alone: its midnight in the reporting zone."""
-        if isinstance(self.value, str) and len(self.value) == len("2026-11-22"):
-            return datetime.combine(self.day(), datetime.min.time(), zone).astimezone(UTC)
-        return self.instant()
+    def tokens(self) -> Tokens:
+        counters = self.input_tokens, self.output_tokens
+        cached = self.cache_creation_tokens, self.cache_read_tokens
+        return Tokens(*counters, *cached, self.total_tokens)
 
 
-COUNTERS = ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens")
-USAGE = (*COUNTERS, "totalTokens")
-BLOCK_COUNTERS = (
-    "inputTokens",
-    "outputTokens",
-    "cacheCreationInputTokens",
-    "cacheReadInputTokens",
-)
+class ModelRow(Totals, kw_only=True):
+    """One model's part of a row. Only Codex tells its total."""
+
+    model_name: Text
+    total_tokens: int = 0
+    total_cost: float = field(name="cost")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.total_tokens = self.total_tokens or min(sum(self.tokens), UINT64_MAX)
 
 
-def _tokens(node: Node) -> Tokens:
-    value = node.fields()
-    if "cachedInputTokens" in value and "cacheReadTokens" not in value:
-        # Codex in ccusage 19 counts the cached within the input.
-        names = ("inputTokens", "outputTokens", "cachedInputTokens", "totalTokens")
-        read, output, cached, total = node.counts(names)
-        return Tokens(max(read - cached, 0), output, 0, cached, total)
-    return Tokens._make(node.counts(USAGE))
+class FeedRow(Totals, kw_only=True):
+    """A row of any feed but the blocks. Only the feed of several agents names the agent."""
+
+    agent: Text = ""
+    models_used: list[Text]
+    model_breakdowns: list[ModelRow]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        models = [part.model_name for part in self.model_breakdowns]
+        if len(set(models)) < len(models):
+            repeated = next(name for name in models if models.count(name) > 1)
+            raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
+
+    def with_key(self, *key: Any, former: tuple[str, ...] = (), **details: Any) -> Record:
+        return Record(
+            agent=self.agent,
+            key=key,
+            tokens=self.tokens,
+            cost=dollars(self.total_cost),
+            models=frozenset(self.models_used),
+            shares={
+                part.model_name: Share(part.tokens, dollars(part.total_cost))
+                for part in self.model_breakdowns
+            },
+            details=details,
+            former=former,
+        )
 
 
-def _share(node: Node, cost: float) -> Share:
-    if node.has("totalTokens"):
-        return Share(_tokens(node), cost)
-    counters = node.counts(COUNTERS)
-    return Share(Tokens._make([*counters, min(sum(counters), UINT64_MAX)]), cost)
+class DayRow(FeedRow, kw_only=True):
+    day: date = field(name="date")
+
+    def record(self, *_: Any) -> Record:
+        return self.with_key(self.day)
 
 
-def _cost(node: Node) -> float:
-    codex = "costUSD" in node.value and "totalCost" not in node.value
-    return node["costUSD" if codex else "totalCost"].money()
+class MonthRow(FeedRow, kw_only=True):
+    month: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        year, _, _ = self.month.partition("-")
+        if not re.fullmatch("[0-9]{4}-(0[1-9]|1[0-2])", self.month) or not 1900 < int(year) < 2299:
+            raise ValueError("month: expected a month such as 2026-11, from 1901 to 2298")
+
+    def record(self, *_: Any) -> Record:
+        return self.with_key(self.month)
 
 
-def _models(row: Node, agent: str) -> tuple[frozenset[str], dict[str, Share]]:
-    """The models used and what each holds.
+class ProjectDayRow(DayRow):
+    """What was used on a day in a project, which `parse_feed` names."""
 
-    Codex alone has neither list, but `models` by name, without costs; in ccusage 19 OpenCode
-    has no `modelBreakdowns`.
-    """
-    broken_down = agent == "claude" or "modelBreakdowns" in row.value
-    if not (broken_down or row.has("modelsUsed")) and row.has("models"):
-        models = row["models"]
-        names = models.names()
-        alone = _cost(row) if len(names) == 1 else 0.0
-        return frozenset(names), {name: _share(models[name], alone) for name in names}
-    shares: dict[str, Share] = {}
-    for node in row["modelBreakdowns"].each() if broken_down else ():
-        name = node["modelName"].text()
-        if name in shares:
-            raise FeedError(f"{node.path}.modelName: {name!r} is repeated")
-        shares[name] = _share(node, node["cost"].money())
-    return frozenset(node.text() for node in row["modelsUsed"].each()), shares
-
-
-def _record(
-    row: Node, agent: str, key: tuple[Any, ...], former: tuple[str, ...] = (), **details: Any
-) -> Record:
-    tokens, cost = _tokens(row), _cost(row)
-    models, shares = _models(row, agent)
-    return Record(
-        agent=agent,
-        key=key,
-        tokens=tokens,
-        cost=cost,
-        models=models,
-        shares=shares,
-        details=details,
-        former=former,
-    )
-
-
-def _block(line: Line) -> Record:
-    row = line.row
-    counts = row["tokenCounts"].counts(BLOCK_COUNTERS)
-    reset = row["usageLimitResetTime"].instant() if row.has("usageLimitResetTime") else None
-    end = row["actualEndTime"]
-    return Record(
-        agent="claude",
-        key=(line.key,),
-        tokens=Tokens._make([*counts, row["totalTokens"].count()]),
-        cost=row["costUSD"].money(),
-        models=frozenset(node.text() for node in row["models"].each()),
-        shares={},
-        details={
-            "start_time": row["startTime"].instant(),
-            "end_time": row["endTime"].instant(),
-            "actual_end_time": end.instant() if end.value is not None else None,
-            "is_active": row["isActive"].flag(),
-            "is_gap": row["isGap"].flag(),
-            "entries": row["entries"].count(),
-            "usage_limit_reset_time": reset,
-            "burn_rate": row["burnRate"]["costPerHour"].money() if row.has("burnRate") else None,
-            "projection": (
-                row["projection"]["totalCost"].money() if row.has("projection") else None
-            ),
-        },
-    )
-
-
-def _session(line: Line, ids: Ids, zone: tzinfo) -> Record:
-    """A row of `session`: Claude's, another agent's, or one of the unified report."""
-    row, claude = line.row, line.agent == "claude"
-    project, session_id = _session_names(row, line.agent)
-    times = row["metadata"] if row.has("metadata") and not row.has("sessionId") else row
-    lumped = ((f"{project}/{session_id}", "subagents"), ("Unknown Project", project))
-    return _record(
-        row,
-        line.agent,
-        (line.key,),
-        tuple(ids.key(*names) for names in lumped if claude),
-        project_path=ids.shown(project) if project else "",
-        session_id=ids.shown(session_id),
-        first_activity=_time(times, "firstActivity", zone),
-        last_activity=_time(times, "lastActivity", zone, required=claude),
-    )
-
-
-def _session_names(row: Node, agent: str) -> tuple[str, str]:
-    unified = row.has("period") and not row.has("sessionId")
-    session_id = row["period" if unified else "sessionId"].text()
-    return row["projectPath"].text() if agent == "claude" else "", session_id
-
-
-def _time(node: Node, name: str, zone: tzinfo, required: bool = False) -> datetime | None:
-    return node[name].instant_or_day(zone) if required or node.has(name) else None
-
-
-class Line(NamedTuple):
-    """A row of a report: the feed whose table it belongs in, its agent, and its key as text."""
-
-    feed: str
-    agent: str
-    key: str
-    row: Node
-    period: Node
     project: str = ""
 
+    def record(self, ids: Ids, *_: Any) -> Record:
+        return self.with_key(self.day, ids.key(self.project), project_id=ids.shown(self.project))
+
+
+class SessionRow(FeedRow, kw_only=True):
+    """A session. Another agent's has no project, and perhaps no times."""
+
+    session_id: Text
+    project_path: str = ""
+    first_activity: datetime | None = None
+    last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
+
+    def __post_init__(self) -> None:
+        kind = date if len(str(self.last_activity)) == len("2026-11-22") else datetime | None
+        try:
+            self.last_activity = msgspec.convert(self.last_activity, kind)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"lastActivity: {error}") from None
+        super().__post_init__()
+
     def record(self, ids: Ids, zone: tzinfo) -> Record:
-        """Raises FeedError with the place of the first value that ccusage does not promise."""
-        if self.feed == "blocks":
-            return _block(self)
-        if self.feed == "session":
-            return _session(self, ids, zone)
-        if self.feed == "monthly":
-            return _record(self.row, self.agent, (self.period.month(),))
-        if self.feed == "daily":
-            return _record(self.row, self.agent, (self.period.day(),))
-        key = (self.period.day(), ids.key(self.project))
-        return _record(self.row, self.agent, key, project_id=ids.shown(self.project))
+        project, session, end = self.project_path, self.session_id, self.last_activity
+        former: list[tuple[str, str]] = []
+        if self.agent == "claude":
+            former = [(f"{project}/{session}", "subagents"), ("Unknown Project", project)]
+        if self.agent == "codex":
+            # The name of the rollout. Its folders change when it is archived; they are of its date.
+            *folders, session = session.split("/")
+            started = re.match(r"rollout-(\d{4})-(\d\d)-(\d\d)T", session)
+            places = {"/".join(folders), "/".join(started.groups()) if started else ""} - {""}
+            former = [("", f"{place}/{session}") for place in sorted(places)]
+        if type(end) is date:
+            end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
+        return self.with_key(
+            ids.key(project, session),
+            former=tuple(ids.key(*names) for names in former),
+            project_path=ids.shown(project) if project else "",
+            session_id=ids.shown(session),
+            first_activity=self.first_activity,
+            last_activity=end,
+        )
 
 
-def lines(feed: Feed, payload: Any, ids: Ids) -> Iterator[Line]:
-    """The rows of a report, whatever its form."""
-    if payload == []:
-        return
-    if feed is UNIFIED:
-        yield from _unified_lines(Node(payload, feed.path), ids)
-        return
-    # Without data, ccusage 20 gives no projects, but the days.
-    rows = Node(payload.get(feed.key, {}), feed._replace(name=feed.key).path)
-    if feed.name == "projects":
-        for name in rows.names():
-            project = ids.key(name)
-            for row in Node(rows.value[name], f"{rows.path}[{ids.shown(name)}]").each():
-                day = row["date"]
-                yield Line("projects", feed.agent, f"{day.text()}_{project}", row, day, name)
-        return
-    names = {"daily": "date", "monthly": "month", "blocks": "id"}
-    for row in rows.each():
-        if feed.name == "session":
-            key = ids.key(*_session_names(row, feed.agent))
-            yield Line("session", feed.agent, key, row, row)
-        else:
-            period = row[names[feed.name]]
-            yield Line(feed.name, feed.agent, period.text(), row, period)
+class ClaudeSessionRow(SessionRow, kw_only=True):
+    project_path: Text
+    last_activity: Text
 
 
-def _unified_lines(top: Node, ids: Ids) -> Iterator[Line]:
-    for feed in ("daily", "monthly"):
-        for row in top[feed].each():
-            for part in row["agents"].each():
-                period = row["period"]
-                yield Line(feed, part["agent"].text(), period.text(), part, period)
-    for row in top["session"].each():
-        agent = row["agent"].text()
-        yield Line("session", agent, ids.key(*_session_names(row, agent)), row, row)
+class BlockRow(Checked, kw_only=True):
+    """Five hours of Claude Code's billing, or a gap between two blocks."""
+
+    class Counts(Checked):
+        input_tokens: int
+        output_tokens: int
+        cache_creation_input_tokens: int
+        cache_read_input_tokens: int
+
+    class BurnRate(Checked):
+        cost_per_hour: float
+
+    class Projection(Checked):
+        total_cost: float
+
+    agent: str = "claude"
+    id: Text
+    start_time: datetime
+    end_time: datetime
+    actual_end_time: datetime | None
+    is_active: bool
+    is_gap: bool
+    entries: int
+    token_counts: BlockRow.Counts
+    total_tokens: int
+    total_cost: float = field(name="costUSD")
+    models: list[Text]
+    usage_limit_reset_time: datetime | None = None
+    burn_rate: BlockRow.BurnRate | None = None
+    projection: BlockRow.Projection | None = None
+
+    def record(self, *_: Any) -> Record:
+        return Record(
+            agent=self.agent,
+            key=(self.id,),
+            tokens=Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens]),
+            cost=dollars(self.total_cost),
+            models=frozenset(self.models),
+            shares={},
+            details={
+                "start_time": self.start_time,
+                "end_time": self.end_time,
+                "actual_end_time": self.actual_end_time,
+                "is_active": self.is_active,
+                "is_gap": self.is_gap,
+                "entries": self.entries,
+                "usage_limit_reset_time": self.usage_limit_reset_time,
+                "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
+                "projection": dollars(self.projection.total_cost) if self.projection else None,
+            },
+        )
 
 
-def parse_report(
-    feed: Feed, payload: Any, ids: Ids, zone: tzinfo
-) -> dict[tuple[str, str], Records]:
-    """The records of a report by feed and agent.
+def dollars(cost: float) -> float:
+    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
+    return round(cost, 8) + 0.0
 
-    Raises FeedError with the place of what is wrong with rows or totals.
+
+# What each feed prints, but for its totals. The feed of several agents has a list of rows for each
+# day and month. Without data, ccusage 15 to 19 print an empty list instead.
+ROWS: Mapping[str, Mapping[str, Any]] = {
+    "daily": {"daily": list[DayRow]},
+    "monthly": {"monthly": list[MonthRow]},
+    "session": {"sessions": list[ClaudeSessionRow]},
+    "blocks": {"blocks": list[BlockRow]},
+    "projects": {"projects": dict[Text, list[ProjectDayRow]]},
+    "session of another agent": {"sessions": list[SessionRow]},
+    "agents": {
+        "daily": list[list[DayRow]],
+        "monthly": list[list[MonthRow]],
+        "session": list[SessionRow],
+    },
+}
+FORMS = {
+    name: Annotated[list[Any], Meta(max_length=0)]
+    | msgspec.defstruct(name, [*rows.items(), ("totals", Totals | None, None)])
+    for name, rows in ROWS.items()
+}
+
+
+def decode(feed: Feed, answer: bytes) -> Any:
+    """The rows and totals of a feed's JSON; raises msgspec's errors."""
+    claude = feed.agent == "claude"
+    another = feed.name == "session" and not claude
+    form = FORMS["session of another agent" if another else feed.name]
+    if claude:
+        with contextlib.suppress(msgspec.ValidationError):
+            return msgspec.json.decode(answer, type=form)
+    # Also Claude's feeds may write 10.0 for 10, and ccusage 20 prints days when it has no projects.
+    payload = msgspec.json.Decoder(
+        float_hook=lambda text: int(n) if (n := float(text)).is_integer() else n
+    ).decode(answer)
+    if not claude:
+        payload = as_claude(payload)
+    elif feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
+        payload = {"projects": {}, **payload}
+    return msgspec.convert(payload, form)
+
+
+def as_claude(value: Any) -> Any:
+    """What a feed says of other agents, in the words of Claude's feeds.
+
+    Before ccusage 20.0.17 no other agent has a breakdown by model. The feed of several agents
+    has periods, which are days, months or sessions.
     """
-    found: dict[tuple[str, str], Records] = {(feed.name, feed.agent): {}}
-    rows = list(lines(feed, payload, ids))
-    check_totals(feed, payload, rows)
-    for line in rows:
-        record = line.record(ids, zone)
-        records = found.setdefault((line.feed, line.agent), {})
-        records[record.id] = _beside(records.get(record.id), record, line.row)
-    found.pop((UNIFIED.name, UNIFIED.agent), None)  # whose rows are of other feeds
-    return found
+    if isinstance(value, list):
+        return [as_claude(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    row = {name: as_claude(item) for name, item in value.items()}
+    if "period" in row:
+        period, parts, times = row["period"], row.get("agents"), row.get("metadata")
+        if isinstance(parts, list):
+            names = {"date": period, "month": period}
+            return [{**part, **names} if isinstance(part, dict) else part for part in parts]
+        times = times if isinstance(times, dict) else {}
+        row |= {name: times[name] for name in ("firstActivity", "lastActivity") if name in times}
+        row["sessionId"] = period
+    if "inputTokens" not in row:
+        return row
+    return {"modelBreakdowns": [], **row, **codex_as_claude(row), "projectPath": ""}
 
 
-def _beside(found: Record | None, record: Record, row: Node) -> Record:
-    """Add a record to one with the same key. Claude never repeats a key: there, it is an error."""
-    if found is None:
-        return record
-    if record.agent != "claude":
-        return add(record, found)._replace(details=_span(found.details, record.details))
-    names = (record.details[name] for name in DISPLAY if name in record.details)
-    raise FeedError(f"{row.path}: {' '.join(map(str, (*record.key, *names)))} is repeated")
+def codex_as_claude(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What Codex names otherwise: the cost, the cached tokens, which ccusage 19 counts within the
+    input, and the models, which have no costs of their own."""
+    words: dict[str, Any] = {}
+    if "costUSD" in row:
+        words["totalCost"] = row["costUSD"]
+    cached, read = row.get("cachedInputTokens"), row.get("inputTokens")
+    if type(cached) is type(read) is int and "cacheReadTokens" not in row:
+        words |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
+        words["inputTokens"] = max(read - cached, min(read, 0))
+    if isinstance(models := row.get("models"), dict):
+        cost = row.get("costUSD", 0) if len(models) == 1 else 0
+        words["modelsUsed"] = list(models)
+        words["modelBreakdowns"] = [
+            {"cost": cost, "modelName": name, **part} if isinstance(part, dict) else part
+            for name, part in models.items()
+        ]
+    return words
 
 
-def _span(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The details of two rows of one session: from the earlier start to the later end."""
-    ends = {"first_activity": min, "last_activity": max}
-    known = {name: [m[name] for m in (one, other) if m.get(name)] for name in ends}
-    return {**other, **{name: ends[name](times) for name, times in known.items() if times}}
+def read_answer(
+    feed: Feed, answer: subprocess.CompletedProcess[str], env: Mapping[str, str] | None = None
+) -> Any:
+    """What an answer holds, checked: ccusage may fail with code 0."""
+    if answer.returncode:
+        raise complaint(feed.label, f"exit code {answer.returncode}", answer, env)
+    try:
+        return decode(feed, answer.stdout.encode("utf-8", "surrogateescape"))
+    except msgspec.ValidationError as error:
+        raise refusal(feed, answer, str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        json_like = answer.stdout.lstrip()[:1] in ("{", "[")
+        problem = f"broken JSON ({reason})" if json_like else "no JSON"
+        raise complaint(feed.label, problem, answer, env) from None
 
 
-def check_totals(feed: Feed, payload: Any, found: Sequence[Line]) -> None:
-    """A feed must add up to its own totals: tokens exactly, cost within float noise."""
-    # The totals of the unified report are those of its days. Without rows, ccusage 19 has null
-    # as the totals of another agent, and 15 to 18 have none.
-    rows = [line.row for line in found if feed is not UNIFIED or line.feed == "daily"]
-    if feed.name == "blocks" or payload == [] or not (rows or payload.get("totals")):
-        return
-    totals = Node(payload, feed.path)["totals"]
-    tokens = list(zip(_tokens(totals), *map(_tokens, rows), strict=True))
-    for counter, (total, *counts) in zip(USAGE, tokens, strict=True):
+def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) -> FeedError:
+    """What msgspec refuses, with its place in the feed. No value is told, as it may be private."""
+    reason, _, path = error.partition(" - at `")
+    place = path.rpartition("$")[2].strip("`.").replace("...", "…")
+    if feed is UNIFIED:
+        place = place.replace("][", "].agents[")
+    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
+    if not place:
+        key = reason.partition(": missing")[0] if ": missing" in reason else feed.key
+        return complaint(feed.label, f"no key {key!r} in the answer", answer)
+    for pattern, words in REASONS.items():
+        reason = re.sub(pattern, words, reason)
+    joint = "." if re.match(r"\w+: ", reason) else ": "
+    refused = FeedError(f"{feed.place(place)}{joint}{reason}")
+    refused.lasting = True
+    return refused
+
+
+# msgspec's words for what it refuses, as regular expressions, and ours.
+REASONS = {
+    r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
+    "Expected": "expected",
+    " \\| ": "` or `",
+    "`str` of length >= 1": "a text that is not empty",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "a text",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "an object",
+    "`date`": "a date such as 2026-11-22",
+    "`datetime`": "a time such as 2026-11-22T19:00:00.000Z",
+    "`(.*?)`": r"\1",
+}
+
+
+def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
+    """The records of a feed by feed and agent: that of several agents is three feeds of each.
+
+    Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
+    """
+    several = feed is UNIFIED
+    parsed: dict[tuple[str, str], Records] = {} if several else {(feed.name, feed.agent): {}}
+    rows = list(rows_of(feed, payload)) if payload else []
+    check_totals(feed, payload, [row for name, row in rows if name == feed.key or not several])
+    for number, (name, row) in enumerate(rows):
+        row.agent = row.agent if several else feed.agent
+        if not row.agent:
+            raise FeedError(f"{feed.place(name)}: a row names no agent")
+        record = row.record(ids, zone)
+        records = parsed.setdefault((name, record.agent), {})
+        if record.id not in records:
+            records[record.id] = record
+        elif record.agent != "claude":
+            records[record.id] = merge_repeated(records[record.id], record)
+        else:
+            names = (record.details[name] for name in DISPLAY if name in record.details)
+            place = feed.key if name == "projects" else f"{feed.key}[{number}]"
+            what = " ".join(map(str, (*record.key, *names)))
+            raise FeedError(f"{place}: {what} is repeated")
+    return parsed
+
+
+def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, Any]]:
+    """The rows of a feed, each with the name of the feed whose table is its own."""
+    if feed is UNIFIED:
+        for name in ("daily", "monthly"):
+            yield from ((name, row) for rows in getattr(payload, name) for row in rows)
+        yield from (("session", row) for row in payload.session)
+    elif feed.name == "projects":
+        for project, rows in payload.projects.items():
+            for row in rows:
+                row.project = project
+                yield feed.name, row
+    else:
+        yield from ((feed.name, row) for row in getattr(payload, feed.key))
+
+
+def check_totals(feed: Feed, payload: Any, rows: Sequence[Any]) -> None:
+    """A feed must add up to its own totals: tokens exactly, cost within float noise.
+
+    The totals of the feed of several agents are those of its days.
+    """
+    if feed.name == "blocks" or not payload or not (rows or payload.totals):
+        return  # without rows, ccusage 19 has null as the totals of another agent
+    if payload.totals is None:
+        raise FeedError(f"{feed.place('totals')}: missing")
+    counts = zip(payload.totals.tokens, *(row.tokens for row in rows), strict=True)
+    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, counts, strict=False):
         # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
         noise = total * 1e-9 if total > 2**53 else 0
-        if abs(min(sum(counts), UINT64_MAX) - total) > noise:
-            got = sum(counts)
-            raise FeedError(f"{totals.path}.{counter}: {total}, but the rows add up to {got}")
-    said, cost = _cost(totals), math.fsum(map(_cost, rows))
-    if abs(cost - said) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said):
-        raise FeedError(f"{totals.path}.totalCost: {said}, but the rows add up to {cost}")
+        if abs(min(sum(parts), UINT64_MAX) - total) > noise:
+            place = feed.place(f"totals.{name}")
+            raise FeedError(f"{place}: {total}, but the rows add up to {sum(parts)}")
+    total = dollars(payload.totals.total_cost)
+    cost = dollars(math.fsum(row.total_cost for row in rows))
+    if abs(cost - total) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(total):
+        place = feed.place("totals.totalCost")
+        raise FeedError(f"{place}: {total}, but the rows add up to {cost}")
+
+
+def merge_repeated(one: Record, other: Record) -> Record:
+    """Two rows of one key, which agents but Claude may have: their sum, and the widest times."""
+
+    def plus(a: Share, b: Share) -> Share:
+        sums = (min(x + y, UINT64_MAX) for x, y in zip(a.tokens, b.tokens, strict=True))
+        return Share(Tokens(*sums), dollars(a.cost + b.cost))
+
+    whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
+    nothing = Share(Tokens(), 0.0)
+    widest: dict[str, Any] = {"first_activity": min, "last_activity": max}
+    times = {
+        name: [r.details[name] for r in (one, other) if r.details.get(name)] for name in widest
+    }
+    return other._replace(
+        tokens=whole.tokens,
+        cost=whole.cost,
+        models=one.models | other.models,
+        shares={
+            name: plus(one.shares.get(name, nothing), other.shares.get(name, nothing))
+            for name in {**one.shares, **other.shares}
+        },
+        details={
+            **other.details,
+            **{name: widest[name](some) for name, some in times.items() if some},
+        },
+        former=tuple(sorted({*one.former, *other.former})),
+    )
 
 
 def parse_all(
     fetched: Fetched, ids: Ids, zone: tzinfo, agents: frozenset[str]
 ) -> tuple[Reported, dict[str, str]]:
-    """The records by feed and agent, and what went wrong with each report that has none."""
+    """The records by feed and agent, and what went wrong with each feed that has none."""
     reported: Reported = {}
     failed: dict[str, str] = {}
     for feed in list(fetched.reports):
-        report = fetched.reports.pop(feed)  # large: not kept while rows are built
+        payload = fetched.reports.pop(feed)  # large: not kept while records are built
         try:
-            if isinstance(report, FeedError):
-                raise report
-            found = parse_report(feed, report, ids, zone)
-            if feed is UNIFIED:
-                wanted = {place for place in found if not agents or place[1] in agents}
-                found = {place: found[place] for place in wanted if place[1] != "claude"}
-                if silent := agents - {"claude", *(agent for _, agent in found)}:
-                    log.info("ccusage reports nothing of %s", ", ".join(sorted(silent)))
-            reported |= found
+            if isinstance(payload, FeedError):
+                raise payload
+            parsed = parse_feed(feed, payload, ids, zone)
         except FeedError as error:
             failed[feed.label] = str(error)
+            continue
+        asked = {feed.agent} & (agents or {"claude"})
+        if feed is UNIFIED:
+            asked = {*agents} - {"claude"}  # whom it is asked without
+            wanted = asked or {agent for _, agent in parsed if agent != "claude"}
+            parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
+        reported |= parsed
+        days = feed.name in ("daily", UNIFIED.name)
+        for agent in sorted(asked) if days else ():
+            if not parsed.get(("daily", agent)):
+                places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+                looked = f"; it looked in {places}" if agent == "claude" else ""
+                log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
 
 
@@ -1698,6 +1876,9 @@ def store_errors(settings: Settings) -> Iterator[None]:
         remedy = "check the disk and its permissions, then run it again"
         if settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+            if proxy_url(settings):
+                name = _proxy_variable(settings)
+                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
@@ -1740,6 +1921,7 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
 
 def _server(settings: Settings, database: str) -> Client:
     import clickhouse_connect
+    from clickhouse_connect.driver import httputil
 
     return clickhouse_connect.get_client(
         host=settings.host,
@@ -1748,8 +1930,7 @@ def _server(settings: Settings, database: str) -> Client:
         username=settings.user,
         password=settings.password,
         database=database,
-        verify=settings.verify,
-        ca_cert=settings.ca_cert,
+        pool_mgr=httputil.get_pool_manager(**_trust(settings), **_proxy(settings)),
         connect_timeout=10,
         send_receive_timeout=60,
         autogenerate_session_id=False,  # a session would lock out the retry of a lost request
@@ -1757,6 +1938,71 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
+
+
+def proxy_url(settings: Settings) -> str | None:
+    """The proxy to the server that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts it.
+
+    `.env` may name them, so they are read here: the client itself knows the environment alone.
+    """
+
+    def get(name: str) -> str:
+        env = settings.environment
+        return (env.get(name) or env.get(name.upper()) or "").strip()
+
+    host = (settings.host or "").strip("[]").lower()
+    places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
+    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
+        domain = f".{name.lstrip('*.')}"
+        if name == "*" or (name and any(place.endswith(domain) for place in places)):
+            return None
+    return get(_proxy_variable(settings).lower()) or None
+
+
+def _proxy_variable(settings: Settings) -> str:
+    return f"{settings.protocol}_proxy".upper()
+
+
+def _proxy(settings: Settings) -> dict[str, Any]:
+    """The proxy and who one is there, as a connection pool takes them."""
+    from urllib.parse import unquote
+
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import make_headers, parse_url
+
+    if not (text := proxy_url(settings)):
+        return {}
+    try:
+        url = parse_url(text if "://" in text else f"http://{text}")
+    except LocationParseError:
+        url = parse_url("")
+    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
+        raise ConfigError(
+            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
+            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
+        )
+    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+
+
+def _trust(settings: Settings) -> dict[str, Any]:
+    """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
+    import ssl
+
+    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
+    if settings.protocol == "http" or settings.ca_cert or not settings.verify:
+        return options
+    context = ssl.create_default_context()
+    for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
+        if file := settings.environment.get(name):
+            try:
+                context.load_verify_locations(file)
+            except OSError as error:
+                raise ConfigError(
+                    f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
+                    "set it to a file of certificates (PEM), or unset it"
+                ) from error
+    return {**options, "ssl_context": context}
 
 
 def _embedded(path: Path, database: str) -> Client:
@@ -2120,6 +2366,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
+        stack.callback(client.close_connections)  # whose pool is ours
         yield client
 
 
@@ -2213,8 +2460,8 @@ def plan_import(
             "session: the sessions of this machine were imported by ccusage 19 or newer, "
             f"and {version} counts them otherwise; update ccusage"
         )
-    for error in failed.values():
-        log.error("%s", error)
+    for line in failure_lines(failed):
+        log.error("%s", line)
     if failed and not reported:
         raise FeedError("no feed could be imported; nothing was changed")
     decisions = decide_all(records, reported, ids, policy)
@@ -3405,10 +3652,215 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
     "markdown": render_markdown,
 }
 
+# The HTML report: its figures, and the one file that holds them, plotly's script and ours.
+TEMPLATE = HERE / "report_template.html"
+PAGE = Path("ccusage-report.html")
+COSTLIEST = 100  # sessions of each machine and agent
+Details = Mapping[str, Rows]  # what the queries report-… of queries.sql answer, by name
+
+
+class Series(NamedTuple):
+    """The days of an agent on a machine, or those of one of its models or projects there.
+
+    Years of many machines have to fit into a file. So `of` tells which they are by their places in
+    the page's lists of names, and `runs` tells the days: how many days after 1970-01-01 (or after
+    the day behind the run before) a run of days begins, and how long it is, in turn.
+    """
+
+    of: list[int]
+    runs: list[int]
+    tokens: list[int]
+    micros: list[int]  # of a dollar
+
+
+class Choice(NamedTuple):
+    """What the page's tiles and its calendar show of one machine and agent, or of all."""
+
+    cost: float
+    tokens: int
+    active_days: int
+    cache_share: float | None
+    saved: float
+    streak: int
+    longest_streak: int
+    periods: list[Period]
+    calendar: str  # for each day of the heatmap its level, or - where that is null
+
+
+def read_details(importer: ClickHouseImporter, scope: Scope) -> Details:
+    """The answers of the queries report-…, within the scope."""
+    values = {
+        "machine": scope.machine,
+        "agents": ",".join(scope.agents),
+        "since": scope.since.isoformat(),
+        "year": scope.year.isoformat(),
+        "timezone": scope.zone,
+        "limit": str(COSTLIEST),
+    }
+    text = QUERIES.read_text(encoding="utf-8")
+    queries = [query for name, query in read_queries(text).items() if name.startswith("report-")]
+    if importer.empty:
+        return {query.name: () for query in queries}
+    return {
+        query.name: importer.query(query.sql, **{name: values[name] for name in query.parameters})
+        for query in queries
+    }
+
+
+def page_names(details: Details) -> dict[str, dict[str, int]]:
+    """Names and their places. Models and projects stand in the order of their first days."""
+    owners = [row[:2] for name, rows in details.items() if name != "report-imports" for row in rows]
+    first: dict[str, dict[str, date]] = {"models": {}, "projects": {}}
+    for kind, found in first.items():
+        for _, _, name, day, *_ in details[f"report-{kind}"]:
+            found[name] = min(day, found.get(name, day))
+    lists = {
+        "machines": sorted({machine for machine, _ in owners}),
+        "agents": sorted({agent for _, agent in owners}),
+        **{kind: sorted(found, key=lambda n: (found[n], n)) for kind, found in first.items()},
+    }
+    return {
+        kind: {name: place for place, name in enumerate(names)} for kind, names in lists.items()
+    }
+
+
+def series(rows: Rows, *places: Mapping[str, int]) -> Iterator[Series]:
+    """Rows of names, date, tokens and cost, which are sorted by the names and then by the date."""
+    width = len(places)
+    for names, group in groupby(rows, key=lambda row: row[:width]):
+        days, tokens, costs = zip(*(row[width : width + 3] for row in group), strict=True)
+        of = [place[name] for place, name in zip(places, names, strict=True)]
+        micros = [round(1e6 * cost) for cost in costs]
+        yield Series(of, list(day_runs(days)), list(tokens), micros)
+
+
+def day_runs(days: Iterable[date]) -> Iterator[int]:
+    end = EPOCH.toordinal()
+    numbers = enumerate(day.toordinal() for day in days)
+    # In a row, the day's number grows as its place does.
+    for _, group in groupby(numbers, key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in group]
+        yield from (run[0] - end, len(run))
+        end = run[-1] + 1
+
+
+def choices(
+    details: Details, machines: Iterable[str], agents: Iterable[str], scope: Scope
+) -> list[list[Choice]]:
+    """What is to be shown by machine and agent; the first of each, '', stands for all."""
+    days, models = (
+        {owner: list(rows) for owner, rows in groupby(details[name], key=lambda row: row[:2])}
+        for name in ("report-days", "report-models")
+    )
+    saved = {owner: math.fsum(row[6] for row in rows) for owner, rows in models.items()}
+
+    def choose(machine: str, agent: str) -> Choice:
+        owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
+        imported: dict[date, int] = {}
+        for name, day, kept in details["report-imports"]:
+            if machine in ("", name):
+                imported[day] = max(kept, imported.get(day, 0))
+        rows = [row for owner in owners for row in days[owner]]
+        return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
+
+    return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
+
+
+def choice(rows: Rows, imported: Mapping[date, int], saved: float, scope: Scope) -> Choice:
+    """What is to be shown of these rows of report-days."""
+    usages: dict[date, list[Usage]] = defaultdict(list)
+    for _, _, day, tokens, cost, *_ in rows:
+        usages[day].append(Usage(cost, tokens))
+    days = {day: Usage.of(found) for day, found in usages.items()}
+    inside = {day: usage for day, usage in days.items() if day >= scope.since}
+    prompt, cached = (sum(row[at] for row in rows if row[2] in inside) for at in (5, 6))
+    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    levels = (day.level for day in heatmap(days, imported, scope))
+    return Choice(
+        *Usage.of(inside.values()),
+        sum(usage.tokens > 0 for usage in inside.values()),
+        cached / prompt if prompt else None,
+        saved,
+        *streaks(past, scope.today),
+        list(periods(days, {}, scope.now.astimezone(ZoneInfo(scope.zone)))),
+        "".join("-" if level is None else str(level) for level in levels),
+    )
+
+
+def page_figures(stats: Statistics, details: Details) -> dict[str, Any]:
+    """All that the page shows, in the form that its script reads."""
+    scope, zone = stats.scope, ZoneInfo(stats.scope.zone)
+    names = page_names(details)
+    machines, agents = names["machines"], names["agents"]
+    labels = {row[2]: row[6] for row in details["report-projects"]}
+    inside = [row for row in details["report-days"] if row[2] >= scope.since]
+    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
+
+    def local(moment: datetime | None) -> str | None:
+        return f"{moment.replace(tzinfo=UTC).astimezone(zone):%Y-%m-%d %H:%M}" if moment else None
+
+    figures: dict[str, Any] = {
+        "scope": scope,
+        "written": local(scope.now),
+        "today": scope.today,
+        "first_day": stats.first_day,
+        "last_day": stats.last_day,
+        "names": {
+            **{kind: list(places) for kind, places in names.items()},
+            "projects": [labels[key] for key in names["projects"]],
+        },
+        "choices": choices(details, machines, agents, scope),
+        "blocks": stats.blocks,
+        "notes": [text for _, text in notes(stats, held)],
+        "runs": stats.runs,
+    }
+    return {
+        **plain(figures),
+        "days": list(series(inside, machines, agents)),
+        "models": list(series(details["report-models"], machines, agents, names["models"])),
+        "projects": list(series(details["report-projects"], machines, agents, names["projects"])),
+        "hours": [
+            (machines[machine], agents[agent], *cell)
+            for machine, agent, *cell in details["report-hours"]
+        ],
+        "sessions": [
+            (machines[machine], agents[agent], project, session, local(active), *usage)
+            for machine, agent, project, session, active, *usage in details["report-sessions"]
+        ],
+    }
+
+
+def plotly_script() -> str:
+    """The script that the package plotly brings with it."""
+    try:
+        from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--format html needs the extra 'report': pip install 'ccusage-import[report]'"
+        ) from error
+    return str(get_plotlyjs())
+
+
+def render_page(report: Report) -> str:
+    """One file that needs nothing else: a browser may run its two scripts, and load nothing."""
+    template, script = TEMPLATE.read_text(encoding="utf-8"), plotly_script()
+    ours = template.rpartition("<script>")[2].partition("</script>")[0]
+    digests = (hashlib.sha256(text.encode()).digest() for text in (script, ours))
+    filled = {
+        "plotly": script,
+        "scripts": " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests),
+        "figures": json.dumps(report.value, separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
+
+
+RENDERERS["html"] = render_page
+
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
 FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
+PARTS = (FIGURE, "report-")  # and those that the HTML report is made of
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
@@ -3457,7 +3909,7 @@ def defaults_of(text: str) -> dict[str, str | None]:
 def questions() -> dict[str, Query]:
     """The queries that people ask: not those that statistics are made of."""
     queries = read_queries(QUERIES.read_text(encoding="utf-8"))
-    return {name: query for name, query in queries.items() if not name.startswith(FIGURE)}
+    return {name: query for name, query in queries.items() if not name.startswith(PARTS)}
 
 
 def find_query(name: str) -> Query:
@@ -4119,6 +4571,15 @@ def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Rep
         return answer_query(importer, query, values, scope)
 
 
+def read_page(settings: Settings, stats: Statistics) -> Report:
+    """The HTML report about what these statistics are about."""
+    with reading(settings) as client:
+        importer = ClickHouseImporter(client, settings, stats.scope.machine)
+        importer.prepare(create=False)
+        details = read_details(importer, stats.scope)
+    return Report(page_figures(stats, details), (), (), ())
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ccusage-import",
@@ -4162,7 +4623,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for another import (300)",
     )
-    add("--format", choices=("table", "json", "csv", "markdown"), default="table")
+    add("--format", choices=("table", "json", "csv", "markdown", "html"), default="table")
     add("--output", type=Path, metavar="FILE", help="write the result there")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
@@ -4186,6 +4647,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("argument --names: only on a terminal, where it shows no other format")
     if args.query and args.agents:
         parser.error("argument --agents: not with --query, whose parameters are given by --param")
+    if args.format == "html":
+        if not args.stats:
+            parser.error("argument --format: html only with --stats")
+        args.output = args.output or PAGE
     return args
 
 
@@ -4285,6 +4750,18 @@ def log_file(state_dir: Path) -> logging.Handler:
     return file
 
 
+def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
+    """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
+    if args.format == "html":
+        plotly_script()  # better missed now than in the end
+    stats = ask_statistics(settings, args.days, args.machine)
+    if args.format == "html":
+        publish(read_page(settings, stats), args, settings)
+    elif not args.quiet or args.output:
+        publish(figures_report(stats, statistics_sections(stats)), args, settings)
+    return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
+
+
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.output and not args.output.absolute().parent.is_dir():  # better now than in the end
@@ -4301,10 +4778,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
         publish(ask_query(settings, query, args), args, settings)
     elif args.stats:
-        stats = ask_statistics(settings, args.days, args.machine)
-        if not args.quiet or args.output:
-            publish(figures_report(stats, statistics_sections(stats)), args, settings)
-        return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
+        return show_statistics(settings, args)
     else:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
@@ -4336,7 +4810,9 @@ def publish(report: Report, args: argparse.Namespace, settings: Settings) -> Non
             _write_whole(args.output, text)
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
-        return
+        if args.format != "html" or args.quiet or args.output.parent == Path("/dev"):
+            return
+        text = printable(str(args.output.absolute())) + "\n"
     encoding = out.encoding or "utf-8"
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)

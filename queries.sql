@@ -1899,3 +1899,175 @@ WHERE date > toDate32(today()) - {days:UInt32}
     AND input_tokens + cache_creation_tokens + cache_read_tokens > 0
 GROUP BY time, series
 ORDER BY series ASC, time ASC;
+
+-- Report: what --stats --format html is made of -------------------------------------
+
+-- name: report-days
+-- What did each agent use on each machine, day by day?
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    machine_name,
+    agent,
+    date,
+    total_tokens,
+    total_cost,
+    input_tokens + cache_creation_tokens + cache_read_tokens AS prompt_tokens,
+    cache_read_tokens
+FROM ccusage_v_daily_summary
+WHERE has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+ORDER BY machine_name ASC, agent ASC, date ASC;
+
+-- name: report-models
+-- What did each model cost on each machine, day by day, and what has caching saved?
+-- The saving is estimated as in cache-savings, and for Claude's models alone.
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+-- since: the first day
+SET param_machine = '';
+SET param_agents = '';
+SET param_since = '1900-01-01';
+WITH shares AS (
+    SELECT
+        record_key,
+        machine_name,
+        agent,
+        model_name,
+        breakdowns.total_tokens AS tokens,
+        breakdowns.cost AS model_cost,
+        input_tokens
+            + 5 * output_tokens
+            + 1.25 * cache_creation_tokens
+            + 0.1 * cache_read_tokens AS priced_tokens,
+        0.9 * cache_read_tokens - 0.25 * cache_creation_tokens AS tokens_saved
+    FROM ccusage_model_breakdowns AS breakdowns FINAL
+    WHERE record_type = 'daily'
+        AND has(['', machine_name], {machine:String})
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+        AND record_key >= toString({since:Date32})
+)
+SELECT
+    machine_name,
+    agent,
+    model_name,
+    toDate32(record_key) AS date,
+    tokens AS total_tokens,
+    model_cost AS total_cost,
+    ifNull(
+        if(model_name ILIKE '%claude%', tokens_saved, 0)
+            * sum(model_cost) OVER same_month
+            / nullIf(sum(priced_tokens) OVER same_month, 0), 0
+    ) AS saved
+FROM shares
+WINDOW same_month AS (PARTITION BY substring(record_key, 1, 7), model_name)
+ORDER BY machine_name ASC, agent ASC, model_name ASC, date ASC;
+
+-- name: report-projects
+-- What did each project cost on each machine, day by day?
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+-- since: the first day
+SET param_machine = '';
+SET param_agents = '';
+SET param_since = '1900-01-01';
+SELECT
+    machine_name,
+    agent,
+    project_key,
+    date,
+    total_tokens,
+    total_cost,
+    argMax(project_id, (updated_at, project_id)) OVER (
+        PARTITION BY project_key
+    ) AS project
+FROM ccusage_usage_projects_daily FINAL
+WHERE has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+    AND date >= {since:Date32}
+ORDER BY machine_name ASC, agent ASC, project_key ASC, date ASC;
+
+-- name: report-sessions
+-- Which sessions of each machine and agent cost most?
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+-- since: only sessions that were active on this day or later
+-- timezone: of the days
+-- limit: how many sessions of each machine and agent
+SET param_machine = '';
+SET param_agents = '';
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_limit = 100;
+SELECT
+    machine_name,
+    agent,
+    project_path,
+    session_id,
+    last_activity,
+    duration_minutes,
+    total_tokens,
+    total_cost
+FROM ccusage_v_session_summary
+WHERE has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+    AND ifNull(toDate32(last_activity, {timezone:String}), toDate32('1900-01-01'))
+        >= {since:Date32}
+ORDER BY machine_name ASC, agent ASC, total_cost DESC, session_key ASC
+LIMIT {limit:UInt32} BY machine_name, agent;
+
+-- name: report-hours
+-- When in the week does each machine spend, by weekday and hour?
+-- A block's cost is spread evenly over the hours from its start to its last entry.
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+-- since: the first day
+-- timezone: of the days and hours
+SET param_machine = '';
+SET param_agents = '';
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+WITH spread AS (
+    SELECT
+        machine_name,
+        agent,
+        start_time,
+        cost_usd,
+        dateDiff('hour', start_time, ifNull(actual_end_time, start_time)) + 1 AS hours
+    FROM ccusage_usage_blocks FINAL
+    WHERE NOT is_gap
+        AND has(['', machine_name], {machine:String})
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+        AND toDate32(start_time, {timezone:String}) >= {since:Date32}
+)
+SELECT
+    machine_name,
+    agent,
+    toDayOfWeek(start_time + toIntervalHour(passed), 0, {timezone:String}) AS weekday,
+    toHour(start_time + toIntervalHour(passed), {timezone:String}) AS hour,
+    sum(cost_usd / hours) AS total_cost
+FROM spread
+ARRAY JOIN range(toUInt64(greatest(hours, 1))) AS passed
+GROUP BY machine_name, agent, weekday, hour
+ORDER BY machine_name ASC, agent ASC, weekday ASC, hour ASC;
+
+-- name: report-imports
+-- On which days did each machine import, and for how many days is usage kept there?
+-- machine: one machine, or '' for all
+-- year: the first day
+-- timezone: of the days
+SET param_machine = '';
+SET param_year = '1900-01-01';
+SET param_timezone = 'UTC';
+SELECT
+    machine_name,
+    toDate32(started_at, {timezone:String}) AS date,
+    max(cleanup_period_days) AS kept_days
+FROM ccusage_import_history
+WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
+    AND has(['', machine_name], {machine:String})
+    AND toDate32(started_at, {timezone:String}) >= {year:Date32}
+GROUP BY machine_name, date
+ORDER BY machine_name ASC, date ASC;

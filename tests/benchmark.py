@@ -135,9 +135,8 @@ def naive_run(began: float, output: Path, feeds: Path) -> int:
     rows: dict[Any, list[list[Any]]] = defaultdict(list)
     now = program.datetime.now(program.UTC)
     for feed in program.FEEDS:
-        said = json.loads((feeds / f"{feed.name}.json").read_text())
-        ids = program.Ids("")
-        parsed = program.parse_report(feed, said, ids, program.UTC)
+        content = program.decode(feed, (feeds / f"{feed.name}.json").read_bytes())
+        parsed = program.parse_feed(feed, content, program.Ids(""), program.UTC)
         for record in parsed[feed.name, "claude"].values():
             table = program.TABLES[feed.name]
             for place, key, row in program.build_rows(table, record, "20.0.24"):

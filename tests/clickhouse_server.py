@@ -34,6 +34,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -85,7 +86,7 @@ CONTENT_TYPES = {
 INSERT = re.compile(
     rb"\s*(?P<head>(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*INSERT\s+INTO\b"
     rb"(?:(?!\b(?:VALUES|SELECT|WITH|INFILE)\b).)*?)"
-    rb"\s+FORMAT\s+(?P<format>\w+)[ \t\f]*(?:\r?\n)?",
+    rb"(?P<tail>(?:\s+SETTINGS\s(?:(?!\bFORMAT\b).)*?)?\s+FORMAT\s+\w+)[ \t\f]*(?:\r?\n)?",
     re.IGNORECASE | re.DOTALL,
 )
 READS = re.compile(
@@ -112,6 +113,7 @@ class ServerError(Exception):
     def from_engine(cls, error: RuntimeError, user: str) -> ServerError:
         """Undo chDB's wrapping, and name the user whose role the engine played."""
         text = re.sub(r"^.*?(?:Code: \d+\. DB::Exception: )*(?=Code: )", "", str(error), flags=re.S)
+        text = re.sub(r": \(in file/uri [^)]*\)", "", text)  # where _insert() put the data
         text = text.split(" (version ")[0].replace("Exception: default: ", f"Exception: {user}: ")
         code = re.match(r"Code: (\d+)", text)
         return cls(int(code[1]) if code else 1001, text)
@@ -203,11 +205,8 @@ class Statement:
     executed: bool = False
     error: int | None = None
     fault: str | None = None
+    running: bool = True  # until its faults have struck, too: a delayed one may still write
     seconds: float = 0.0
-
-    @property
-    def running(self) -> bool:
-        return not (self.executed or self.error or self.fault)
 
 
 @dataclass(frozen=True)
@@ -224,6 +223,7 @@ class Engine:
         self._chdb: Any = importlib.import_module("chdb")  # by the server's own process alone
         config = path / "config"
         config.mkdir(parents=True, exist_ok=True)
+        self._path = path
         self._data = str(path / "data")
         everyone = [User("_server"), *users]
         roles = "".join(user.role() for user in everyone)
@@ -262,14 +262,7 @@ class Engine:
         self, connection: Any, sql: bytes, default_format: str, params: Mapping[str, str]
     ) -> Answer:
         if insert := INSERT.match(sql):
-            for name, value in params.items():
-                connection.query(f"SET {quote('param_' + name, '`')} = {quote(value)}")
-            # Data goes in beside the statement: chDB cuts inline data at an empty line.
-            stream = connection.send_insert(insert["head"].decode(), insert["format"].decode())
-            stream.append(sql[insert.end() :])
-            result = stream.finish()
-            written = {"written_rows": result.rows_written, "written_bytes": result.bytes_written}
-            return Answer(summary=written)
+            return self._insert(connection, insert, sql[insert.end() :], params)
         if connection._conn.classify_query(sql)["statement_count"] > 1:
             text = "Syntax error (Multi-statements are not allowed)"
             raise ServerError.of(62, "SYNTAX_ERROR", text)
@@ -285,6 +278,23 @@ class Engine:
         named = FORMAT.search(sql)
         name = named[1].decode() if named else default_format
         return Answer(result.bytes() or b"", name if READS.match(sql) else None, summary)
+
+    def _insert(
+        self, connection: Any, insert: re.Match[bytes], data: bytes, params: Mapping[str, str]
+    ) -> Answer:
+        """Insert data from a file.
+
+        chDB cuts data within a statement at an empty line, and its send_insert() reports success
+        where the table refuses the data (a violated constraint, too many parts).
+        """
+        with tempfile.NamedTemporaryFile(dir=self._path) as file:
+            file.write(data)
+            file.flush()
+            source = f" FROM INFILE {quote(file.name)} COMPRESSION 'none'".encode()
+            sql = insert["head"] + source + insert["tail"]
+            result = connection.query(sql, params=dict(params))
+        written = {"written_rows": result.rows_written(), "written_bytes": result.bytes_written()}
+        return Answer(summary=written)
 
 
 def quote(text: str, mark: str = "'") -> str:
@@ -534,6 +544,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.users = {user.name: user for user in users}
         self._tls = tls
         self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)  # of a statement that begins
         self._latency = 0.0
         self._faults: list[Fault] = []
         self._statements: list[Statement] = []
@@ -555,7 +566,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def control(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """Carry out an order of the test; the log in the answer is the one before a reset."""
         with self._lock:
-            if order.get("progress"):
+            if wait := order.get("progress"):
+                self._news.wait_for(lambda: len(self._statements) >= wait["begun"], wait["seconds"])
                 running = sum(statement.running for statement in self._statements)
                 return {"begun": len(self._statements), "running": running}
             log = [dict(vars(statement)) for statement in self._statements]
@@ -589,8 +601,18 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         with self._lock:
             self._statements.append(statement)
             hits = [fault for fault in self._faults if fault.hits(statement.query)]
-        time.sleep(self._latency)
-        self._strike(statement, hits, "before")
+            self._news.notify_all()
+        try:
+            time.sleep(self._latency)
+            self._strike(statement, hits, "before")
+            with self._timed(statement):
+                yield
+            self._strike(statement, hits, "after")
+        finally:
+            statement.running = False
+
+    @contextmanager
+    def _timed(self, statement: Statement) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield
@@ -600,7 +622,6 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             raise
         finally:
             statement.seconds = round(time.perf_counter() - started, 4)
-        self._strike(statement, hits, "after")
 
     def _strike(self, statement: Statement, hits: Sequence[Fault], when: str) -> None:
         for fault in hits:
@@ -780,9 +801,12 @@ class ClickHouseServer:
         """What clients asked since the start or the last reset, in order."""
         return [Statement(**entry) for entry in self.control(reset=reset)["statements"]]
 
-    def progress(self) -> tuple[int, int]:
-        """How many statements of the log were begun, and how many of them still run."""
-        state = self.control(progress=True)
+    def progress(self, *, begun: int = 0, seconds: float = 0.0) -> tuple[int, int]:
+        """How many statements of the log were begun, and how many of them still run.
+
+        It waits so many seconds for so many to be begun.
+        """
+        state = self.control(progress={"begun": begun, "seconds": seconds})
         return state["begun"], state["running"]
 
     def client(self, **options: Any) -> Any:

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count(1)
-# The files that take longest begin, the longest first, so that all workers end together. The first
-# waits for cron's minute.
+# A file is run by one worker. The files that take longest come first, so that all workers end at
+# about the same time; test_cron.py waits for the next minute, while others work.
 LONGEST = (
-    *("cron", "crash", "cutoff", "faithful", "year"),
-    *("agents", "check", "report", "watched", "identity", "lock"),
+    *("cron", "faithful", "cutoff", "crash", "history", "year"),
+    *("agents", "check", "report", "privacy", "identity", "lock", "watched"),
 )
 
-# In the background, or under nohup, what tests send to their programs would be ignored.
+# A process in the background, or under nohup, ignores these signals, and so would the programs
+# that it starts: but tests send them.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
@@ -34,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup() -> None:
-    """Start no test in the last minute of a day in UTC: what it calls today must last."""
+    """Start no test in the last minute of a day in UTC: "today" must last as long as the test."""
     left = 86_400 - time.time() % 86_400
     if left < 60:
         time.sleep(left)
@@ -48,7 +49,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 
 @pytest.fixture
 def database(clickhouse: ClickHouseServer) -> Iterator[Database]:
-    """A database of its own, not yet created; an empty log and no faults."""
+    """A database for one test, not yet created; the server's log is empty, no fault is armed."""
     name = f"test_{next(_numbers)}"
     clickhouse.control(reset=True, disarm=True)
     yield Database(clickhouse, name)

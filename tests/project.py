@@ -20,6 +20,12 @@ SCRIPTS = ("setup_cronjob.sh", "verify_setup.sh")
 FILES = (PROGRAM.name, "ccusage_clickhouse_schema.sql", "queries.sql", *SCRIPTS)
 
 
+def setup_helper() -> str:
+    """The Python that setup_cronjob.sh runs, whose functions a test may call."""
+    text = PROGRAM.with_name("setup_cronjob.sh").read_text(encoding="utf-8")
+    return text.partition("<<'PYTHON'\n")[2].partition("\nPYTHON\n")[0] + "\n"
+
+
 class Project:
     """The program in a directory with a difficult name, and a machine that uses it."""
 

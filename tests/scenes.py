@@ -1,11 +1,15 @@
-"""An import that is about to happen, on a server: to be disturbed, and then set back."""
+"""Imports into a server that tests disturb at each of their statements.
+
+A `Scene` is one import that is about to happen; after each disturbance it is set back to that
+point. A `Seesaw` goes back and forth between two states, and needs no setting back.
+"""
 
 from __future__ import annotations
 
 import shutil
 import time
 from datetime import date, datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import transcripts
@@ -23,13 +27,31 @@ from tables import (
 from transcripts import Message
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from clickhouse_server import ClickHouseServer
     from tables import Database, Tables
 
+    Choose = Callable[[Iterable["Moment"], int], list["Moment"]]
+
 HISTORY = "ccusage_import_history"
-EACH_STATEMENT = pytest.param(1, marks=pytest.mark.stress)  # a step
+Moment = TypeVar("Moment")
+
+
+def part(moments: Iterable[Moment], one_in: int) -> list[Moment]:
+    """One in so many of the moments, others every day: after as many days, each had its turn."""
+    return list(moments)[date.today().toordinal() % one_in :: one_in]
+
+
+def whole(moments: Iterable[Moment], one_in: int) -> list[Moment]:
+    return list(moments)
+
+
+# A run can be disturbed at each of its statements: today at some of them, under stress at all.
+CHOICES = pytest.mark.parametrize(
+    "choose", [part, pytest.param(whole, marks=pytest.mark.stress)], ids=["part", "whole"]
+)
 
 
 def settle(server: ClickHouseServer) -> None:
@@ -43,10 +65,10 @@ def settle(server: ClickHouseServer) -> None:
 
 
 class Scene:
-    """`before` is stored, a run with `args` is to make it `after`.
+    """The tables hold `before`, and a run with `args` makes them hold `after`.
 
-    The run that shows `after` asks the real ccusage; later ones hear again what it said. The state
-    before it is kept in a second database, from which `reset` brings it back.
+    The first run, which shows what `after` is, asks the real ccusage. Later runs get the same
+    answers from a stub. A second database keeps `before`, so that `reset` can restore it.
     """
 
     def __init__(self, machine: Machine, *args: str) -> None:
@@ -112,7 +134,7 @@ class Scene:
         return {*KEYS, *VIEWS, HISTORY} <= {name for (name,) in rows}
 
     def check_between(self) -> bool:
-        """With FINAL each table is as before or as after; whether one is no longer as before."""
+        """Check that FINAL shows each table as before or as after: whether any is as after."""
         if not self.exists():
             return False
         shown = read(self.database.query, self.machine.name, final=True)
@@ -144,7 +166,7 @@ class Scene:
 
 
 class Seesaw:
-    """An import that goes back and forth between two states, by what a stub says.
+    """Imports that go back and forth between two states, as a stub reports one or the other.
 
     Every table changes each time, and rows disappear.
     """
@@ -188,7 +210,7 @@ class Seesaw:
         return self.states[1 - self.side]
 
     def look(self) -> str:
-        """Check what a disturbed run left: how far it came."""
+        """Check what a disturbed run left, and tell how far it came."""
         raw = read_all(self.database.query, self.machine.name)
         shown = {table: finally_shown(rows) for table, rows in raw.items()}
         for table, rows in shown.items():
@@ -201,7 +223,7 @@ class Seesaw:
         return "done" if shown == self.after else "torn"
 
     def recover(self) -> None:
-        """A clean run, after which all is exact without FINAL too, and the way goes back."""
+        """A clean run, after which all is exact without FINAL too. The next run goes back."""
         self.machine.stores(*self.args)
         assert_same(read(self.database.query, self.machine.name), self.after)
         self.turn()
@@ -238,7 +260,7 @@ def first_import(tmp_path: Path, database: Database) -> Scene:
 
 
 def an_hour(tmp_path: Path, database: Database) -> Scene:
-    """An hour's work: a session goes on, another begins."""
+    """An hour's work: one session goes on, and another begins."""
     machine = Machine(tmp_path, database=database)
     machine.populate(days=5)
     machine.stores()
@@ -252,7 +274,7 @@ def an_hour(tmp_path: Path, database: Database) -> Scene:
 
 
 def upgrade(tmp_path: Path, database: Database) -> Scene:
-    """From ccusage 18 to 20: the rows of projects make room for their sessions'."""
+    """From ccusage 18 to 20: rows that stood for whole projects give way to those of sessions."""
     machine = Machine(tmp_path, version="18.0.11", database=database)
     machine.populate(days=5, resumed=False)
     machine.stores()

@@ -73,15 +73,13 @@ def agents_in(tables: Tables) -> set[str]:
     return {key[0] for rows in tables.values() for key in rows}
 
 
-def test_with_ccusage_20_each_table_says_what_the_unified_reports_say(machine: Machine) -> None:
+def test_with_ccusage_20_each_table_says_what_the_unified_feeds_say_and_stays_as_it_is(
+    machine: Machine,
+) -> None:
     machine.stores()
     machine.check(expected_of_20(machine))
-    assert agents_in(machine.tables()) == {"claude", *OTHERS}
-
-
-def test_the_sum_over_agents_is_ccusages_unified_total(machine: Machine) -> None:
-    machine.stores()
     tables = machine.tables()
+    assert agents_in(tables) == {"claude", *OTHERS}
     for feed in ("daily", "monthly", "session"):
         totals = machine.report(f"all {feed}")["totals"]
         assert total(tables, feed) == totals["totalTokens"]
@@ -91,20 +89,16 @@ def test_the_sum_over_agents_is_ccusages_unified_total(machine: Machine) -> None
             own = machine.report(f"{agent} {feed}")["totals"]
             assert total(tables, feed, agent) == own["totalTokens"]
     assert_same(of(tables, "claude"), machine.expected())
+    machine.database.server.statements(reset=True)
+    machine.stores()
+    assert len(machine.database.writes()) == 1
 
 
 def of(tables: Tables, *agents: str) -> Tables:
     return {t: {k: r for k, r in rows.items() if k[0] in agents} for t, rows in tables.items()}
 
 
-def test_a_second_import_of_all_agents_changes_nothing(machine: Machine) -> None:
-    machine.stores()
-    machine.database.server.statements(reset=True)
-    machine.stores()
-    assert len(machine.database.writes()) == 1
-
-
-@pytest.mark.parametrize("agents", ["claude", "codex", "claude,gemini"])
+@pytest.mark.parametrize("agents", ["codex", "claude,gemini"])
 def test_only_the_agents_that_were_asked_for_are_imported(agents: str, machine: Machine) -> None:
     machine.stores("--agents", agents)
     wanted = of(expected_of_20(machine), *agents.split(","))
@@ -163,7 +157,7 @@ def test_agents_that_are_absent_cost_nothing(tmp_path: Path, database: Database)
     machine.check(expected_of_20(machine))
 
 
-def test_a_failing_report_of_the_others_leaves_claudes_import_whole(machine: Machine) -> None:
+def test_a_failing_feed_of_the_others_leaves_claudes_import_whole(machine: Machine) -> None:
     stub = machine.stub()
     machine.stores()
     before = machine.tables(keep=True)
@@ -179,14 +173,16 @@ def test_a_failing_report_of_the_others_leaves_claudes_import_whole(machine: Mac
     machine.check(expected_of_20(machine))
 
 
-@pytest.mark.parametrize("version", ["19.0.3"])
-def test_with_ccusage_19_codex_and_opencode_say_what_their_own_reports_say(
-    version: str, tmp_path: Path, database: Database
+@pytest.mark.parametrize(
+    ("version", "others"), [("19.0.3", OTHERS[:2]), ("20.0.11", OTHERS), ("20.0.14", OTHERS)]
+)
+def test_before_20_0_17_the_other_agents_say_what_their_own_feeds_say(
+    version: str, others: tuple[str, ...], tmp_path: Path, database: Database
 ) -> None:
     machine = with_agents(Machine(tmp_path, version=version, database=database))
     machine.stores()
     wanted = Expected(version).claude(machine.feeds())
-    for agent in ("codex", "opencode"):
+    for agent in others:
         for feed, key in (("daily", "date"), ("monthly", "month"), ("session", "sessionId")):
             for row in machine.report(f"{agent} {feed}")[FEED_KEYS[feed]]:
                 if feed == "session":
@@ -278,10 +274,41 @@ def test_codex_that_comes_first_hides_no_upgrade_of_claudes_sessions(
     assert total(machine.tables(), "session", "claude") == ever
 
 
-def test_an_agent_that_ccusage_does_not_know_is_named(machine: Machine) -> None:
-    done = machine.imports("--agents", "claude,cladue")
-    assert "ccusage reports nothing of cladue\n" in done.err
-    assert "nothing" not in machine.imports("--agents", "claude,codex").err
+def test_an_agent_that_ccusage_does_not_know_is_refused(machine: Machine) -> None:
+    done = machine.imports("--agents", "claude,cladue", code=2)
+    assert "--agents: ccusage 20.0.24 does not know cladue; it knows amp, antigravity," in done.err
+    assert machine.imports("--agents", "cladue", "--quiet", code=2).err.count("\n") == 1
+    assert not any(machine.tables().values())
+
+
+@pytest.mark.parametrize("version", [NEWEST, "20.0.11"])
+def test_an_agent_without_usage_is_told_in_a_line(version: str, machine: Machine) -> None:
+    machine.use(version)
+    done = machine.imports("--agents", "claude,codex,pi")
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if "no usage" in line] == [
+        "ccusage reports no usage of pi"
+    ]
+
+
+def test_a_codex_session_that_is_archived_is_counted_once(machine: Machine) -> None:
+    machine.stores()
+    before = machine.tables()
+    archive = machine.home / "codex" / "archived_sessions"
+    archive.mkdir()
+    for rollout in (machine.home / "codex" / "sessions").rglob("*.jsonl"):
+        rollout.rename(archive / rollout.name)
+    machine.stores()
+    assert_same(machine.tables(), before)
+    machine.check(expected_of_20(machine))
+
+
+def test_without_any_usage_of_claude_it_says_where_ccusage_looked(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, database=database)
+    (machine.claude / "projects").mkdir(parents=True, exist_ok=True)
+    assert f"no usage of claude; it looked in {machine.claude}" in machine.imports().err
 
 
 def test_other_agents_never_shrink_by_accident_either(machine: Machine) -> None:

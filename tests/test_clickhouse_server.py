@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, Error, OperationalError
 from clickhouse_server import ClickHouseServer
+from scenes import settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+pytestmark = pytest.mark.tools
 USERS = ("default:secret", "reader:pw:readonly=1", "limited:pw:deny=ALTER DELETE,CREATE DATABASE")
 COSTS = [None, 0.0, 0.1, 1e-8, -0.5, 1e300, 123456789.12345678, 1e15, -1e-300]
 NASTY = [
@@ -230,6 +232,42 @@ def test_errors_have_the_code_the_status_and_the_text(
     assert body.count("DB::Exception") == 1
 
 
+@pytest.mark.parametrize(
+    ("table", "code"),
+    [
+        ("CREATE TABLE t (a UInt8, CONSTRAINT small CHECK a < 5) ENGINE = Memory", 469),
+        (
+            "CREATE TABLE t (a UInt8) ENGINE = MergeTree ORDER BY a PARTITION BY a "
+            "SETTINGS max_parts_in_total = 1",
+            252,
+        ),
+    ],
+)
+def test_an_insert_that_the_table_refuses_is_an_error(client: Any, table: str, code: int) -> None:
+    client.command(table)
+    client.insert("t", [[1]], column_names=["a"])
+    with pytest.raises(DatabaseError) as caught:
+        client.insert("t", [[9]], column_names=["a"])
+    assert caught.value.code == code
+    assert client.query("SELECT a FROM t").result_rows == [(1,)]
+
+
+def test_data_that_cannot_be_read_are_an_error_without_a_path_of_this_server(
+    server: ClickHouseServer, client: Any
+) -> None:
+    create(client, "a UInt8")
+    with pytest.raises(DatabaseError, match="INCORRECT_DATA") as caught:
+        client.raw_insert("t", ["a"], b"1\n2\nx\n", fmt="CSV")
+    assert str(server.path) not in str(caught.value)
+
+
+def test_an_insert_takes_settings_and_parameters_of_its_own(client: Any) -> None:
+    create(client, "a UInt8")
+    sql = "INSERT INTO {name:Identifier} (a) SETTINGS input_format_allow_errors_num = 1 FORMAT CSV"
+    client.command(f"{sql}\n7\nx\n8\n", parameters={"name": "t"})
+    assert client.query("SELECT a FROM t ORDER BY a").result_rows == [(7,), (8,)]
+
+
 @pytest.mark.parametrize("user", ["default", "nobody", "reader"])
 def test_a_wrong_password_is_403_and_516(server: ClickHouseServer, user: str) -> None:
     with pytest.raises(DatabaseError, match="Authentication failed") as caught:
@@ -373,6 +411,21 @@ def test_a_delay_and_the_latency_take_their_time(server: ClickHouseServer, clien
     assert 0.1 <= time.perf_counter() - started < 0.3
     client.command("SELECT 2")
     assert time.perf_counter() - started >= 0.5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_delayed_statement_runs_until_its_delay_has_ended(
+    server: ClickHouseServer, client: Any, when: str
+) -> None:
+    server.arm("delay:0.5", match="SELECT 3", when=when)
+    slow = threading.Thread(target=client.command, args=("SELECT 3",))
+    slow.start()
+    while not any(statement.fault for statement in server.statements()):
+        time.sleep(0.01)
+    assert server.progress() == (1, 1)
+    slow.join()
+    settle(server)
+    assert server.progress() == (1, 0)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -13,49 +13,48 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
-from scenes import EACH_STATEMENT, Scene, Seesaw, an_hour, first_import, upgrade
+from scenes import CHOICES, Scene, Seesaw, an_hour, first_import, upgrade
 from tables import Expected, Machine, assert_same
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from scenes import Choose
     from tables import Database
 
 
-@pytest.mark.parametrize("step", [2, EACH_STATEMENT])
-@pytest.mark.parametrize(("what", "writing"), [(first_import, 11), (an_hour, 16), (upgrade, 17)])
+@CHOICES
+@pytest.mark.parametrize("what", [first_import, an_hour, upgrade])
 def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
-    what: Callable[..., Scene], writing: int, step: int, tmp_path: Path, database: Database
+    what: Callable[..., Scene], choose: Choose, tmp_path: Path, database: Database
 ) -> None:
     scene = what(tmp_path, database)
-    count = scene.statements_of_a_run()
-    coarse = 1 if step == 1 else 8
-    chance = random.Random(writing)
+    moments = choose(range(scene.statements_of_a_run()), 5)
     torn = 0
-    for moment in (*range(0, count - writing, coarse), *range(count - writing, count, step)):
-        killed_after(scene, moment, chance.uniform(0, 0.005))
+    for moment in moments:
+        killed_after(scene, moment, random.uniform(0, 0.005))
         torn += scene.check_between()
         if not scene.untouched():
             scene.recover()
             scene.reset()
-    assert torn > 4 / step  # the kills did hit the writing
+    assert torn > len(moments) / 9  # the kills did hit the writing
 
 
-@pytest.mark.parametrize("step", [2, EACH_STATEMENT])
+@CHOICES
 def test_killed_at_any_statement_of_an_update_the_next_run_ends_exact(
-    step: int, tmp_path: Path, database: Database
+    choose: Choose, tmp_path: Path, database: Database
 ) -> None:
     seesaw = Seesaw(tmp_path, database)
     states = []
-    for moment in (*range(0, 8, 2 * step - 1), *range(8, seesaw.statements_of_a_run(), step)):
+    for moment in choose(range(seesaw.statements_of_a_run()), 4):
         killed_after(seesaw, moment, 0.002 * (moment % 4))
         states.append(seesaw.look())
         if states[-1] == "torn":
             seesaw.recover()
         elif states[-1] == "done":
             seesaw.turn()
-    assert states.count("torn") > 8 / step
+    assert states.count("torn") > len(states) / 8
 
 
 def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None:
@@ -63,16 +62,19 @@ def killed_after(scene: Scene | Seesaw, statements: int, seconds: float) -> None
     scene.server.statements(reset=True)
     process = scene.machine.fork(*scene.args)
     deadline = time.monotonic() + 60
-    while process.is_alive() and scene.server.progress()[0] < statements:
+    while process.is_alive():
+        begun, _ = scene.server.progress(begun=statements, seconds=0.5)
+        if begun >= statements:
+            break
         assert time.monotonic() < deadline, scene.server.statements()
-        time.sleep(0.002)
     time.sleep(seconds)
     process.kill()
     process.join()
     scene.settle()
 
 
-def test_killed_while_the_database_is_embedded(tmp_path: Path) -> None:
+@CHOICES
+def test_killed_while_the_database_is_embedded(choose: Choose, tmp_path: Path) -> None:
     machine = Machine(tmp_path, "m1")
     machine.populate(days=8)
     fresh = machine.home / "fresh"
@@ -87,13 +89,13 @@ def test_killed_while_the_database_is_embedded(tmp_path: Path) -> None:
     duration = time.monotonic() - began
     after = machine.tables()
     assert_same(after, Expected(hidden=False).claude(feeds).tables)
-    for number in range(5):
+    for tenths in choose(range(5, 10), 2):
         shutil.rmtree(machine.path)
         shutil.rmtree(machine.state)
         shutil.copytree(fresh / "clickhouse", machine.path, symlinks=True)
         shutil.copytree(fresh / "state", machine.state)
         process = machine.start("--no-hash-projects")
-        time.sleep(duration * (0.5 + 0.1 * number))
+        time.sleep(duration * tenths / 10)
         process.kill()
         process.communicate()
         shown = machine.tables(final=True)

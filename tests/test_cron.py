@@ -8,15 +8,18 @@ import shutil
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+from unittest import mock
 
 import pytest
 import real_ccusage
 from crontab import TAG, run_as_cron
 from dotenv import dotenv_values
-from project import Project
-from tables import Expected
+from project import Project, setup_helper
+from tables import PROGRAM, Expected
+from test_config import write_stub
 
 from ccusage_importer import Settings
 
@@ -48,16 +51,21 @@ def alone(tmp_path: Path) -> Project:
     return project
 
 
+def stub(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 # --- the crontab -------------------------------------------------------------------------------
 
 
 def test_installing_twice_is_installing_once(project: Project) -> None:
-    done = project.setup()
+    project.setup()
     (entry,) = project.crontab.entries
-    assert done.stdout == entry + "\n"
     assert re.match(r"[0-5]?\d \* \* \* \* ", entry)
     once = project.crontab.text
-    project.setup()
+    assert project.setup().stdout.startswith(f"Already installed: {entry}\nNext run: ")
     assert project.crontab.text == once
     assert project.crontab.writes == 1
 
@@ -71,10 +79,28 @@ def test_the_other_entries_survive_byte_for_byte(project: Project) -> None:
     assert text.startswith(FOREIGN)
     assert text.removeprefix(FOREIGN).decode().startswith("*/30 * * * * ")
     assert text.removeprefix(FOREIGN).count(b"\n") == 1
-    project.setup("--remove")
+    entry = text.removeprefix(FOREIGN).decode()
+    assert project.setup("--remove").stdout == f"Removed from your crontab: {entry}"
     assert project.crontab.text == FOREIGN
-    project.setup("--remove")
+    assert project.setup("--remove").stdout.startswith("Nothing to remove: ")
     assert project.crontab.writes == 3
+
+
+def test_removing_needs_no_python(project: Project, tmp_path: Path) -> None:
+    project.setup()
+    tools = tmp_path / "tools"
+    stub(tools / "python3", "exit 1")
+    project.setup("--remove", PATH=project.crontab.path(f"{tools}:/usr/bin:/bin"))
+    assert project.crontab.text == b""
+
+
+def test_an_installation_says_what_and_when_and_where_the_log_is(project: Project) -> None:
+    what, when, where = project.setup("--schedule", "30 6 29 2 *").stdout.splitlines()
+    assert what == f"Installed: {project.crontab.entries[0]}"
+    assert re.fullmatch(r"First run: \w+day, 20\d\d-02-29 06:30 \(.+\)", when)
+    assert where == f"Log: {project.machine.state}/ccusage_import.log"
+    when = project.setup("--schedule", "@reboot").stdout.splitlines()[1]
+    assert when == "First run: when this machine next starts"
 
 
 def test_a_last_line_without_an_end_stays_a_line_of_its_own(project: Project) -> None:
@@ -116,20 +142,61 @@ def test_a_schedule_is_kept_until_another_is_given(project: Project) -> None:
     assert project.setup("--print").stdout.startswith("@hourly HOME=")
 
 
+# Arguments, and what is said of them.
+WRONG_USAGE = [
+    (("--schedule", "* * * * *\n* * * * * rm"), "expected five fields"),
+    (("--schedule", ""), "got nothing"),
+    (("--schedule",), "got nothing"),
+    (("--schedule", "99 99 * * *"), "minute: expected 0-59"),
+    (("--shedule", "* * * * *"), "--shedule: unknown; see --help"),
+    (("--remove", "--schedule", "* * * * *"), "--remove takes no other option"),
+    (("--remove", "--", "--quiet"), "--remove takes no other option"),
+    (("--", "--no-such-option"), "not options of an import: --no-such-option ("),
+    (("--", "--help"), "not options of an import: --help"),
+    (("--", "--dry-run"), "not options of an import: --dry-run"),
+    (("--", "--stats"), "not options of an import: --stats"),
+    (("--", "--verbose"), "not options of an import: --verbose ("),
+]
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """With a crontab that cannot be read: what is wrong is told before it is looked at."""
+    project = Project(tmp_path_factory.mktemp("idle"))
+    project.crontab.break_()
+    return project
+
+
+@pytest.mark.parametrize(("args", "said"), WRONG_USAGE)
+def test_wrong_usage_is_one_line_before_anything_else(
+    idle: Project, args: tuple[str, ...], said: str
+) -> None:
+    done = idle.setup(*args, code=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup_cronjob.sh: ")
+    assert said in line
+    assert not idle.dotenv.exists()
+
+
 @pytest.mark.parametrize(
-    "args",
+    ("variable", "value", "said"),
     [
-        ("--schedule", "* * * *"),
-        ("--schedule", "* * * * * rm"),
-        ("--schedule", "* * * * *\n* * * * * rm"),
-        ("--schedule", ""),
-        ("--schedule",),
-        ("--shedule", "* * * * *"),
+        ("CH_PORT", "many", "CH_PORT: expected a whole number"),
+        ("CCUSAGE_COMMAND", "'", "CCUSAGE_COMMAND: No closing quotation"),
     ],
 )
-def test_wrong_usage_changes_nothing(project: Project, args: tuple[str, ...]) -> None:
-    project.setup(*args, code=2)
+def test_a_wrong_configuration_is_told_in_a_line_with_force_too(
+    project: Project, variable: str, value: str, said: str
+) -> None:
+    done = project.setup("--force", code=2, **{variable: value})
+    assert done.stderr.splitlines()[-1].startswith(f"setup_cronjob.sh: {said}")
+    assert "Traceback" not in done.stderr
     assert project.crontab.text is None
+
+
+def test_without_cron_another_timer_is_pointed_to(project: Project) -> None:
+    (project.crontab.folder / "crontab").unlink()
+    assert "systemd or launchd (see README.md)" in project.setup(code=1).stderr
 
 
 def test_nothing_is_installed_when_the_check_fails(project: Project) -> None:
@@ -138,7 +205,8 @@ def test_nothing_is_installed_when_the_check_fails(project: Project) -> None:
     assert "--force" in done.stderr
     assert project.crontab.text is None
     assert not project.dotenv.exists()
-    project.setup("--force", CH_PASSWORD="wrong")
+    done = project.setup("--force", CH_PASSWORD="wrong")
+    assert "warning: the check failed: cron's imports will fail until you mend" in done.stderr
     assert len(project.crontab.entries) == 1
 
 
@@ -148,6 +216,73 @@ def test_the_check_is_that_of_the_env_file_where_there_is_one(project: Project) 
     project.dotenv.write_text(text.replace("CH_USER=default", "CH_USER=nobody"))
     done = project.setup(code=1)
     assert "check CH_USER and CH_PASSWORD" in done.stderr
+
+
+# --- schedules ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def helper() -> dict[str, Any]:
+    """The functions of the Python in the script."""
+    functions: dict[str, Any] = {"__name__": "helper"}
+    with mock.patch.object(sys, "argv", ["", str(PROGRAM.parent), "1", sys.executable, "usage"]):
+        exec(setup_helper(), functions)
+    return functions
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("17 * * * *", "2026-11-26 14:17"),
+        ("5 * * * *", "2026-11-26 15:05"),
+        ("*/30 * * * *", "2026-11-26 14:30"),
+        ("0-59/20 1-23/12 * * *", "2026-11-27 01:00"),
+        ("1,31 6-9 * * mon-fri", "2026-11-27 06:01"),
+        ("0 0 * * SUN", "2026-11-29 00:00"),
+        ("0 0 * * 5-7", "2026-11-27 00:00"),
+        ("0 9 1 * *", "2026-12-01 09:00"),
+        ("0 9 1 * 1", "2026-11-30 09:00"),  # the first of a month, and each Monday
+        ("0 9 */2 * 1", "2026-12-07 09:00"),  # an odd day that is a Monday
+        ("0 0 29 feb *", "2028-02-29 00:00"),
+        ("@hourly", "2026-11-26 15:00"),
+        ("@weekly", "2026-11-29 00:00"),
+        ("@yearly", "2027-01-01 00:00"),
+    ],
+)
+def test_the_first_run_is_when_cron_runs_it(
+    helper: dict[str, Any], schedule: str, expected: str
+) -> None:
+    found = helper["first_run"](schedule, datetime(2026, 11, 26, 14, 5, 30))
+    assert found == datetime.fromisoformat(expected)
+
+
+WRONG_MINUTES = ("*/0", "5/10", "1,,2", "-1", "½", "1-", "**", "feb", "1%", "7;")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("* * * *", "expected five fields"),
+        ("* * * * * rm", "expected five fields"),
+        ("@noon", "expected five fields, or one of @reboot, @hourly, "),
+        ("60 * * * *", "minute: expected 0-59, "),
+        ("0 24 * * *", "hour: expected 0-23"),
+        ("0 0 0 * *", "day of the month: expected 1-31"),
+        ("0 0 * 13 *", "month: expected 1-12"),
+        ("0 0 * feb-foo *", "month: expected 1-12"),
+        ("0 0 * * 8", "day of the week: expected 0-7"),
+        ("0 0 * * fri-mon", "day of the week: expected 0-7"),
+        *((f"{minute} * * * *", "minute: ") for minute in WRONG_MINUTES),
+        ("0 0 31 2,4 *", "there is no such day"),
+    ],
+)
+def test_a_schedule_that_cron_cannot_keep_is_refused(
+    helper: dict[str, Any], capsys: pytest.CaptureFixture[str], schedule: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        helper["first_run"](schedule, datetime(2026, 11, 26, 14, 5, 30))
+    assert ended.value.code == 2
+    assert f"--schedule: {said}" in capsys.readouterr().err
 
 
 # --- .env --------------------------------------------------------------------------------------
@@ -205,6 +340,35 @@ def test_no_setting_and_no_secret_is_in_the_line(project: Project) -> None:
     assert set(re.findall(r"(\w+)=", text)) == {"HOME", "PATH"}
 
 
+def test_a_copy_of_env_leaves_each_machine_its_recorded_name(
+    project: Project, tmp_path: Path
+) -> None:
+    project.machine.stores()
+    project.setup()
+    assert "MACHINE_NAME" not in dotenv_values(project.dotenv)
+    assert project.setup().stderr == ""
+    done = project.setup(MACHINE_NAME="other")
+    assert re.findall(r"does not say of (\w+) ", done.stderr) == ["MACHINE_NAME"]
+    done = run_as_cron(project.crontab.entries[0], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    with project.machine.asking() as query:
+        assert query("SELECT machine_name FROM ccusage_import_history") == [("m1",), ("m1",)]
+
+
+def test_a_host_name_that_nobody_chose_is_not_written_down(alone: Project) -> None:
+    alone.machine.env["MACHINE_NAME"] = ""
+    alone.setup()
+    assert "MACHINE_NAME" not in dotenv_values(alone.dotenv)
+
+
+def test_certificates_are_kept_as_absolute_paths(alone: Project) -> None:
+    alone.machine.env |= {"NODE_EXTRA_CA_CERTS": "corp,1.pem", "SSL_CERT_FILE": "~/all.pem"}
+    alone.setup()
+    env = dotenv_values(alone.dotenv)
+    assert env["NODE_EXTRA_CA_CERTS"] == "/corp,1.pem"
+    assert env["SSL_CERT_FILE"] == f"{alone.machine.env['HOME']}/all.pem"
+
+
 # --- as cron runs it ---------------------------------------------------------------------------
 
 
@@ -239,8 +403,6 @@ def test_options_of_the_import_are_kept_until_others_are_given(
     done = run_as_cron(entry, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     project.machine.check(Expected(hidden=False).claude(project.machine.feeds()).tables)
-    for wrong in ("--no-such-option", "--help", "--version", "--check", "--dry-run", "--stats"):
-        project.setup("--", wrong, code=1)
     project.setup("--")
     assert project.crontab.entries[0].endswith(f" --quiet {TAG}")
 
@@ -278,13 +440,135 @@ def test_cron_finds_the_node_that_the_user_has(project: Project, tmp_path: Path)
     assert (mine / "log").exists()
 
 
+# --- version managers -----------------------------------------------------------------------
+
+
+class Manager(NamedTuple):
+    """Where a version manager keeps a version of Node, and its links to it."""
+
+    version: str  # with {} for the number
+    shell: str = ""  # for one shell alone
+    lasts: str = ""  # an update moves it
+
+
+MULTISHELL = "run/fnm_multishells/794_1795"
+MANAGERS = {
+    "fnm": Manager("fnm/node-versions/{}/installation", MULTISHELL),
+    "fnm, with a default": Manager(
+        "fnm/node-versions/{}/installation", MULTISHELL, "fnm/aliases/default"
+    ),
+    "mise": Manager("mise/installs/node/{}", lasts="mise/installs/node/latest"),
+    "nvm, with a link": Manager(".nvm/versions/node/{}", lasts=".nvm/current"),
+    "nvm": Manager(".nvm/versions/node/{}"),
+}
+
+
+def install_ccusage(folder: Path) -> None:
+    """A script for `env node`, as npm makes it, and beside it that node, which notes its use."""
+    (folder / "bin").mkdir(parents=True)
+    node = write_stub(folder / "bin", "echo used >> log")
+    node.rename(folder / "bin" / "node")
+    (folder / "bin" / "ccusage").write_text("#!/usr/bin/env node\n")
+    (folder / "bin" / "ccusage").chmod(0o755)
+
+
+def link(place: Path, target: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", MANAGERS)
+def test_cron_goes_on_after_a_reboot_and_an_update_of_node(
+    project: Project, name: str, tmp_path: Path
+) -> None:
+    manager, home = MANAGERS[name], tmp_path / "o m"
+    old, new = (home / manager.version.format(number) for number in ("v20.1.0", "v22.0.0"))
+    install_ccusage(old)
+    if manager.lasts:
+        link(home / manager.lasts, old)
+    if manager.shell:
+        link(home / manager.shell, home / manager.lasts if manager.lasts else old)
+    env = project.machine.env
+    env["PATH"] = f"{home / manager.shell if manager.shell else old}/bin:{env['PATH']}"
+    env["CCUSAGE_COMMAND"] = ""
+    project.setup()
+    (entry,) = project.crontab.entries
+    if manager.shell:
+        (home / manager.shell).unlink()  # the shell has ended
+    done = run_as_cron(entry, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (old / "bin" / "log").exists()
+    if manager.lasts:
+        install_ccusage(new)
+        link(home / manager.lasts, new)
+        shutil.rmtree(old)
+        done = run_as_cron(entry, tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (new / "bin" / "log").exists()
+
+
+def test_what_a_former_setup_wrote_for_one_shell_alone_is_mended(
+    project: Project, tmp_path: Path
+) -> None:
+    old, shell = tmp_path / "fnm/node-versions/v20/installation", tmp_path / MULTISHELL
+    install_ccusage(old)
+    link(shell, old)
+    env = project.machine.env
+    env |= {"PATH": f"{shell}/bin:{env['PATH']}", "CCUSAGE_COMMAND": ""}
+    project.setup()
+    text = project.dotenv.read_text()
+    project.dotenv.write_text(text.replace(str(old), str(shell)))
+    assert "does not last" in project.setup().stderr
+    assert project.dotenv.read_text() == text
+
+
+def test_what_an_update_has_not_yet_is_run_as_before(project: Project, tmp_path: Path) -> None:
+    """The new Node has no ccusage; the former one is still there, behind it."""
+    manager = MANAGERS["mise"]
+    old, new = (tmp_path / manager.version.format(number) for number in ("20.1.0", "22.0.0"))
+    install_ccusage(old)
+    link(tmp_path / manager.lasts, old)
+    env = project.machine.env
+    env |= {"PATH": f"{old}/bin:{env['PATH']}", "CCUSAGE_COMMAND": ""}
+    project.setup()
+    install_ccusage(new)
+    (new / "bin" / "ccusage").unlink()
+    link(tmp_path / manager.lasts, new)
+    done = run_as_cron(project.crontab.entries[0], tmp_path)
+    assert done.returncode == 0
+    assert f"latest/bin/ccusage' is gone, so {old}/bin/ccusage, which is on PATH" in done.stderr
+
+
+def test_a_ccusage_that_is_gone_is_found_on_path_and_mended_by_the_next_setup(
+    project: Project, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "v1", tmp_path / "v2"
+    install_ccusage(old)
+    install_ccusage(new)
+    env = project.machine.env
+    env["CCUSAGE_COMMAND"] = ""
+    path = env["PATH"]
+    env["PATH"] = f"{old}/bin:{new}/bin:{path}"
+    project.setup()
+    text = f"# mine\n\n{project.dotenv.read_text()}TZ=UTC\t# end\n"
+    project.dotenv.write_text(text)
+    shutil.rmtree(old)
+    done = run_as_cron(project.crontab.entries[0], tmp_path)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"CCUSAGE_COMMAND: '{old}/bin/ccusage' is gone, so {new}/bin/ccusage, ")
+    done = project.setup()
+    now = f"CCUSAGE_COMMAND is now {new}/bin/ccusage; {old}/bin/ccusage does not last"
+    assert now in done.stderr
+    assert project.dotenv.read_text() == text.replace(str(old), str(new))
+    assert project.dotenv.stat().st_mode & 0o777 == 0o600
+    assert str(old) not in project.crontab.entries[0]
+    done = run_as_cron(project.crontab.entries[0], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- the interpreter ---------------------------------------------------------------------------
-
-
-def stub(path: Path, script: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
 
 
 def test_the_environment_of_the_project_comes_first(project: Project, tmp_path: Path) -> None:

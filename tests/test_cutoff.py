@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import subprocess
-import time
 from datetime import date
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -13,12 +13,14 @@ from unittest import mock
 import clickhouse_connect
 import pytest
 from clickhouse_server import ClickHouseServer
-from scenes import EACH_STATEMENT, Scene, Seesaw, first_import
+from scenes import CHOICES, Scene, Seesaw, first_import
 from tables import KEYS, Database, Done, Machine, assert_same, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from scenes import Choose
 
 HISTORY = "INSERT INTO ccusage_import_history"
 
@@ -67,57 +69,42 @@ def check_and_heal(seesaw: Seesaw, done: Done) -> None:
         assert done.code
 
 
-# Before a statement all is as after the one before: there every third one will do.
-@pytest.mark.parametrize(
-    ("kind", "when", "step"),
-    [
-        ("http500", "before", 4),
-        ("http500", "after", 3),
-        ("close", "before", 4),
-        ("close", "after", 3),
-        *(
-            pytest.param(kind, when, 1, marks=pytest.mark.stress)
-            for kind in ("http500", "close")
-            for when in ("before", "after")
-        ),
-    ],
-)
+FAULTS = [(kind, when) for kind in ("http500", "close") for when in ("before", "after")]
+
+
+@CHOICES
 def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(
-    kind: str, when: str, step: int, seesaw: Seesaw
+    choose: Choose, seesaw: Seesaw
 ) -> None:
-    codes = []
-    for number in range(1, seesaw.statements_of_a_run() + 1, step):
+    numbers = range(1, seesaw.statements_of_a_run() + 1)
+    codes: dict[str, list[int]] = {"http500": [], "close": []}
+    for number, (kind, when) in choose(itertools.product(numbers, FAULTS), 7):
         done = disturb(seesaw, kind, when=when, nth=number)
         check_and_heal(seesaw, done)
-        codes.append(done.code)
-    if kind == "http500":
-        assert codes.count(0) < 4
-    else:  # clickhouse-connect asks once more
-        assert codes.count(0) > (3 if step == 1 else 2)
+        codes[kind].append(done.code)
+    assert codes["http500"].count(0) < 7  # of reads that a run can do without
+    assert codes["close"].count(0) > len(codes["close"]) / 4  # clickhouse-connect asks once more
 
 
-@pytest.mark.parametrize("step", [5, EACH_STATEMENT])
+@CHOICES
 def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_run_heals(
-    step: int, seesaw: Seesaw
+    choose: Choose, seesaw: Seesaw
 ) -> None:
     after = 2  # all is written and recorded: a look at the tables, and statistics
-    for number in range(2, seesaw.statements_of_a_run() + 1 - after, step):
+    for number in choose(range(2, seesaw.statements_of_a_run() + 1 - after), 5):
         done = disturb(seesaw, "close", nth=number, times=-1)
         assert done.code
         check_and_heal(seesaw, done)
 
 
-@pytest.mark.parametrize("step", [6, EACH_STATEMENT])
-@pytest.mark.parametrize(
-    ("kind", "when"),
-    [("http500", "after"), pytest.param("reset", "before", marks=pytest.mark.stress)],
-)
+@CHOICES
 def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
-    kind: str, when: str, step: int, tmp_path: Path, database: Database
+    choose: Choose, tmp_path: Path, database: Database
 ) -> None:
     scene = first_import(tmp_path, database)
-    start = 1 if when == "after" or step == 1 else 3
-    for number in range(start, scene.statements_of_a_run() + 1, step):
+    numbers = range(1, scene.statements_of_a_run() + 1)
+    faults = [("http500", "after"), ("reset", "before")]
+    for number, (kind, when) in choose(itertools.product(numbers, faults), 11):
         disturb(scene, kind, when=when, nth=number, times=2)
         scene.check_between()
         scene.recover()
@@ -143,7 +130,7 @@ def test_an_answer_that_comes_too_late_is_an_error_that_the_next_run_heals(
 
 
 def test_an_insert_that_comes_after_the_next_run_does_no_harm(seesaw: Seesaw) -> None:
-    seesaw.server.arm("delay:2", match="^INSERT INTO ccusage_usage_sessions", times=2)
+    seesaw.server.arm("delay:3", match="^INSERT INTO ccusage_usage_sessions", times=2)
     with impatient():
         done = seesaw.machine.main(*seesaw.args)
         assert done.code in (1, 3)
@@ -152,7 +139,6 @@ def test_an_insert_that_comes_after_the_next_run_does_no_harm(seesaw: Seesaw) ->
     shown = read(seesaw.database.query, seesaw.machine.name, final=True)
     assert_same(shown, seesaw.after)
     seesaw.settle()
-    time.sleep(2)
     shown = read(seesaw.database.query, seesaw.machine.name, final=True)
     assert_same(shown, seesaw.after)
     seesaw.recover()
@@ -234,9 +220,20 @@ def machine(tmp_path: Path, guarded: ClickHouseServer) -> Iterator[Machine]:
     guarded.control(disarm=True)
 
 
+def test_a_run_that_is_refused_is_a_clear_error_and_changes_nothing(machine: Machine) -> None:
+    before = machine.tables(keep=True)
+    refused(machine, "http://127.0.0.1:1", "CH_PORT", CH_PORT="1")
+    refused(machine, "no-such-host.invalid", "CH_HOST", CH_HOST="no-such-host.invalid")
+    refused(machine, "CH_PASSWORD", CH_PASSWORD="wr0ng-one")
+    refused(machine, "CH_PASSWORD", CH_USER="nobody", CH_PASSWORD="wr0ng-one")
+    refused(machine, "right", CH_USER="reader", CH_PASSWORD="pw")
+    assert machine.tables(keep=True) == before
+    heals(machine)
+
+
 def refused(machine: Machine, *words: str, code: int = 1, **settings: str) -> None:
-    """A run that fails says so in these words, without a traceback or the password."""
-    done = machine.run(**settings)
+    """A run that fails says so in these words, without the password."""
+    done = machine.main(**settings)
     assert done.code == code, done.err
     for word in (*words, "remedy"):
         assert word in done.err
@@ -250,30 +247,9 @@ def heals(machine: Machine) -> None:
     machine.check()
 
 
-def test_a_refused_connection_is_a_clear_error(machine: Machine) -> None:
-    before = machine.tables(keep=True)
-    refused(machine, "http://127.0.0.1:1", "CH_PORT", CH_PORT="1")
-    refused(machine, "no-such-host.invalid", "CH_HOST", CH_HOST="no-such-host.invalid")
-    assert machine.tables(keep=True) == before
-    heals(machine)
-
-
-def test_a_wrong_password_is_a_clear_error(machine: Machine) -> None:
-    refused(machine, "CH_PASSWORD", CH_PASSWORD="wr0ng-one")
-    refused(machine, "CH_PASSWORD", CH_USER="nobody", CH_PASSWORD="wr0ng-one")
-    heals(machine)
-
-
-def test_a_user_that_may_only_read_is_a_clear_error(machine: Machine) -> None:
-    before = machine.tables(keep=True)
-    refused(machine, "right", CH_USER="reader", CH_PASSWORD="pw")
-    assert machine.tables(keep=True) == before
-    heals(machine)
-
-
 def test_a_user_that_may_not_delete_is_a_clear_error_and_nothing_is_lost(machine: Machine) -> None:
     before = machine.tables()
-    done = machine.run(CH_USER="limited", CH_PASSWORD="pw")
+    done = machine.main(CH_USER="limited", CH_PASSWORD="pw")
     assert done.code in (1, 3)
     assert "ALTER DELETE" in done.err
     assert "grant" in done.err
@@ -302,7 +278,7 @@ def test_a_server_that_restarts_or_disappears_is_an_error_that_the_next_run_heal
     server = machine.database.server
     for match in ("^SELECT table", "^INSERT INTO ccusage_usage_monthly", "^DELETE"):
         server.arm("exit", match=match, when="after")
-        done = machine.run()
+        done = machine.main()
         assert done.code in (1, 3)
         assert "remedy" in done.err
         server.restart()

@@ -26,8 +26,7 @@ from ccusage_importer import (
     ConfigError,
     FeedError,
     Settings,
-    feed_argv,
-    feeds_for,
+    failure_lines,
     fetch_all,
     fetch_feed,
     find_ccusage,
@@ -95,11 +94,14 @@ def wait_for(ready: Callable[[], Any], seconds: float = 10) -> None:
 # --- arguments -----------------------------------------------------------------------------
 
 
-def arguments(version: tuple[int, int, int], agents: frozenset[str] = frozenset()) -> list[str]:
-    ccusage = Ccusage(("ccusage",), version, {})
+OF_19 = ("claude", "codex", "opencode", "amp", "pi")
+
+
+def arguments(version: tuple[int, int, int], *agents: str) -> list[str]:
+    ccusage = Ccusage(("ccusage",), version, {}, OF_19 if version >= (19, 0, 0) else ("claude",))
     return [
-        shlex.join(feed_argv(feed, ccusage, "Asia/Tokyo", ("--offline",), Path("/tmp/h")))
-        for feed in feeds_for(version, agents)
+        shlex.join(ccusage.command(feed, "Asia/Tokyo", ("--offline",), Path("/tmp/h")))
+        for feed in ccusage.feeds(frozenset(agents))
     ]
 
 
@@ -117,17 +119,21 @@ def test_16_to_18_are_fenced_against_a_configuration() -> None:
     assert len(arguments((18, 0, 11))) == 5
 
 
-def test_19_is_asked_for_claude_and_for_two_other_agents() -> None:
-    asked = arguments((19, 0, 3))
+@pytest.mark.parametrize("version", [(19, 0, 3), (20, 0, 11), (20, 0, 16)])
+def test_before_20_0_17_each_agent_is_asked_for_on_its_own(version: tuple[int, int, int]) -> None:
+    asked = arguments(version)
     assert asked[0] == f"ccusage claude daily {TAIL} {FENCE}"
     assert asked[4] == f"ccusage claude daily --instances {TAIL} {FENCE}"
     assert [line.split()[1:3] for line in asked[5:]] == [
-        [agent, feed] for agent in ("codex", "opencode") for feed in ("daily", "monthly", "session")
+        [agent, feed] for agent in OF_19[1:] for feed in ("daily", "monthly", "session")
     ]
 
 
-def test_20_is_asked_for_claude_and_once_for_all_others() -> None:
-    asked = arguments((20, 0, 24))
+@pytest.mark.parametrize("version", [(20, 0, 17), (20, 0, 24), (21, 0, 0)])
+def test_newer_ones_are_asked_for_claude_and_once_for_all_others(
+    version: tuple[int, int, int],
+) -> None:
+    asked = arguments(version)
     assert [line.split()[1] for line in asked] == ["claude"] * 5 + ["daily"]
     assert "--sections daily,monthly,session --by-agent" in asked[5]
 
@@ -141,13 +147,79 @@ def test_20_is_asked_for_claude_and_once_for_all_others() -> None:
         ((19, 0, 3), {"claude", "opencode"}, 8),
         ((20, 0, 24), {"claude"}, 5),
         ((20, 0, 24), {"gemini"}, 1),
+        ((20, 0, 16), {"pi"}, 3),
         ((99, 0, 0), set(), 6),
     ],
 )
 def test_only_the_wanted_agents_are_asked_for(
     version: tuple[int, int, int], agents: set[str], count: int
 ) -> None:
-    assert len(feeds_for(version, frozenset(agents))) == count
+    assert len(arguments(version, *agents)) == count
+
+
+# As the real ones print it, shortened.
+HELPS = {
+    "19.0.3": "  daily            Show all detected coding (agent) CLI usage grouped by date  \n"
+    "  claude daily     Show usage report grouped by date  \n"
+    "  claude monthly   Show usage report grouped by month  \n"
+    "  codex daily      Show Codex token usage grouped by day  \n"
+    "  codex session    Show Codex token usage grouped by session  \n"
+    "  ccusage daily --help\n  ccusage codex daily --help\n",
+    "20.0.24": "  daily            Show all detected coding (agent) CLI usage grouped by date\n"
+    "  blocks           Show usage report grouped by session billing blocks\n"
+    "  claude           Show Claude Code usage commands\n"
+    "  codex            Show Codex token usage commands\n"
+    "For more info, run any command with the `--help` flag:\n  ccusage codex --help\n",
+}
+
+
+def with_help(folder: Path, version: str, **env: str) -> Settings:
+    wanted = settings(folder, CCUSAGE_COMMAND=write_stub(folder, "cat help", version=version))
+    (folder / "help").write_text(HELPS.get(version, ""))
+    return wanted._replace(**env)
+
+
+@pytest.mark.parametrize("version", HELPS)
+def test_a_ccusage_is_asked_for_the_agents_that_it_knows(tmp_path: Path, version: str) -> None:
+    wanted = with_help(tmp_path, version, agents=frozenset({"codex"}))
+    assert find_ccusage(wanted).agents == ("claude", "codex")
+    assert calls(tmp_path) == ["--help"]
+
+
+def test_a_new_ccusage_is_not_asked_for_its_agents_when_all_are_wanted(tmp_path: Path) -> None:
+    find_ccusage(with_help(tmp_path, "20.0.24"))
+    find_ccusage(with_help(tmp_path, "18.0.11"))
+    find_ccusage(with_help(tmp_path, "19.0.3", agents=frozenset({"claude"})))
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "known"), [("18.0.11", "claude"), *((v, "claude, codex") for v in HELPS)]
+)
+def test_an_agent_that_this_ccusage_cannot_know_is_refused(
+    tmp_path: Path, version: str, known: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        find_ccusage(with_help(tmp_path, version, agents=frozenset({"claude", "kilo"})))
+    assert str(refused.value) == (
+        f"--agents: ccusage {version} does not know kilo; it knows {known}. "
+        "Correct the name, or update ccusage"
+    )
+    assert refused.value.exit_code == 2
+
+
+def test_a_ccusage_whose_help_names_no_agents_refuses_none(tmp_path: Path) -> None:
+    wanted = with_help(tmp_path, "21.0.0", agents=frozenset({"kilo"}))
+    assert find_ccusage(wanted).agents == ()
+
+
+@pytest.mark.parametrize("version", ["19.0.3", NEWEST])
+def test_the_real_help_names_the_agents(tmp_path: Path, version: str) -> None:
+    command = shlex.join(real_ccusage.command(version))
+    wanted = Settings.from_env({**environment(tmp_path), "CCUSAGE_COMMAND": command})
+    agents = find_ccusage(wanted._replace(agents=frozenset({"codex"}))).agents
+    assert {*OF_19} == {*agents} if version == "19.0.3" else {*OF_19, "gemini"} < {*agents}
+    assert {"daily", "blocks", "session", "statusline", "ccusage"}.isdisjoint(agents)
 
 
 # --- finding ccusage -----------------------------------------------------------------------
@@ -322,11 +394,11 @@ def test_an_unreachable_registry_is_explained(tmp_path: Path) -> None:
         ),
         (
             "echo '[ccusage] loading 3 files'; cat daily.json",
-            "broken JSON (Expecting value: line 1 column 2 (char 1)): [ccusage] loading 3 files\n",
+            "broken JSON (JSON is malformed: invalid character (byte 1)): [ccusage] loading 3 ",
             "by hand",
         ),
         ("echo 'a log line'; cat daily.json", "no JSON: a log line\n", "by hand"),
-        ("head -c 300 daily.json", "broken JSON (Expecting value: line 13 column 3", "by hand"),
+        ("head -c 300 daily.json", "broken JSON (Input data was truncated)", "by hand"),
         ("cat monthly.json", "no key 'daily' in the answer\n", "by hand"),
         ("echo '\"daily\"'", "no key 'daily' in the answer", "by hand"),
         ("echo null", "no key 'daily' in the answer", "by hand"),
@@ -338,7 +410,7 @@ def test_an_unreachable_registry_is_explained(tmp_path: Path) -> None:
         ),
         (
             "echo 'Error: No valid Claude data directories found' >&2; exit 1",
-            "exit code 1: Error: No valid Claude data directories found\n",
+            "exit code 1: No valid Claude data directories found\n",
             "set CLAUDE_CONFIG_DIR",
         ),
         ("printf '\\377\\376'", "no JSON: ??", "by hand"),
@@ -399,14 +471,20 @@ def test_20_without_its_native_package_is_explained(tmp_path: Path) -> None:
     with pytest.raises(FeedError) as failed:
         find_ccusage(settings(tmp_path, CCUSAGE_COMMAND=command))
     assert "ccusage native binary is not available" in str(failed.value)
-    assert "remedy: install the package that it names" in str(failed.value)
+    package = real_ccusage.native_package()
+    assert str(failed.value).endswith(
+        f"remedy: npm install -g ccusage {package}, or both in one version: "
+        f"npm install -g ccusage@20.0.24 {package}@20.0.24"
+    )
 
 
 def test_another_agents_report_is_named_as_such(tmp_path: Path) -> None:
-    script = write_stub(tmp_path, "exit 1", version="19.0.3")
+    (tmp_path / "help").write_text(HELPS["19.0.3"])
+    body = 'case "$*" in --help) cat help ;; *) exit 1 ;; esac'
+    script = write_stub(tmp_path, body, version="19.0.3")
     fetched = fetch_all(settings(tmp_path, CCUSAGE_COMMAND=script, CCUSAGE_JOBS="11"), "UTC")
     names = {str(error).partition(": exit code 1")[0] for error in fetched.reports.values()}
-    others = {f"{a} {n}" for a in ("codex", "opencode") for n in NAMES[:3]}
+    others = {f"codex {name}" for name in NAMES[:3]}
     assert names == {*NAMES, *others}
 
 
@@ -421,15 +499,70 @@ def test_a_report_that_fails_once_is_asked_for_again_after_a_pause(
     wanted = settings(tmp_path, CCUSAGE_COMMAND=write_stub(tmp_path, body))
     ccusage = find_ccusage(wanted)
     began = time.monotonic()
-    answer = fetch_feed(FEEDS[0], ccusage, "UTC", wanted, tmp_path)
+    content = fetch_feed(FEEDS[0], ccusage, "UTC", wanted, tmp_path)
     assert time.monotonic() - began >= 0.3
-    assert len(answer["daily"]) == 3
+    assert len(content.daily) == 3
     assert len(calls(tmp_path)) == 2
 
 
 def test_a_report_that_fails_three_times_has_failed(tmp_path: Path) -> None:
     failure(write_stub(tmp_path, "exit 1"))
     assert len(calls(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "echo \"Unknown daily option '--bogus'\nRun 'ccusage --help' for usage.\" >&2; exit 2",
+        "echo \"Optional argument '--mode' should be chosen from 'enum'\"",
+        "echo 'Error: No valid Claude data directories found in CLAUDE_CONFIG_DIR' >&2; exit 1",
+        "echo 'ccusage requires Bun or Node.js >=22.0.0. Current Node.js: v20.20.2' >&2",
+        'echo \'{"daily": [], "totals": 7}\'',
+    ],
+)
+def test_a_feed_that_would_fail_again_is_not_asked_for_again(tmp_path: Path, body: str) -> None:
+    failure(write_stub(tmp_path, body))
+    assert len(calls(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("version", ["18.0.11", "19.0.3", NEWEST])
+def test_without_claude_data_it_says_where_ccusage_looked(tmp_path: Path, version: str) -> None:
+    command = shlex.join(real_ccusage.command(version))
+    env = environment(tmp_path, CLAUDE_CONFIG_DIR="/nowhere,/none", CCUSAGE_COMMAND=command)
+    wanted = Settings.from_env(env, agents=frozenset({"claude"}))
+    failed = {f.label: str(error) for f, error in fetch_all(wanted, "UTC").reports.items()}
+    (line,) = failure_lines(failed)
+    first, ran, remedy = line.split("\n")
+    feeds = ", ".join(NAMES)
+    assert first == f"{feeds}: exit code 1: No valid Claude data directories found"
+    assert ran.startswith("  ran: ")
+    assert remedy.startswith("  remedy: ccusage looked in /nowhere and /none: start Claude Code")
+
+
+def test_an_argument_that_ccusage_does_not_know_is_told_once(tmp_path: Path) -> None:
+    command = shlex.join(real_ccusage.command(NEWEST))
+    env = environment(tmp_path, CCUSAGE_COMMAND=command, CCUSAGE_ARGS="--bogus")
+    fetched = fetch_all(Settings.from_env(env), "UTC")
+    (line,) = failure_lines({feed.label: str(e) for feed, e in fetched.reports.items()})
+    assert line.startswith(f"{', '.join(NAMES)}, other agents: exit code 2: Unknown ")
+    assert line.endswith("\n  remedy: check CCUSAGE_ARGS")
+    assert line.count("\n") == 2
+
+
+def test_failures_of_one_cause_share_a_message_and_others_do_not() -> None:
+    assert failure_lines(
+        {
+            "daily": "daily[3].modelBreakdowns[0].cost: missing",
+            "monthly": "monthly[0].modelBreakdowns[2].cost: missing",
+            "session": "session: exit code 1: boom\n  ran: a session\n  remedy: b",
+            "blocks": "blocks[0].id: missing",
+            "codex daily": "codex daily: exit code 1: boom\n  ran: a daily\n  remedy: b",
+        }
+    ) == [
+        "daily, monthly: daily[3].modelBreakdowns[0].cost: missing",
+        "session, codex daily: exit code 1: boom\n  ran: a session\n  remedy: b",
+        "blocks[0].id: missing",
+    ]
 
 
 def test_a_report_without_an_answer_is_asked_for_once_more(tmp_path: Path) -> None:
@@ -543,7 +676,7 @@ def test_no_more_reports_than_wanted_are_asked_for_at_once(tmp_path: Path, jobs:
     assert most == jobs
 
 
-# --- law 13: ccusage's surroundings do not leak in -----------------------------------------
+# --- ccusage's surroundings do not leak in -------------------------------------------------
 
 USERS = {
     "since": "20251001",
@@ -568,9 +701,9 @@ NOISE = {
 def reports(env: dict[str, str], version: str) -> dict[str, Any]:
     command = shlex.join(real_ccusage.command(version))
     wanted = Settings.from_env({**env, "CCUSAGE_COMMAND": command, "CCUSAGE_ARGS": "--offline"})
-    reports = fetch_all(wanted, "UTC").reports
-    assert not [error for error in reports.values() if isinstance(error, FeedError)]
-    return {feed.label: [line.row.value for _, line in r.lines] for feed, r in reports.items()}
+    contents = fetch_all(wanted, "UTC").reports
+    assert not [error for error in contents.values() if isinstance(error, FeedError)]
+    return {feed.label: content for feed, content in contents.items()}
 
 
 @pytest.mark.parametrize("version", real_ccusage.VERSIONS)
@@ -587,8 +720,8 @@ def test_a_users_configuration_and_environment_change_no_report(
     messages = [Message(at, model, cost=None) for at in days for model in (OPUS, SONNET)]
     write_session(claude, "-home-a", "00000000-0000-4000-8000-00000000000a", messages)
     clean = reports(env, version)
-    assert len(clean["daily"]) == 2
-    assert all(day["totalCost"] > 0 for day in clean["daily"])
+    assert len(clean["daily"].daily) == 2
+    assert all(day.total_cost > 0 for day in clean["daily"].daily)
     for place in (tmp_path / ".ccusage", claude, Path(env["XDG_CONFIG_HOME"]) / "claude"):
         place.mkdir(parents=True, exist_ok=True)
         (place / "ccusage.json").write_text(json.dumps(USERS))
@@ -596,7 +729,8 @@ def test_a_users_configuration_and_environment_change_no_report(
 
 
 def test_the_others_are_asked_with_claude_hidden(tmp_path: Path) -> None:
-    body = f'echo "$CLAUDE_CONFIG_DIR" > "dir-$2"; cat {RECORDED}/20.0.24/empty-daily.json'
+    none = '{"daily": [], "monthly": [], "session": [], "totals": null}'
+    body = f'echo "$CLAUDE_CONFIG_DIR" > "dir-$2"; echo {shlex.quote(none)}'
     script = write_stub(tmp_path, body, version="20.0.24")
     wanted = settings(tmp_path, CCUSAGE_COMMAND=script, CLAUDE_CONFIG_DIR="/c")
     ccusage = find_ccusage(wanted)

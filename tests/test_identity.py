@@ -1,4 +1,4 @@
-"""Days keep their zone, machines their name (law 12)."""
+"""Days keep their zone, and machines their name."""
 
 from __future__ import annotations
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
+import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tables import Database, Machine
-
-from ccusage_importer import ConfigError, locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,12 +95,12 @@ def test_a_lock_that_is_held_too_long_ends_with_4_before_ccusage_is_asked(
     stub = machine.stub()
     with held(lock_file(machine)):
         began = time.monotonic()
-        done = machine.run("--lock-timeout", "0.6")
+        done = machine.main("--lock-timeout", "0.6")
         assert 0.6 <= time.monotonic() - began < 5
         assert done.code == 4
         assert "4711" in done.err
         assert not stub.called()
-        assert machine.run("--lock-timeout", "0").code == 4
+        assert machine.main("--lock-timeout", "0").code == 4
     machine.stores()
 
 
@@ -117,7 +114,7 @@ def test_the_file_that_a_crash_left_is_no_obstacle(machine: Machine) -> None:
 def test_a_lock_that_cannot_be_written_is_a_clear_error(machine: Machine) -> None:
     blocked = machine.home / "file"
     blocked.write_text("")
-    done = machine.run(CCUSAGE_STATE_DIR=str(blocked / "state"))
+    done = machine.main(CCUSAGE_STATE_DIR=str(blocked / "state"))
     assert done.code == 2
     assert "CCUSAGE_STATE_DIR" in done.err
     assert "Traceback" not in done.err
@@ -143,7 +140,7 @@ def test_two_users_of_one_embedded_database_take_turns(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.populate(days=4)
     with held(machine.path.with_name("clickhouse.lock")):
-        done = machine.run("--lock-timeout", "0.3")
+        done = machine.main("--lock-timeout", "0.3")
         assert done.code == 4
         assert str(machine.path) in done.err
     other = {"CCUSAGE_STATE_DIR": str(tmp_path / "other"), "MACHINE_NAME": "m2"}
@@ -154,25 +151,30 @@ def test_two_users_of_one_embedded_database_take_turns(tmp_path: Path) -> None:
     machine.check()
 
 
-@pytest.mark.parametrize("command", ["--stats", "--check"])
 def test_only_the_embedded_database_makes_other_commands_wait(
-    command: str, machine: Machine, tmp_path: Path
+    machine: Machine, tmp_path: Path
 ) -> None:
+    commands = ("--stats", "--check")
     machine.stores()
     with held(lock_file(machine)):
-        assert machine.run(command, "--lock-timeout", "0.2").code == 0
+        for command in commands:
+            assert machine.main(command, "--lock-timeout", "0.2").code == 0
     alone = Machine(tmp_path, "alone")
     alone.populate(days=3)
-    assert alone.run().code == 0
+    alone.stores()
     with held(alone.path.with_name("clickhouse.lock")):
-        done = alone.run(command, "--lock-timeout", "0.2")
-    assert done.code in (1, 4)
-    assert "4711" in done.out + done.err
+        for command in commands:
+            done = alone.main(command, "--lock-timeout", "0.2")
+            assert done.code in (1, 4)
+            assert "4711" in done.out + done.err
 
 
-def test_an_import_that_is_interrupted_frees_the_lock_and_ends_ccusage(machine: Machine) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_import_that_is_interrupted_frees_the_lock_and_ends_ccusage(
+    number: signal.Signals, machine: Machine
+) -> None:
     process = holder(machine)
-    process.send_signal(2)
+    process.send_signal(number)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "Traceback" not in err
@@ -183,32 +185,17 @@ def test_an_import_that_is_interrupted_frees_the_lock_and_ends_ccusage(machine: 
     assert machine.history() == []
 
 
-def test_the_lock_is_free_once_the_holder_is_gone_however_it_went(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-        "from pathlib import Path; from ccusage_importer import locked\n"
-        "with locked(Path(sys.argv[1]), 0):\n    print('held', flush=True); time.sleep(60)"
-    )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    for how in (9, 15):
-        argv = [sys.executable, "-c", code, str(path), root]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "held\n"
-            assert path.read_text() == str(process.pid)
-            process.send_signal(how)
+def test_the_new_directory_of_a_lock_is_for_its_user_alone(machine: Machine) -> None:
+    machine.stores("--dry-run")
+    assert lock_file(machine).parent.stat().st_mode & 0o077 == 0
 
 
-def test_the_new_directory_of_a_lock_is_for_its_user_alone(tmp_path: Path) -> None:
-    with locked(tmp_path / "new" / ".lock", 0):
-        assert (tmp_path / "new").stat().st_mode & 0o077 == 0
-
-
-def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_locks_is_named(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    message = r"\.lock: cannot be locked: No locks available; put CCUSAGE_STATE_DIR on a local"
-    with pytest.raises(ConfigError, match=message), locked(tmp_path / ".lock", 0):
-        pass
+    done = machine.main()
+    assert done.code == 2
+    text = f"{lock_file(machine)}: cannot be locked: No locks available; put CCUSAGE_STATE_DIR on"
+    assert text in done.err

@@ -91,12 +91,12 @@ def test_every_failure_is_in_the_log_with_its_remedy(
 
 def test_a_failed_report_is_one_line_with_its_remedy(machine: Machine) -> None:
     stub = machine.stub()
-    stub.fail("blocks", message="Error:\n  No valid Claude data directories\n")
+    stub.fail("blocks", message="Error:\n  EACCES: permission denied\n")
     done = machine.main("--quiet")
     assert done.code == 3
     (error,) = [line for line in lines(machine) if line.startswith("ERROR")]
-    assert "No valid Claude data" in error
-    assert "; remedy: start Claude Code once" in error
+    assert "EACCES: permission denied" in error
+    assert "; remedy: make Claude Code's files readable" in error
     assert any(line.startswith("INFO blocks: trying again: ") for line in lines(machine))
 
 

@@ -35,22 +35,26 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("*.whl"))
 
 
-def test_the_wheel_carries_the_module_and_both_sql_files_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_carries_the_module_its_sql_and_its_page_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name for name in names if "dist-info" not in name} == {
         "ccusage_importer.py",
         "ccusage_clickhouse_schema.sql",
         "queries.sql",
+        "report_template.html",
     }
 
 
 def test_the_installed_program_imports_from_any_directory(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     run(UV, "venv", "--quiet", environment)
-    run(UV, "pip", "install", "--quiet", "--python", environment, f"{wheel}[embedded]")
+    run(UV, "pip", "install", "--quiet", "--python", environment, f"{wheel}[embedded,report]")
     command = recorded.write_command(tmp_path / "bin", recorded.build_feeds(5, 3))
     env = transcripts.environment(tmp_path, CCUSAGE_COMMAND=str(command))
     program = environment / "bin" / "ccusage-import"
     assert "ccusage-import" in run(program, "--version", cwd="/", env=env)
     run(program, "--quiet", cwd="/", env=env)
     assert "daily-cost-trend" in run(program, "--list-queries", cwd="/", env=env)
+    page = tmp_path / "page.html"
+    run(program, "--stats", "--format", "html", "--output", page, cwd="/", env=env)
+    assert "Plotly" in page.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""No name of a project or session is seen (law 10), and no secret leaves (law 11)."""
+"""No name of a project or session is seen, and no secret leaves."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def nothing_told(machine: Machine, *args: str, code: int = 0, mark: str = MARK, 
 def test_no_name_of_a_project_or_session_is_told(machine: Machine, version: str) -> None:
     machine.use(version)
     assert MARK in json.dumps(machine.report("session"))
-    nothing_told(machine, "--verbose")
+    nothing_told(machine, "--verbose", *(["--agents", "claude"] if version != NEWEST else []))
     rows = machine.tables()["ccusage_usage_sessions"].values()
     assert len({row["session_id"] for row in rows}) >= 5
     assert (
@@ -129,8 +129,8 @@ def test_without_hashing_names_are_stored_as_they_are(machine: Machine) -> None:
 
 
 def test_names_are_hidden_in_error_messages_too(machine: Machine) -> None:
+    report = machine.freeze()["projects"]
     stub = machine.stub()
-    report = machine.report("projects")
     (name, rows), *_ = report["projects"].items()
     totals = report["totals"]
     lies = [
@@ -149,8 +149,8 @@ def test_names_are_hidden_in_error_messages_too(machine: Machine) -> None:
 
 
 def test_a_session_that_is_told_twice_is_not_named(machine: Machine) -> None:
+    report = machine.freeze()["session"]
     stub = machine.stub()
-    report = machine.report("session")
     report["sessions"].append(report["sessions"][0])
     for name in ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens"):
         report["totals"][name] += report["sessions"][0][name]
@@ -164,7 +164,7 @@ def test_a_session_that_is_told_twice_is_not_named(machine: Machine) -> None:
 
 def test_an_answer_that_is_none_is_not_quoted_with_names(machine: Machine) -> None:
     stub = machine.stub()
-    text = json.dumps(machine.report("projects"), ensure_ascii=False)
+    text = json.dumps(machine.freeze()["projects"], ensure_ascii=False)
     for answer in (
         f"loading\n{text}",
         f"[ccusage] loading\n{text}",

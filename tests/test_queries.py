@@ -1218,6 +1218,79 @@ def _(w: World) -> Rows:
     return [(w.day(-ago), cache(facts)[3], agent) for (agent, ago), facts in sorted(points.items())]
 
 
+# Of the HTML report
+
+
+def daily(w: World, facts: Iterable[Fact], *parts: str) -> list[tuple[tuple[Any, ...], list[Fact]]]:
+    """(machine, agent, part, date) and its facts, in this order."""
+    groups = by(facts, lambda f: (f.machine, f.agent, *(getattr(f, p) for p in parts), -f.ago))
+    return [((*key[:-1], w.day(-key[-1])), group) for key, group in sorted(groups.items())]
+
+
+@answers("report-days")
+def _(w: World) -> Rows:
+    return [
+        (*key, total(day, "tokens"), total(day), total(day, "prompt"), 1000 * total(day, "read"))
+        for key, day in daily(w, w.facts)
+    ]
+
+
+@answers("report-models", agents="codex,claude")
+def _(w: World) -> Rows:
+    rows = []
+    for key, facts in daily(w, (f for f in w.facts if f.model), "model"):
+        tokens = 1000 * (0.9 * total(facts, "read") - 0.25 * total(facts, "written"))
+        saved = PRICES[key[2]] * tokens if key[2].startswith("claude") else 0.0
+        rows.append((*key, total(facts, "tokens"), total(facts), saved))
+    return rows
+
+
+@answers("report-projects", agents="claude")
+def _(w: World) -> Rows:
+    of_claude = [f for f in w.facts if f.project]
+    names = {key: name_of(facts) for key, facts in projects_of(of_claude).items()}
+    return [
+        (*key, total(facts, "tokens"), total(facts), names[key[2]])
+        for key, facts in daily(w, of_claude, "project_key")
+    ]
+
+
+@answers("report-sessions", limit=2)
+def _(w: World) -> Rows:
+    rows = [
+        (
+            *(facts[0].machine, facts[0].agent, facts[0].project, facts[0].session),
+            w.last_activity(facts),
+            w.minutes(facts),
+            total(facts, "tokens"),
+            total(facts),
+        )
+        for facts in w.sessions().values()
+    ]
+    ordered = by(sorted(rows, key=lambda row: (row[:2], -row[7])), lambda row: row[:2])
+    return [row for group in ordered.values() for row in group[:2]]
+
+
+@answers("report-hours", timezone="Asia/Tokyo")
+def _(w: World) -> Rows:
+    cells: dict[Any, float] = defaultdict(float)
+    for block in w.blocks:
+        for hour, cost in [] if block.gap else spread([block]):
+            tokyo = hour + timedelta(hours=9)
+            cells[block.machine, "claude", tokyo.isoweekday(), tokyo.hour] += cost
+    return [(*cell, cost) for cell, cost in sorted(cells.items())]
+
+
+@answers("report-imports")
+def _(w: World) -> Rows:
+    began = {
+        (run.machine, (w.now - timedelta(minutes=run.minutes_ago)).date())
+        for run in w.runs
+        if "daily" not in run.failed
+    }
+    return [(*key, 0) for key in sorted(began)]
+
+
 # --- the engine ----------------------------------------------------------------------------
 
 

@@ -6,8 +6,10 @@ import contextlib
 import copy
 import json
 import math
+import time
 from datetime import date, datetime, timezone
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -18,23 +20,19 @@ from hypothesis import strategies as st
 
 from ccusage_importer import (
     FEEDS,
-    TABLES,
     UINT64_MAX,
     UNIFIED,
-    Answer,
     ClickHouseImporter,
     Feed,
     FeedError,
     Ids,
-    Policy,
     Record,
     Settings,
     Stored,
     Tokens,
     connect,
-    decide_all,
     find_changes,
-    parse_report,
+    parse_feed,
     read_answer,
     stored_records,
 )
@@ -61,9 +59,9 @@ def recorded(version: str, name: str) -> Any:
 def parse(feed: Feed, payload: Any, ids: Ids = NAMES, zone: Any = UTC) -> list[Record]:
     """The records of a report, from the bytes on."""
     text = payload if isinstance(payload, str) else json.dumps(payload)
-    answer = read_answer(feed, Answer(["ccusage"], 0, text))
-    found = parse_report(feed, answer, ids, zone)
-    return [record for records in found.values() for record in records.values()]
+    answer = read_answer(feed, CompletedProcess(["ccusage"], 0, text, ""))
+    parsed = parse_feed(feed, answer, ids, zone)
+    return [record for records in parsed.values() for record in records.values()]
 
 
 # --- recorded reports ----------------------------------------------------------------------
@@ -154,12 +152,12 @@ def test_20_tells_when_a_session_began_and_ended() -> None:
 
 @pytest.mark.parametrize("version", ["18.0.11", "20.0.24"])
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.name)
-def test_reports_without_data_are_empty(version: str, feed: Feed) -> None:
+def test_feeds_without_data_are_empty(version: str, feed: Feed) -> None:
     assert parse(feed, recorded(version, f"empty-{feed.name}")) == []
     assert parse(feed, []) == []
 
 
-def test_the_unified_report_tells_agents_apart() -> None:
+def test_the_unified_feed_tells_agents_apart() -> None:
     payload = recorded("20.0.24", "unified-daily-by-agent") | {"monthly": [], "session": []}
     records = parse(UNIFIED, payload)
     assert {(r.agent, str(r.key[0])) for r in records} == {
@@ -170,11 +168,39 @@ def test_the_unified_report_tells_agents_apart() -> None:
 
 @pytest.mark.parametrize("agent", ["codex", "opencode"])
 @pytest.mark.parametrize("name", ["daily", "monthly", "session"])
-def test_reports_of_another_agent_are_read(agent: str, name: str) -> None:
+def test_feeds_of_another_agent_are_read(agent: str, name: str) -> None:
     records = parse(BY_NAME[name]._replace(agent=agent), recorded("20.0.24", f"{agent}-{name}"))
     assert records
     assert {r.agent for r in records} == {agent}
     assert all(r.shares.keys() == r.models for r in records)
+
+
+def codex_session(printed: str) -> Record:
+    payload = recorded("20.0.24", "codex-session")
+    del payload["sessions"][1:]
+    payload["sessions"][0]["sessionId"] = printed
+    payload["totals"] = {**payload["sessions"][0]}
+    (record,) = parse(BY_NAME["session"]._replace(agent="codex"), payload)
+    return record
+
+
+ROLLOUT = "rollout-2026-11-24T12-00-00-000000c1-0000-4000-8000-0000000000c1"
+
+
+def test_a_session_of_codex_is_the_same_before_and_after_it_is_archived() -> None:
+    used, archived = codex_session(f"2026/11/24/{ROLLOUT}"), codex_session(ROLLOUT)
+    assert used == archived
+    assert used.key == (NAMES.key("", ROLLOUT),)
+    assert used.details["session_id"] == ROLLOUT
+    assert used.former == (NAMES.key("", f"2026/11/24/{ROLLOUT}"),)
+
+
+def test_a_session_of_codex_is_sought_under_the_folders_it_is_in_and_those_of_its_date() -> None:
+    assert set(codex_session(f"old/{ROLLOUT}").former) == {
+        NAMES.key("", f"{folder}/{ROLLOUT}") for folder in ("old", "2026/11/24")
+    }
+    named = codex_session("by-hand")
+    assert (named.key, named.former) == ((NAMES.key("", "by-hand"),), ())
 
 
 def test_without_data_ccusage_19_has_null_for_another_agents_totals() -> None:
@@ -188,124 +214,297 @@ GONE = object()
 WHOLE = f"expected a whole number from 0 to {UINT64_MAX}, got"
 BLOCK = "blocks[0]"
 SHARE = "daily[0].modelBreakdowns[0]"
-PROJECT = f"projects[{tables.digits(ALPHA)[:8]}]"
+PROJECT = "projects[…]"
+PART = "agents.daily[1].agents[0]"
 
 # feed, place of the lie, the lie, and what is said about it after the place of the field.
 LIES: list[tuple[str, str, Any, str]] = [
     # the shape
-    ("daily", "daily", None, "daily: expected a list, got None"),
+    ("daily", "daily", None, "daily: expected a list, got null"),
     ("daily", "daily", {"a": 1}, "daily: expected a list, got an object"),
-    ("daily", "daily", "none", "daily: expected a list, got 'none'"),
+    ("daily", "daily", "none", "daily: expected a list, got a text"),
     ("daily", "daily/1", [], "daily[1]: expected an object, got a list"),
-    ("daily", "daily/1", None, "daily[1]: expected an object, got None"),
+    ("daily", "daily/1", None, "daily[1]: expected an object, got null"),
     ("daily", "totals", GONE, "daily.totals: missing"),
-    ("daily", "totals", None, "daily.totals: expected an object, got None"),
-    ("daily", "totals", [], "daily.totals: expected an object, got a list"),
+    ("daily", "totals", None, "daily.totals: missing"),
+    ("daily", "totals", [], "daily.totals: expected an object or null, got a list"),
     ("daily", "daily/0/modelsUsed", GONE, "daily[0].modelsUsed: missing"),
-    ("daily", "daily/0/modelsUsed", "opus", "daily[0].modelsUsed: expected a list, got 'opus'"),
+    ("daily", "daily/0/modelsUsed", "opus", "daily[0].modelsUsed: expected a list, got a text"),
     ("daily", "daily/0/modelBreakdowns", GONE, "daily[0].modelBreakdowns: missing"),
-    ("daily", "daily/0/modelBreakdowns", {}, "daily[0].modelBreakdowns: expected a list, "
-                                             "got an object"),
-    ("daily", "daily/0/modelBreakdowns/0", 7, f"{SHARE}: expected an object, got 7"),
+    (
+        "daily",
+        "daily/0/modelBreakdowns",
+        {},
+        "daily[0].modelBreakdowns: expected a list, got an object",
+    ),
+    ("daily", "daily/0/modelBreakdowns/0", 7, f"{SHARE}: expected an object, got a whole number"),
     ("projects", "projects", [], "projects: expected an object, got a list"),
     ("projects", f"projects/{ALPHA}", {}, f"{PROJECT}: expected a list, got an object"),
     ("projects", f"projects/{ALPHA}/0", "x", f"{PROJECT}[0]: expected an object, got a text"),
     ("blocks", "blocks", {}, "blocks: expected a list, got an object"),
     ("blocks", "blocks/0/tokenCounts", [1], f"{BLOCK}.tokenCounts: expected an object, got a list"),
-    ("blocks", "blocks/0/models", None, f"{BLOCK}.models: expected a list, got None"),
-    ("blocks", "blocks/0/burnRate", [1], f"{BLOCK}.burnRate: expected an object, got a list"),
+    ("blocks", "blocks/0/models", None, f"{BLOCK}.models: expected a list, got null"),
+    (
+        "blocks",
+        "blocks/0/burnRate",
+        [1],
+        f"{BLOCK}.burnRate: expected an object or null, got a list",
+    ),
     # counts
-    ("daily", "daily/2/inputTokens", "12", f"daily[2].inputTokens: {WHOLE} '12'"),
+    (
+        "daily",
+        "daily/2/inputTokens",
+        "12",
+        "daily[2].inputTokens: expected a whole number, got a text",
+    ),
     ("daily", "daily/2/inputTokens", -1, f"daily[2].inputTokens: {WHOLE} -1"),
-    ("daily", "daily/2/inputTokens", 1.5, f"daily[2].inputTokens: {WHOLE} 1.5"),
-    ("daily", "daily/2/inputTokens", True, f"daily[2].inputTokens: {WHOLE} True"),
-    ("daily", "daily/2/inputTokens", None, f"daily[2].inputTokens: {WHOLE} None"),
+    (
+        "daily",
+        "daily/2/inputTokens",
+        1.5,
+        "daily[2].inputTokens: expected a whole number, got a number",
+    ),
+    (
+        "daily",
+        "daily/2/inputTokens",
+        True,
+        "daily[2].inputTokens: expected a whole number, got true or false",
+    ),
+    (
+        "daily",
+        "daily/2/inputTokens",
+        None,
+        "daily[2].inputTokens: expected a whole number, got null",
+    ),
     ("daily", "daily/2/inputTokens", GONE, "daily[2].inputTokens: missing"),
-    ("daily", "daily/2/inputTokens", [], f"daily[2].inputTokens: {WHOLE} a list"),
-    ("daily", "daily/2/outputTokens", math.nan, f"daily[2].outputTokens: {WHOLE} nan"),
-    ("daily", "daily/2/outputTokens", math.inf, f"daily[2].outputTokens: {WHOLE} inf"),
-    ("daily", "daily/2/totalTokens", 2**64, f"daily[2].totalTokens: {WHOLE} {2**64}"),
-    ("daily", "daily/2/totalTokens", 1e300, f"daily[2].totalTokens: {WHOLE} 1e+300"),
-    ("monthly", "monthly/0/cacheReadTokens", {}, f"monthly[0].cacheReadTokens: {WHOLE} an object"),
+    (
+        "daily",
+        "daily/2/inputTokens",
+        [],
+        "daily[2].inputTokens: expected a whole number, got a list",
+    ),
+    (
+        "daily",
+        "daily/2/outputTokens",
+        math.nan,
+        "daily: broken JSON (JSON is malformed: invalid character (byte 1887))",
+    ),
+    (
+        "daily",
+        "daily/2/outputTokens",
+        math.inf,
+        "daily: broken JSON (JSON is malformed: invalid character (byte 1887))",
+    ),
+    ("daily", "daily/2/totalTokens", 2**64, f"daily[2].totalTokens: {WHOLE} 18446744073709551616"),
+    (
+        "daily",
+        "daily/2/totalTokens",
+        1e300,
+        f"daily[2].totalTokens: {WHOLE} 1000000000000000052504760255204420248704",
+    ),
+    (
+        "monthly",
+        "monthly/0/cacheReadTokens",
+        {},
+        "monthly[0].cacheReadTokens: expected a whole number, got an object",
+    ),
     ("daily", "daily/0/modelBreakdowns/0/outputTokens", -5, f"{SHARE}.outputTokens: {WHOLE} -5"),
-    ("blocks", "blocks/0/tokenCounts/cacheReadInputTokens", GONE,
-     f"{BLOCK}.tokenCounts.cacheReadInputTokens: missing"),
+    (
+        "blocks",
+        "blocks/0/tokenCounts/cacheReadInputTokens",
+        GONE,
+        f"{BLOCK}.tokenCounts.cacheReadInputTokens: missing",
+    ),
     ("blocks", "blocks/0/entries", -1, f"{BLOCK}.entries: {WHOLE} -1"),
     ("daily", "totals/totalTokens", -1, f"daily.totals.totalTokens: {WHOLE} -1"),
     # money
-    ("daily", "daily/0/modelBreakdowns/0/cost", "x", f"{SHARE}.cost: expected a number, got 'x'"),
+    (
+        "daily",
+        "daily/0/modelBreakdowns/0/cost",
+        "x",
+        f"{SHARE}.cost: expected a number, got a text",
+    ),
     ("daily", "daily/0/modelBreakdowns/0/cost", GONE, f"{SHARE}.cost: missing"),
     ("daily", "daily/0/totalCost", GONE, "daily[0].totalCost: missing"),
-    ("daily", "daily/0/totalCost", None, "daily[0].totalCost: expected a number, got None"),
-    ("daily", "daily/0/totalCost", math.nan, "daily[0].totalCost: expected a number, got nan"),
-    ("daily", "daily/0/totalCost", -math.inf, "daily[0].totalCost: expected a number, got -inf"),
-    ("daily", "daily/0/totalCost", False, "daily[0].totalCost: expected a number, got False"),
-    ("daily", "totals/totalCost", "0", "daily.totals.totalCost: expected a number, got '0'"),
+    ("daily", "daily/0/totalCost", None, "daily[0].totalCost: expected a number, got null"),
+    (
+        "daily",
+        "daily/0/totalCost",
+        math.nan,
+        "daily: broken JSON (JSON is malformed: invalid character (byte 552))",
+    ),
+    (
+        "daily",
+        "daily/0/totalCost",
+        -math.inf,
+        "daily: broken JSON (JSON is malformed: invalid character (byte 553))",
+    ),
+    (
+        "daily",
+        "daily/0/totalCost",
+        False,
+        "daily[0].totalCost: expected a number, got true or false",
+    ),
+    ("daily", "totals/totalCost", "0", "daily.totals.totalCost: expected a number, got a text"),
     ("blocks", "blocks/0/costUSD", GONE, f"{BLOCK}.costUSD: missing"),
     ("blocks", "blocks/0/burnRate", {}, f"{BLOCK}.burnRate.costPerHour: missing"),
-    ("blocks", "blocks/0/projection", {"totalCost": "1"},
-     f"{BLOCK}.projection.totalCost: expected a number, got '1'"),
+    (
+        "blocks",
+        "blocks/0/projection",
+        {"totalCost": "1"},
+        f"{BLOCK}.projection.totalCost: expected a number, got a text",
+    ),
     # times
     ("daily", "daily/0/date", GONE, "daily[0].date: missing"),
-    ("daily", "daily/0/date", 20250930, "daily[0].date: expected a text, got 20250930"),
-    ("daily", "daily/0/date", "2026-02-30", "daily[0].date: expected a date such as 2026-11-22, "
-                                            "got '2026-02-30'"),
-    ("daily", "daily/0/date", "30.9.2025", "daily[0].date: expected a date such as 2026-11-22, "
-                                           "got '30.9.2025'"),
-    ("daily", "daily/0/date", "٢٠٢٥-٠٩-٣٠", "daily[0].date: expected a date such as 2026-11-22, "
-                                            "got '٢٠٢٥-٠٩-٣٠'"),
-    ("daily", "daily/0/date", "1700-01-01", "daily[0].date: expected a year from 1901 to 2298, "
-                                            "got '1700-01-01'"),
-    ("projects", f"projects/{ALPHA}/0/date", "2300-01-01",
-     f"{PROJECT}[0].date: expected a year from 1901 to 2298, got a text"),
-    ("monthly", "monthly/1/month", "2026-13", "monthly[1].month: expected a month such as 2026-11, "
-                                              "got '2026-13'"),
-    ("monthly", "monthly/1/month", "2026-11-01", "monthly[1].month: expected a month such as "
-                                                 "2026-11, got '2026-11-01'"),
-    ("blocks", "blocks/0/startTime", "2025-09-30T09:00:00.000",
-     f"{BLOCK}.startTime: expected a time such as 2026-11-22T19:00:00.000Z, "
-     "got '2025-09-30T09:00:00.000'"),
-    ("blocks", "blocks/0/endTime", "2025-09-30T25:00:00.000Z",
-     f"{BLOCK}.endTime: expected a time such as 2026-11-22T19:00:00.000Z, "
-     "got '2025-09-30T25:00:00.000Z'"),
-    ("blocks", "blocks/0/actualEndTime", 0, f"{BLOCK}.actualEndTime: expected a text, got 0"),
+    (
+        "daily",
+        "daily/0/date",
+        20250930,
+        "daily[0].date: expected a date such as 2026-11-22, got a whole number",
+    ),
+    ("daily", "daily/0/date", "2026-02-30", "daily[0].date: expected a date such as 2026-11-22"),
+    ("daily", "daily/0/date", "30.9.2025", "daily[0].date: expected a date such as 2026-11-22"),
+    ("daily", "daily/0/date", "٢٠٢٥-٠٩-٣٠", "daily[0].date: expected a date such as 2026-11-22"),
+    (
+        "daily",
+        "daily/0/date",
+        "1700-01-01",
+        "daily[0].date: expected a year from 1901 to 2298, got 1700-01-01",
+    ),
+    (
+        "projects",
+        f"projects/{ALPHA}/0/date",
+        "2300-01-01",
+        f"{PROJECT}[0].date: expected a year from 1901 to 2298, got 2300-01-01",
+    ),
+    (
+        "monthly",
+        "monthly/1/month",
+        "2026-13",
+        "monthly[1].month: expected a month such as 2026-11, from 1901 to 2298",
+    ),
+    (
+        "monthly",
+        "monthly/1/month",
+        "2026-11-01",
+        "monthly[1].month: expected a month such as 2026-11, from 1901 to 2298",
+    ),
+    (
+        "blocks",
+        "blocks/0/startTime",
+        "2025-09-30T09:00:00.000",
+        f"{BLOCK}.startTime: expected a time in UTC, got 2025-09-30 09:00:00",
+    ),
+    (
+        "blocks",
+        "blocks/0/endTime",
+        "2025-09-30T25:00:00.000Z",
+        f"{BLOCK}.endTime: expected a time such as 2026-11-22T19:00:00.000Z",
+    ),
+    (
+        "blocks",
+        "blocks/0/actualEndTime",
+        0,
+        f"{BLOCK}.actualEndTime: expected a time such as 2026-11-22T19:00:00.000Z or null, "
+        "got a whole number",
+    ),
     ("blocks", "blocks/0/actualEndTime", GONE, f"{BLOCK}.actualEndTime: missing"),
-    ("blocks", "blocks/0/usageLimitResetTime", "soon",
-     f"{BLOCK}.usageLimitResetTime: expected a time such as 2026-11-22T19:00:00.000Z, got 'soon'"),
+    (
+        "blocks",
+        "blocks/0/usageLimitResetTime",
+        "soon",
+        f"{BLOCK}.usageLimitResetTime: expected a time such as 2026-11-22T19:00:00.000Z",
+    ),
     ("session", "sessions/3/lastActivity", GONE, "sessions[3].lastActivity: missing"),
-    ("session", "sessions/3/lastActivity", "2025-10-01T12:30:00+02:00",
-     "sessions[3].lastActivity: expected a time such as 2026-11-22T19:00:00.000Z, got a text"),
+    (
+        "session",
+        "sessions/3/lastActivity",
+        "2025-10-01T12:30:00+02:00",
+        "sessions[3].lastActivity: expected a time in UTC, got 2025-10-01 12:30:00+02:00",
+    ),
     # names
-    ("session", "sessions/1/sessionId", "", "sessions[1].sessionId: expected a text, got ''"),
+    (
+        "session",
+        "sessions/1/sessionId",
+        "",
+        "sessions[1].sessionId: expected a text that is not empty",
+    ),
     ("session", "sessions/1/sessionId", GONE, "sessions[1].sessionId: missing"),
-    ("session", "sessions/1/projectPath", None, "sessions[1].projectPath: expected a text, "
-                                                "got None"),
-    ("session", "sessions/1/projectPath", "a\ud800b", "sessions[1].projectPath: expected valid "
-                                                      "Unicode"),
-    ("projects", "projects/", [], "projects: expected a text, got ''"),
-    ("projects", "projects/\udc80", [], "projects: expected valid Unicode"),
-    ("daily", "daily/0/modelsUsed/0", 5, "daily[0].modelsUsed[0]: expected a text, got 5"),
-    ("daily", "daily/0/modelBreakdowns/0/modelName", "", f"{SHARE}.modelName: expected a text, "
-                                                         "got ''"),
-    ("daily", "daily/0/modelBreakdowns/1/modelName", OPUS,
-     f"daily[0].modelBreakdowns[1].modelName: '{OPUS}' is repeated"),
-    ("blocks", "blocks/0/id", "", f"{BLOCK}.id: expected a text, got ''"),
-    ("blocks", "blocks/0/isGap", 0, f"{BLOCK}.isGap: expected true or false, got 0"),
-    ("blocks", "blocks/0/isActive", None, f"{BLOCK}.isActive: expected true or false, got None"),
+    (
+        "session",
+        "sessions/1/projectPath",
+        None,
+        "sessions[1].projectPath: expected a text, got null",
+    ),
+    (
+        "session",
+        "sessions/1/projectPath",
+        "a\ud800b",
+        "session: broken JSON (JSON is malformed: unexpected end of escaped utf-16 surrogate pair "
+        "(byte 1545))",
+    ),
+    ("projects", "projects/", [], "projects: expected a text that is not empty"),
+    (
+        "projects",
+        "projects/\udc80",
+        [],
+        "projects: broken JSON (JSON is malformed: invalid utf-16 surrogate pair (byte 2948))",
+    ),
+    (
+        "daily",
+        "daily/0/modelsUsed/0",
+        5,
+        "daily[0].modelsUsed[0]: expected a text, got a whole number",
+    ),
+    (
+        "daily",
+        "daily/0/modelBreakdowns/0/modelName",
+        "",
+        f"{SHARE}.modelName: expected a text that is not empty",
+    ),
+    (
+        "daily",
+        "daily/0/modelBreakdowns/1/modelName",
+        OPUS,
+        "daily[0].modelBreakdowns: 'claude-opus-4-1-20250805' is repeated",
+    ),
+    ("blocks", "blocks/0/id", "", f"{BLOCK}.id: expected a text that is not empty"),
+    ("blocks", "blocks/0/isGap", 0, f"{BLOCK}.isGap: expected true or false, got a whole number"),
+    ("blocks", "blocks/0/isActive", None, f"{BLOCK}.isActive: expected true or false, got null"),
     # sums and keys
     ("daily", "daily/1/date", "2025-09-30", "daily[1]: 2025-09-30 is repeated"),
-    ("blocks", "blocks/2/id", "2025-09-30T09:00:00.000Z",
-     "blocks[2]: 2025-09-30T09:00:00.000Z is repeated"),
+    (
+        "blocks",
+        "blocks/2/id",
+        "2025-09-30T09:00:00.000Z",
+        "blocks[2]: 2025-09-30T09:00:00.000Z is repeated",
+    ),
     ("daily", "daily/2", GONE, "daily.totals.inputTokens: 1804, but the rows add up to 1579"),
-    ("daily", "totals/cacheReadTokens", 365541,
-     "daily.totals.cacheReadTokens: 365541, but the rows add up to 365540"),
-    ("monthly", "monthly/0/totalTokens", 221458,
-     "monthly.totals.totalTokens: 399431, but the rows add up to 399432"),
-    ("session", "totals/totalCost", 0.95,
-     "session.totals.totalCost: 0.95, but the rows add up to 0.94603225"),
-    ("projects", f"projects/{BETA}", GONE,
-     "projects.totals.inputTokens: 1804, but the rows add up to 1129"),
-]  # fmt: skip
+    (
+        "daily",
+        "totals/cacheReadTokens",
+        365541,
+        "daily.totals.cacheReadTokens: 365541, but the rows add up to 365540",
+    ),
+    (
+        "monthly",
+        "monthly/0/totalTokens",
+        221458,
+        "monthly.totals.totalTokens: 399431, but the rows add up to 399432",
+    ),
+    (
+        "session",
+        "totals/totalCost",
+        0.95,
+        "session.totals.totalCost: 0.95, but the rows add up to 0.94603225",
+    ),
+    (
+        "projects",
+        f"projects/{BETA}",
+        GONE,
+        "projects.totals.inputTokens: 1804, but the rows add up to 1129",
+    ),
+]
 
 
 def lied(payload: Any, place: str, lie: Any) -> Any:
@@ -332,27 +531,35 @@ def test_a_lie_is_refused_with_its_feed_its_place_and_the_reason(
     payload = lied(recorded("20.0.24", name), place, lie)
     with pytest.raises(FeedError) as refused:
         parse(BY_NAME[name], payload, Ids("", hidden=True))
-    assert str(refused.value) == message
+    assert str(refused.value).split("\n")[0] == message
 
 
 def test_a_number_beyond_all_floats_is_refused() -> None:
     text = json.dumps(recorded("20.0.24", "daily")).replace("0.6449459999999999", "1e400")
-    with pytest.raises(FeedError, match=r"^daily\[0\]\.totalCost: expected a number, got inf$"):
+    with pytest.raises(FeedError, match=r"^daily\[0\]\.totalCost: expected a number of dollars"):
         parse(BY_NAME["daily"], text)
 
 
-def test_a_long_lie_is_cut_short() -> None:
-    payload = lied(recorded("20.0.24", "daily"), "daily/0/date", "x" * 10_000)
-    with pytest.raises(FeedError) as refused:
-        parse(BY_NAME["daily"], payload)
-    assert len(str(refused.value)) < 120
-    assert str(refused.value).endswith("xxx…")
+@pytest.mark.parametrize("lie", ["x" * 10_000, 1e300, [["x" * 10_000]], "secret"])
+def test_a_lie_is_neither_quoted_at_length_nor_when_it_may_be_private(lie: Any) -> None:
+    for place in ("daily/0/date", "daily/0/inputTokens", "daily/0/modelBreakdowns/0/modelName"):
+        payload = lied(recorded("20.0.24", "daily"), place, lie)
+        with contextlib.suppress(FeedError):
+            parse(BY_NAME["daily"], payload)
+            assert place.endswith("modelName")
+            continue
+        with pytest.raises(FeedError) as refused:
+            parse(BY_NAME["daily"], payload)
+        assert len(str(refused.value)) < 150
+        assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"daily":' * 50_000, "9" * 5000])
 def test_json_that_python_cannot_hold_is_refused(text: str) -> None:
-    with pytest.raises(FeedError, match=r"^daily: broken JSON|^daily: no JSON"):
+    began = time.process_time()
+    with pytest.raises(FeedError, match=r"^daily: (broken JSON|no key)"):
         parse(BY_NAME["daily"], text)
+    assert time.process_time() - began < 5
 
 
 def test_a_repeated_session_is_named_as_it_is_shown() -> None:
@@ -384,9 +591,13 @@ def test_the_same_day_twice_in_another_agents_report_is_summed() -> None:
     [
         ("daily/0/inputTokens", -1, f"codex.daily[0].inputTokens: {WHOLE} -1"),
         ("daily/0/costUSD", GONE, "codex.daily[0].totalCost: missing"),
-        ("daily/0/models", 5, "codex.daily[0].models: expected an object, got 5"),
-        ("daily/0/models", ["gpt-5"], "codex.daily[0].models: expected an object, got a list"),
-        ("daily/0/models", {"gpt-5": 1}, "codex.daily[0].models.gpt-5: expected an object, got 1"),
+        ("daily/0/models", 5, "codex.daily[0].modelsUsed: missing"),
+        ("daily/0/models", ["gpt-5"], "codex.daily[0].modelsUsed: missing"),
+        (
+            "daily/0/models",
+            {"gpt-5": 1},
+            "codex.daily[0].modelBreakdowns[0]: expected an object, got a whole number",
+        ),
         ("totals/inputTokens", 1, "codex.daily.totals.inputTokens: 1, but the rows add up to 3350"),
     ],
 )
@@ -394,28 +605,27 @@ def test_a_lie_about_another_agent_names_the_agent(place: str, lie: Any, message
     payload = lied(recorded("20.0.24", "codex-daily"), place, lie)
     with pytest.raises(FeedError) as refused:
         parse(BY_NAME["daily"]._replace(agent="codex"), payload)
-    assert str(refused.value) == message
+    assert str(refused.value).split("\n")[0] == message
 
 
 @pytest.mark.parametrize(
     ("place", "lie", "message"),
     [
-        ("monthly", GONE, "agents.monthly: missing"),
+        ("monthly", GONE, "other agents: no key 'monthly' in the answer"),
         ("session", {}, "agents.session: expected a list, got an object"),
         ("totals", GONE, "agents.totals: missing"),
-        ("daily/0/agents", GONE, "agents.daily[0].agents: missing"),
-        ("daily/1/agents/0/agent", 1, "agents.daily[1].agents[0].agent: expected a text, got 1"),
-        ("daily/1/agents/0/totalCost", "x", "agents.daily[1].agents[0].totalCost: expected a "
-                                            "number, got 'x'"),
-        ("daily/1/period", "x", "agents.daily[1].period: expected a date such as 2026-11-22, "
-                                "got 'x'"),
+        ("daily/0/agents/0/agent", GONE, "agents.daily: a row names no agent"),
+        ("daily/0/agents", GONE, "agents.daily[0]: expected a list, got an object"),
+        ("daily/1/agents/0/agent", 1, f"{PART}.agent: expected a text, got a whole number"),
+        ("daily/1/agents/0/totalCost", "x", f"{PART}.totalCost: expected a number, got a text"),
+        ("daily/1/period", "x", f"{PART}.date: expected a date such as 2026-11-22"),
     ],
-)  # fmt: skip
-def test_a_lie_in_the_unified_report_is_refused(place: str, lie: Any, message: str) -> None:
+)
+def test_a_lie_in_the_unified_feed_is_refused(place: str, lie: Any, message: str) -> None:
     payload = recorded("20.0.24", "unified-daily-by-agent") | {"monthly": [], "session": []}
     with pytest.raises(FeedError) as refused:
         parse(UNIFIED, lied(payload, place, lie))
-    assert str(refused.value) == message
+    assert str(refused.value).split("\n")[0] == message
 
 
 # --- what is no lie ------------------------------------------------------------------------
@@ -460,7 +670,7 @@ def test_unknown_fields_of_a_session_are_ignored() -> None:
     payload = recorded("20.0.24", "session")
     known = parse(BY_NAME["session"], payload)
     for row in payload["sessions"]:
-        row |= {"metadata": {"lastActivity": "x"}, "period": "p", "agent": "x", "\ud800": "\ud800"}
+        row |= {"metadata": {"lastActivity": "x"}, "period": "p", "agent": "x"}
     assert parse(BY_NAME["session"], payload) == known
 
 
@@ -630,16 +840,15 @@ def records_of(feeds: dict[str, Any], ids: Ids) -> dict[tuple[str, str], Any]:
 )
 @given(feeds=reports(), hidden=st.booleans(), key=st.sampled_from(["", "a key"]))
 @example(feeds={feed.name: recorded("20.0.24", feed.name) for feed in FEEDS}, hidden=True, key="")
-def test_any_valid_report_is_read_back_from_clickhouse_exactly(
+def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     importer: ClickHouseImporter, feeds: dict[str, Any], hidden: bool, key: str
 ) -> None:
     importer.machine_name = f"m{int(importer.machine_name[1:]) + 1}"
     ids = Ids(key, hidden)
     reported = records_of(feeds, ids)
-    policy = Policy(version=(20, 0, 24), window_start=None, zone=BERLIN)
     nothing = importer.read_stored()
-    empty: dict[str, Any] = {name: {} for name in TABLES}
-    changes = find_changes(decide_all(empty, reported, ids, policy), nothing, "20.0.24")
+    after = {name: records for (name, _), records in reported.items()}
+    changes = find_changes(after, nothing, "20.0.24")
     for table, changed in changes.items():
         if changed:
             importer.upsert(table, changed, nothing, datetime.now(UTC))
@@ -665,14 +874,10 @@ def as_reported(stored: Stored) -> dict[str, Any]:
     }
 
 
-def test_a_report_nested_beyond_reason_is_refused() -> None:
-    payload = recorded("20.0.24", "daily")
-    deep: list[Any] = []
-    for _ in range(5000):
-        deep = [deep]
-    payload["daily"][0]["extra"] = deep
-    with pytest.raises(FeedError, match=r"daily: .*nested"):
-        parse_report(BY_NAME["daily"], payload, NAMES, UTC)
+def test_a_feed_nested_beyond_reason_is_refused() -> None:
+    text = json.dumps(recorded("20.0.24", "daily") | {"extra": "DEEP"})
+    with pytest.raises(FeedError, match=r"^daily: broken JSON \(nested too deeply\)"):
+        parse(BY_NAME["daily"], text.replace('"DEEP"', "[" * 5000 + "]" * 5000))
 
 
 junk = st.one_of(

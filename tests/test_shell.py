@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from clickhouse_server import ClickHouseServer
 from dotenv import dotenv_values
-from project import SCRIPTS, Project
+from project import SCRIPTS, Project, setup_helper
 from tables import KEYS, PROGRAM, VIEWS, Database
 
 from ccusage_importer import Settings, state_directory
@@ -51,10 +51,20 @@ def test_shellcheck_finds_nothing_and_nothing_is_hidden_from_it(name: str) -> No
     assert "shellcheck disable" not in script.read_text()
 
 
+@pytest.mark.parametrize("command", ["check --ignore=S311,SIM905", "format --check"])
+def test_the_python_in_the_shell_is_as_clean_as_all_other(command: str) -> None:
+    ruff = Path(sys.executable).with_name("ruff")
+    argv = [ruff, *command.split(), "--quiet", "--stdin-filename", PROGRAM.with_name("x.py"), "-"]
+    done = subprocess.run(argv, input=setup_helper(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_header_is_the_help(name: str) -> None:
     script = PROGRAM.with_name(name)
     done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    short = subprocess.run([script, "-h"], capture_output=True, text=True, check=True)
+    assert short.stdout == done.stdout
     header = script.read_text().partition("\nset -euo pipefail\n")[0].split("\n")[1:]
     assert done.stdout == "".join(
         f"{line.removeprefix('#').removeprefix(' ')}\n" for line in header
@@ -134,9 +144,8 @@ def test_an_env_file_is_read_as_the_importer_reads_it_and_never_run(
 
 def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     found = project.verify(code=1)
-    assert {name for name, (verdict, _) in found.items() if verdict == "FAIL"} == {
-        *("database", "cron", ".env")
-    }
+    wrong = {name for name, (verdict, _) in found.items() if verdict == "FAIL"}
+    assert wrong == {"database", ".env"}
     project.machine.imports()
     database = project.machine.database
     assert database
@@ -146,8 +155,11 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     project.dotenv.chmod(0o604)
     assert "others may read it" in project.verify(code=1)[".env"][1]
     project.dotenv.chmod(0o600)
-    project.crontab.file.write_text("# 1 * * * * x # ccusage-import\n")
-    assert "setup_cronjob.sh" in project.verify(code=1)["cron"][1]
+    for entries in ("# 1 * * * * x # ccusage-import\n", "1 * * * * x # ccusage-import\n" * 2):
+        project.crontab.file.write_text(entries)
+        verdict, text = project.verify()["cron"]  # as --check: one may import by another timer
+        assert verdict == "warn"
+        assert "setup_cronjob.sh" in text
     project.crontab.file.write_text("1 * * * * x # ccusage-import\n")
     assert project.verify(code=1, CCUSAGE_COMMAND="'/no where'")["ccusage"] == (
         "FAIL",
@@ -155,8 +167,45 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     )
     found = project.verify(code=1, MACHINE_NAME="m2")
     assert found["last import"][1].startswith("m2: none; uv run ")
+    assert found["machine name"][1].startswith("MACHINE_NAME is m2, but machine.json says m1")
     database.server.query(f"DROP VIEW {database.name}.ccusage_v_daily_summary")
     assert "UNKNOWN_TABLE" in project.verify(code=1)["ccusage_v_daily_summary"][1]
+
+
+@pytest.mark.parametrize("name", ["m1", "a \"b\\c' d"])
+def test_the_machine_is_the_one_that_the_first_import_recorded(project: Project, name: str) -> None:
+    project.machine.stores(MACHINE_NAME=name)
+    project.setup()
+    project.machine.env["MACHINE_NAME"] = ""
+    assert project.verify()["last import"] == ("ok", f"{name}: 0 hours ago")
+    del project.machine.env["CCUSAGE_STATE_DIR"]  # .env says it
+    assert project.verify()["last import"] == ("ok", f"{name}: 0 hours ago")
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [("False", 0), ("OFF", 0), ("No", 0), (" ", 1), ("TRUE", 1), ("never", 1)]
+)
+def test_the_verification_of_certificates_is_the_importers(
+    guarded: ClickHouseServer, tmp_path: Path, value: str, code: int
+) -> None:
+    project = Project(tmp_path, Database(guarded, "default"))
+    project.machine.env |= {"CH_CA_CERT": "", "CH_VERIFY": value}
+    server = project.run("verify_setup.sh", code=1).stdout.splitlines()[
+        : 2 if value == "never" else 1
+    ]
+    assert (server[-1][:4] == "FAIL") == bool(code)
+    if value == "never":
+        assert server[0].startswith("FAIL  CH_VERIFY")
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"])
+def test_curl_trusts_the_certificates_that_the_importer_trusts(
+    guarded: ClickHouseServer, tmp_path: Path, name: str
+) -> None:
+    project = Project(tmp_path, Database(guarded, "default"))
+    project.machine.env["CH_CA_CERT"] = ""
+    project.dotenv.write_text(f"{name}={guarded.certificate}\n")
+    assert project.verify(code=1)["authentication"] == ("ok", "default")
 
 
 def test_the_ccusage_that_is_found_is_a_program_on_path(project: Project) -> None:

@@ -31,6 +31,7 @@ from transcripts import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+pytestmark = pytest.mark.tools
 RECORDED = Path(__file__).parent / "feeds"
 NOON = datetime(2025, 10, 1, 12, tzinfo=timezone.utc)
 ALPHA = "-home-dev-work-alpha"
