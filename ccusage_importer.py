@@ -19,6 +19,7 @@ import csv
 import errno
 import fcntl
 import gc
+import glob
 import hashlib
 import hmac
 import io
@@ -36,12 +37,12 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import partial
 from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -96,6 +97,32 @@ class LockError(ImporterError):
     exit_code = 4
 
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_interrupted = threading.Event()
+
+
+def interrupt(*_: object) -> None:
+    """Handle a signal: remember it, because Python loses some that come while it imports."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Let an interrupt take effect at the end: in between, other code would swallow it."""
+    here = threading.current_thread() is threading.main_thread()
+    ours = [n for n in INTERRUPTS if here and signal.getsignal(n) is interrupt]
+    for number in ours:
+        signal.signal(number, lambda *_: _interrupted.set())
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, interrupt)
+        if ours and _interrupted.is_set():
+            raise KeyboardInterrupt
+
+
 class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
@@ -121,7 +148,9 @@ class Settings(NamedTuple):
     budget_month: float | None = None  # dollars
     budget_day: float | None = None
     agents: frozenset[str] = frozenset()  # empty: all
-    hash_projects: bool = True
+    hash_projects: bool | None = None  # None: as this machine did before
+    claims_name: bool = False  # MACHINE_NAME is given for this very run, and not by .env
+    reprice: bool = False
     allow_shrink: bool = False
     dry_run: bool = False
     lock_timeout: float = 300
@@ -130,6 +159,8 @@ class Settings(NamedTuple):
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
         given = {name: value for name, value in env.items() if value.strip()}
+        for name in VARIABLES & given.keys():
+            _one_line(name, given[name])
         get = given.get
         port = _number(given, "CH_PORT", 8123, int)
         protocol = "https" if port in (443, 8443, 9440) else "http"
@@ -142,9 +173,9 @@ class Settings(NamedTuple):
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
-            ca_cert=get("CH_CA_CERT"),
+            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
             verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
-            embedded_path=_path(get("CH_EMBEDDED_PATH"), data / "clickhouse"),
+            embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
             machine_name=get("MACHINE_NAME"),
             ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
             ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
@@ -152,7 +183,7 @@ class Settings(NamedTuple):
             jobs=_number(given, "CCUSAGE_JOBS", 3, int),
             timeout=timeout,
             patience=1.5 * timeout,
-            hash_key=env.get("PROJECT_HASH_KEY", ""),
+            hash_key=get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
             budget_month=_dollars("BUDGET_MONTH", get("BUDGET_MONTH")),
@@ -171,6 +202,23 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
+# The variables that are ours, and those that ccusage's agents take directories from.
+VARIABLES = {
+    *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
+    *("CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
+    *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
+    "CCUSAGE_STATE_DIR",
+}
+AGENT_DIRECTORIES = {
+    *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
+    *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
+    *("OPENCLAW_DIR", "KILO_DATA_DIR", "KIMI_DATA_DIR", "QWEN_DATA_DIR", "GEMINI_DATA_DIR"),
+    *("COPILOT_HOME", "COPILOT_OTEL_FILE_EXPORTER_PATH", "ZCODE_HOME", "ANTIGRAVITY_DATA_DIR"),
+}
+PATHS = {
+    *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
+    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
+}
 _TRUE = ("true", "1", "yes", "on")
 _BOOLEANS = (*_TRUE, "false", "0", "no", "off")
 
@@ -181,7 +229,28 @@ def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
 
 def state_directory(env: Mapping[str, str]) -> Path:
     default = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return _path(env.get("CCUSAGE_STATE_DIR", "").strip(), default)
+    return _folder("CCUSAGE_STATE_DIR", env.get("CCUSAGE_STATE_DIR", "").strip(), default)
+
+
+def _one_line(name: str, text: str) -> None:
+    """Refuse what could not be stored or would break a line of the log."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ConfigError(f"{name}: expected one line without control characters")
+    if not _is_utf8(text):
+        raise ConfigError(f"{name}: expected text in UTF-8")
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's has no bytes that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+def _folder(name: str, text: str | None, default: Path) -> Path:
+    """A directory, which may be there or not, but must not be a file."""
+    path = _path(text, default)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ConfigError(f"{name}: expected a directory, but {path} is a file")
+    return path
 
 
 def _path(text: str | None, default: Path) -> Path:
@@ -265,10 +334,43 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     bindings = list(parse_stream(io.StringIO(text)))
     for binding in bindings:
+        line = binding.original.line + binding.original.string[:-1].count("\n")
         if binding.error:  # its text may hold a secret
-            line = binding.original.line + binding.original.string[:-1].count("\n")
             raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
+        if binding.key and binding.value and _is_relative(binding.key, binding.value):
+            raise ConfigError(
+                f"{path}, line {line}: {binding.key}: expected a path that begins with /, "
+                f"got {binding.value!r}, which would be another place in each working directory"
+            )
     return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
+
+
+def _is_relative(name: str, value: str) -> bool:
+    """Whether a variable names a place that depends on the working directory."""
+    if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
+        program = (_words(name, value) or ("",))[0]
+        return "/" in program and not program.startswith(("/", "~"))
+    if name in PATHS:
+        return bool(value.strip()) and not value.strip().startswith(("/", "~"))
+    # ccusage takes several, and ~ for a name.
+    several = [part.strip() for part in value.split(",") if part.strip()]
+    return name in AGENT_DIRECTORIES and not all(part.startswith("/") for part in several)
+
+
+def unknown_variables(env: Mapping[str, str], dotenv: Iterable[str]) -> dict[str, str]:
+    """Variables that look like ours and are not, each with the name that may have been meant.
+
+    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
+    """
+    from difflib import get_close_matches
+
+    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
+    unknown = {}
+    for name in sorted({*filter(ours, env), *dotenv} - VARIABLES):
+        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
+        if env[name].strip() and (ours(name) or near):
+            unknown[name] = "".join(near)
+    return unknown
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -286,30 +388,40 @@ def system_zone(env: Mapping[str, str]) -> str:
 
 
 class Identity(NamedTuple):
-    """Who this machine is in the database, fixed by its first import (machine.json)."""
+    """Who this machine is in the database, as its first import recorded it in machine.json.
+
+    `hashed` tells whether names are stored as hashes; version 1.0 did not record it (None).
+    """
 
     machine_name: str
     timezone: str
     key_fingerprint: str
     installation_id: str
+    hashed: bool | None = None
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
+        """What is recorded, or None before the first import. Raises ConfigError if unreadable."""
         path = state_dir / "machine.json"
         try:
             content = json.loads(path.read_text())
-            identity = cls(*(content[name] for name in cls._fields))
-            if not all(isinstance(value, str) for value in identity):
-                raise TypeError(identity)
-            ZoneInfo(identity.timezone)
+            names = tuple(content[name] for name in cls._fields[:4])
+            hashed = content.get("hashed")
+            if not all(isinstance(name, str) for name in names) or hashed not in (
+                None,
+                True,
+                False,
+            ):
+                raise TypeError(content)
+            ZoneInfo(content["timezone"])
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
             ) from error
-        return identity
+        return cls(names[0], names[1], names[2], names[3], hashed)
 
     def save(self, state_dir: Path) -> None:
         _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
@@ -326,16 +438,76 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    prefix = f".{target.name}.part-"
+    remove_abandoned(target.parent.glob(glob.escape(prefix) + "*"))
+    with claimed(partial(tempfile.mkstemp, dir=target.parent, prefix=prefix)) as name:
+        try:
+            Path(name).write_text(text, encoding="utf-8")
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(name, target.stat().st_mode)
+            os.replace(name, target)
+        except OSError as error:
+            os.unlink(name)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def claimed(make: Callable[[], tuple[int, str]]) -> Iterator[str]:
+    """Make a temporary file or directory, and hold a lock on it until the end.
+
+    The kernel frees the lock however a process ends, so that the next run can tell what a killed
+    one left from what is in use.
+    """
+    while True:
+        handle, name = make()
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):  # else another run has just taken it for abandoned
+            break
+        os.close(handle)
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(name, target.stat().st_mode)
-        os.replace(name, target)
-    except OSError as error:
-        os.unlink(name)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        yield name
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(paths: Iterable[Path]) -> None:
+    """Remove of these temporary files and directories those that nobody holds."""
+    import shutil
+
+    for path in paths:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
+    """A directory for the time of a call. What killed runs left of theirs is removed."""
+    import shutil
+    import tempfile
+
+    place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
+
+    def make() -> tuple[int, str]:
+        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
+        return os.open(name, os.O_RDONLY), name
+
+    with contextlib.ExitStack() as stack:
+        try:
+            remove_abandoned(place.glob("ccusage-import-*"))
+            name = stack.enter_context(claimed(make))
+        except OSError as error:
+            raise ConfigError(
+                f"the temporary directory {place} cannot be written: {error.strerror}; "
+                "set TMPDIR to a directory of yours"
+            ) from error
+        stack.callback(shutil.rmtree, name, ignore_errors=True)
+        yield Path(name)
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -346,17 +518,22 @@ def key_fingerprint(hash_key: str) -> str:
 
 
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
-    """This machine's identity: machine.json, else the history (`past`), else new.
+    """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
-    Raises ConfigError when zone or key are not those that the stored rows were made with, which
-    with another MACHINE_NAME may be another machine's: every day would move, every project
-    would become another.
+    Raises ConfigError where the settings contradict what is recorded: under another name all would
+    count twice, in another zone every day would move, with another key every project would become
+    another one.
     """
-    known = recorded or past
     fingerprint = key_fingerprint(settings.hash_key)
-    known_zone = known and _recorded_zone(known.timezone)
-    zone = settings.timezone or known_zone or system_zone(settings.environment)
+    recorded_zone = next((_recorded_zone(i.timezone) for i in (recorded, past) if i), None)
+    zone = settings.timezone or recorded_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
+    if recorded and name != recorded.machine_name:
+        raise ConfigError(
+            f"MACHINE_NAME={name}: this machine imports as {recorded.machine_name}, as "
+            f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
+            "directory of its own for another machine"
+        )
     for stored in filter(None, (recorded, past)):
         if zone != stored.timezone:
             raise ConfigError(
@@ -369,8 +546,13 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
                 "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
                 "set the former one (it is the same on all machines)"
             )
-    installation_id = recorded.installation_id if recorded else os.urandom(8).hex()
-    return Identity(name, zone, fingerprint, installation_id)
+    # Who names a machine, or has its database, takes up the identity that it had.
+    former = recorded or (past if settings.claims_name or not settings.host else None)
+    installation = former.installation_id if former else os.urandom(8).hex()
+    hashed = settings.hash_projects
+    if hashed is None and recorded:
+        hashed = recorded.hashed
+    return Identity(name, zone, fingerprint, installation, hashed)
 
 
 def machine_name(settings: Settings, recorded: Identity | None) -> str:
@@ -391,23 +573,49 @@ def claude_directories(env: Mapping[str, str]) -> list[Path]:
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
 
 
-def cleanup_period(env: Mapping[str, str]) -> int:
-    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
-    periods = []
+def transcripts(env: Mapping[str, str]) -> Iterator[str]:
+    """The names of Claude's sessions that have a regular, readable transcript.
+
+    A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
+    ccusage 19 and newer do not.
+    """
+    for directory in claude_directories(env):
+        home = directory if directory.name == "projects" else directory / "projects"
+        for folder, _, files in os.walk(home):
+            inside = Path(folder).relative_to(home).parts
+            for name in files:
+                path = os.path.join(folder, name)
+                if (
+                    name.endswith(".jsonl")
+                    and not os.path.islink(path)
+                    and os.access(path, os.R_OK)
+                ):
+                    yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
+
+
+def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
+    """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
+    periods = {}
     for directory in claude_directories(env):
         # ccusage 20 takes the directory of the transcripts too.
         home = directory.parent if directory.name == "projects" else directory
+        path = home / "settings.json"
+        days: object = 0
         try:
-            settings = json.loads((home / "settings.json").read_text())
-            days = settings.get("cleanupPeriodDays", 30)
+            days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
         except FileNotFoundError:
             if not (home / "projects").exists():
                 continue
             days = 30
         except (OSError, ValueError, AttributeError):
-            days = 0
-        periods.append(days if type(days) is int and 0 <= days < 2**32 else 0)
-    return min(periods, default=30)
+            pass
+        periods[path] = days if type(days) is int and 0 <= days < 2**32 else 0
+    return periods
+
+
+def cleanup_period(env: Mapping[str, str]) -> int:
+    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
+    return min(cleanup_periods(env).values(), default=30)
 
 
 # --- ccusage --------------------------------------------------------------------------
@@ -753,10 +961,11 @@ class Fetched(NamedTuple):
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
-    """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once."""
-    import tempfile
-    from concurrent.futures import ThreadPoolExecutor, as_completed
+    """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once; the sessions before all others.
 
+    What is lost is told by the sessions, and added to what the other feeds report: so it must not
+    be lost after these were asked.
+    """
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = ccusage.feeds(settings.agents)
@@ -769,21 +978,14 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     claudes = [feed for feed in feeds if feed.agent == "claude"]
     reports: dict[Feed, Any] = {}
     seconds: dict[Feed, float] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="ccusage-import-") as name,
-        ThreadPoolExecutor(settings.jobs) as pool,
+    began = time.monotonic()
+    for group in (
+        (feed for feed in feeds if feed.name == "session"),
+        (feed for feed in feeds if feed.name != "session"),
     ):
-        home = Path(name)
-        (home / "ccusage.json").write_text("{}")
-        (home / "projects").mkdir()
-        began = time.monotonic()
-        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
-        for call in as_completed(calls):
-            feed, seconds[calls[call]] = calls[call], time.monotonic() - began
-            try:
-                reports[feed] = call.result()
-            except FeedError as error:
-                reports[feed] = error
+        for feed, payload in fetch_feeds(group, ccusage, zone, settings):
+            reports[feed], seconds[feed] = payload, time.monotonic() - began
+            if isinstance(payload, FeedError):
                 continue
             if feed in claudes:
                 done = sum(other in reports for other in claudes)
@@ -791,6 +993,26 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+
+
+def fetch_feeds(
+    feeds: Iterable[Feed], ccusage: Ccusage, zone: str, settings: Settings
+) -> Iterator[tuple[Feed, Any]]:
+    """Each feed with what it says, or the FeedError that it ended with, as they arrive."""
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+
+    with (
+        temporary_directory(settings.environment) as home,
+        ThreadPoolExecutor(settings.jobs) as pool,
+    ):
+        (home / "ccusage.json").write_text("{}")
+        (home / "projects").mkdir()
+        calls = {pool.submit(fetch_feed, f, ccusage, zone, settings, home): f for f in feeds}
+        for call in as_completed(calls):
+            try:
+                yield calls[call], call.result()
+            except FeedError as error:
+                yield calls[call], error
 
 
 # --- records --------------------------------------------------------------------------
@@ -1342,81 +1564,484 @@ def parse_all(
 
 
 # --- rules ----------------------------------------------------------------------------
+#
+# Transcripts come and go, so what ccusage reports is not all that was used. These functions decide
+# what the tables hold after a run, from what they hold now (stored), from what this run's feeds
+# say (reported), and from what the sessions tell of the transcripts (evidence). Their aims, in
+# this order: no day, month or block is ever above the truth; nothing that was stored is lost; all
+# is exact. Where evidence is missing, a row becomes the larger of stored and reported.
+
+GONE = "their transcripts are gone"
+ELSEWHERE = "their messages are counted in another session"
+REPRICED = "ccusage's prices have changed since"
+# Why a row gets smaller.
+CORRECTED = "this version of ccusage counts less"
+MOVED = "its messages now count in another row"
+ALLOWED = "--allow-shrink"
+LONG_AGO, FAR_OFF = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
 
 
 class Policy(NamedTuple):
-    """What a run may believe (DESIGN: when may a row get smaller?).
+    """What a run may believe.
 
-    `window_start`: transcripts of days from then on still exist; None: of no day.
-    `seen_until`: when the sessions of this machine were last imported.
-    `upgraded`: its sessions have been imported by ccusage 19 or newer.
+    `version` is that of the ccusage that reports, `previous` that of the last run in which no feed
+    failed. Transcripts of `window_start` and later should still exist (None: it cannot be told).
+    `steady`: in the last run no feed failed, so that all tables tell of the same moment.
+    `upgraded`: the sessions of this machine were imported by ccusage 19 or newer. `on_disk` holds
+    the names of the transcripts that lie on the disk, as the first digits of their hashes.
     """
 
     version: tuple[int, int, int]
     window_start: datetime | None
     zone: tzinfo
     allow_shrink: bool = False
-    seen_until: datetime | None = None
+    reprice: bool = False
     upgraded: bool = True
+    previous: str = ""
+    steady: bool = True
+    on_disk: frozenset[str] = frozenset()
+    evidence: bool = True
 
     @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
 
-    def corrects(self, feed: str, old: Record) -> bool:
-        """Whether this ccusage may lower what another one wrote: its transcripts exist."""
-        if old.version == self.version_text:
-            return False
-        if old.agent != "claude":  # the other agents purge nothing
-            return True
-        start = earliest(feed, old, self.zone)
-        return start is not None and self.window_start is not None and start >= self.window_start
+
+class Span(NamedTuple):
+    """What a row stands for: an agent's time from `start` until `end`, of one project or of all."""
+
+    agent: str
+    start: datetime
+    end: datetime
+    project: str = ""
 
 
-GONE = "their transcripts are gone"
-RECREDITED = "messages copied from purged sessions were credited to them"
-RECUT = "their transcripts are gone and the rest is cut into other blocks"
+class Session(NamedTuple):
+    """A session as evidence: its record, its names as the first digits of hashes, and its time.
+
+    ccusage does not always tell when a session began: then `start` is None, and it may have begun
+    at any time. Where ccusage tells the day of the last activity alone, `end` is that day's end.
+    """
+
+    record: Record
+    project: str
+    name: str
+    start: datetime | None
+    end: datetime
+
+    def touches(self, span: Span) -> bool:
+        """Whether something of the session may be in a row."""
+        meets = (self.start or LONG_AGO) < span.end and self.end >= span.start
+        return meets and (not span.project or self.project in ("", span.project))
+
+    def within(self, span: Span) -> bool:
+        """Whether all of a session that touches a row is in that row."""
+        return self.start is not None and self.start >= span.start and self.end < span.end
+
+    def covers(self, other: Session) -> bool:
+        """Whether the other one begins within this one."""
+        return bool(self.start and other.start and self.start <= other.start <= self.end)
+
+
+class SessionIndex:
+    """Sessions by agent and day, to find those that touch a row without asking each of them."""
+
+    def __init__(self, sessions: Iterable[Session] = ()) -> None:
+        self.days: dict[tuple[str, int | None], list[Session]] = defaultdict(list)
+        self.add(sessions)
+
+    def add(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            first, last = (session.start or LONG_AGO).toordinal(), session.end.toordinal()
+            days: Iterable[int | None] = range(first, last + 1) if last - first < 1000 else (None,)
+            for day in days:
+                self.days[session.record.agent, day].append(session)
+
+    def touching(self, span: Span) -> list[Session]:
+        if not self.days:
+            return []
+        days = (None, *range(span.start.toordinal() - 1, span.end.toordinal() + 2))
+        near = {id(s): s for day in days for s in self.days.get((span.agent, day), ())}
+        return [session for session in near.values() if session.touches(span)]
+
+
+class Evidence(NamedTuple):
+    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
+
+    Of the stored sessions, the transcripts of the `lost` are gone; those of the `uncounted` lie on
+    the disk, but count nowhere. Messages of the `adrift` now count in another session or project.
+    Conversations (sessions that share messages) are `following` when they become what is reported,
+    and `unclear` when less is reported of them than stored. `growths` are what sessions used since
+    they were stored.
+    """
+
+    policy: Policy
+    agents: frozenset[str] = frozenset()
+    lost: SessionIndex = SessionIndex()
+    uncounted: SessionIndex = SessionIndex()
+    adrift: SessionIndex = SessionIndex()
+    unclear: SessionIndex = SessionIndex()
+    growths: SessionIndex = SessionIndex()
+    following: frozenset[Key] = frozenset()
+    waiting: frozenset[Key] = frozenset()
+
+    def corrects(self, old: Record | None, span: Span) -> str:
+        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
+        start = self.policy.window_start
+        if old is None or old.agent not in self.agents:
+            return ""
+        if self.policy.version_text in (old.version, self.policy.previous):
+            return ""
+        if old.agent == "claude" and (start is None or span.start < start):
+            return ""
+        return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
+
+    def removes(self, old: Record, span: Span) -> bool:
+        """Whether a row that is not reported goes: what was in it counts nowhere any more."""
+        return bool(self.uncounted.touching(span) and self.corrects(old, span))
+
+
+class Lowered(NamedTuple):
+    """A row that gets smaller, as it was and as it becomes (None: it goes), and why."""
+
+    old: Record
+    new: Record | None
+    cause: str
 
 
 class Decision:
-    """What a table is to hold `after` a run; why rows are `held`; what got smaller, old and new."""
+    """What a table holds `after` a run, and what people are told of it.
+
+    `kept` has the reason for each row that holds more than is reported, `lowered` what gets
+    smaller, and `prices` the dollars that ccusage now asks more, for each row that keeps its cost.
+    """
 
     def __init__(self, stored: Records) -> None:
         self.after = dict(stored)
-        self.held: dict[Key, str] = {}
-        self.lowered: list[tuple[Record, Record]] = []
+        self.kept: dict[Key, str] = {}
+        self.lowered: dict[Key, Lowered] = {}
+        self.prices: dict[Key, float] = {}
 
-    def judge(self, feed: str, old: Record | None, new: Record, policy: Policy) -> None:
-        """Take the new record, or hold the stored one, under the names that are shown now."""
-        if old and (reason := why_hold(feed, old, new, policy)):
-            self.held[old.id] = reason
-            shown = {name: new.details[name] for name in DISPLAY if name in new.details}
-            new = old._replace(details={**old.details, **shown})
-        elif old and shrinks(old, new):
-            self.lowered.append((old, new))
-        self.after[new.id] = new
+    def put(self, old: Record | None, record: Record, cause: str = MOVED) -> None:
+        if old and record.tokens.total < old.tokens.total:
+            self.lowered[old.id] = Lowered(old, record, cause)
+        self.after[record.id] = record
+
+    def drop(self, old: Record, cause: str = CORRECTED) -> None:
+        self.lowered[old.id] = Lowered(old, None, cause)
+        del self.after[old.id]
+
+    def keep(self, old: Record, new: Record, reason: str) -> None:
+        """Keep the stored row, under the names that are shown now."""
+        self.after[old.id] = old._replace(details={**old.details, **displayed(new)})
+        if old.tokens.total > new.tokens.total:
+            self.kept[old.id] = reason
+
+    def leave(self, key: Key, old: Record | None) -> None:
+        """Decide nothing of a row: it stays as it is stored, or is not stored."""
+        for told in (self.kept, self.lowered, self.prices, self.after):
+            told.pop(key, None)
+        if old:
+            self.after[key] = old
 
 
-def earliest(feed: str, record: Record, zone: tzinfo) -> datetime | None:
-    """When the oldest usage in a record happened, as far as it tells."""
-    if feed in ("session", "blocks"):
-        start = record.details["first_activity" if feed == "session" else "start_time"]
-        return start if isinstance(start, datetime) else None
-    day = date.fromisoformat(f"{record.key[0]}-01"[:10])
-    return datetime.combine(day, datetime.min.time(), zone)
+def displayed(record: Record) -> dict[str, Any]:
+    """The names in a record, as people see them."""
+    return {name: record.details[name] for name in DISPLAY if name in record.details}
 
 
-def shrinks(old: Record, new: Record) -> bool:
-    """Fewer tokens, or the same while the cost of a model (of a block) falls to 0."""
-    if new.tokens.total != old.tokens.total:
-        return new.tokens.total < old.tokens.total
-    if old.cost > 0 and new.cost == 0:
-        return True
-    nothing = Share(Tokens(), 0.0)
-    return any(
-        share.cost > 0 and new.shares.get(name, nothing).cost == 0
-        for name, share in old.shares.items()
+# What the sessions tell
+
+
+def session_of(record: Record, version: str, ids: Ids, zone: tzinfo) -> Session:
+    """A session's record as evidence; `version` is the ccusage that reports it, if it is new."""
+    project, name = record.details["project_path"], record.details["session_id"]
+    if ids.key(project, name) == record.key[0]:  # these are the names themselves
+        project, name = (part and ids.key(part)[:8] for part in (project, name))
+    if project == ids.key("Unknown Project")[:8]:  # as ccusage 15 to 18 report a whole project
+        project = name
+    elif name == ids.key("subagents")[:8]:  # as they report a part of a session, of any project
+        project = ""
+    end = record.details["last_activity"] or FAR_OFF
+    if major(record.version or version) < 20 and end < FAR_OFF:
+        day = end.astimezone(zone).date() + timedelta(1)
+        end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
+    return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
+
+
+def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
+    """The time, and perhaps the project, that a row stands for."""
+    if feed == "session":
+        start, end = record.details["first_activity"], record.details["last_activity"]
+        return Span(record.agent, start or LONG_AGO, end or FAR_OFF)
+    if feed == "blocks":
+        return Span(record.agent, record.details["start_time"], record.details["end_time"])
+    first = date.fromisoformat(f"{record.key[0]}-01"[:10])
+    after = (first + timedelta(31)).replace(day=1) if feed == "monthly" else first + timedelta(1)
+    start, end = (datetime.combine(day, datetime.min.time(), zone) for day in (first, after))
+    return Span(record.agent, start, end, record.key[1][:8] if feed == "projects" else "")
+
+
+def evidence_of(
+    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
+) -> tuple[Evidence, dict[str, Records]]:
+    """The evidence of a run, and what is stored, with the moved sessions where they are now."""
+    agents = {agent for feed, agent in reported if feed == "session" and policy.evidence}
+    if ("projects", "claude") not in reported:
+        agents.discard("claude")
+    olds, news = (
+        {
+            key: session_of(record, policy.version_text, ids, policy.zone)
+            for key, record in records.items()
+            if record.agent in agents
+        }
+        for records in (stored["session"], merged(reported, "session"))
     )
+    moves = find_moves(olds, news) if policy.version >= (19, 0, 0) else []
+    olds = follow_moves(olds, moves)
+    sessions = {key: row for key, row in stored["session"].items() if row.agent not in agents}
+    sessions |= {key: session.record for key, session in olds.items()}
+    evidence = gather_evidence(olds, news, frozenset(agents), policy)
+    projects = ProjectDays(stored["projects"], merged(reported, "projects"), evidence)
+    projects.carry(moves)
+    evidence.adrift.add(projects.adrift)
+    return evidence, {**stored, "session": sessions, "projects": projects.after}
+
+
+def merged(reported: Reported, feed: str) -> Records:
+    """What a feed says of all agents."""
+    return {
+        key: r for (name, _), rows in reported.items() if name == feed for key, r in rows.items()
+    }
+
+
+Move = tuple[Session, Session]  # a session as it is stored, and as it is reported elsewhere
+
+
+def find_moves(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> list[Move]:
+    """Sessions that are here, but not at the path where they are stored."""
+    homes = {(new.record.agent, new.name): new for new in news.values()}
+    for new in news.values():  # version 1.0 stored sessions of other agents under other keys
+        keys = new.record.former if new.record.agent != "claude" else ()
+        homes |= {(new.record.agent, key): new for key in keys}
+    pairs = ((old, homes.get((key[0], old.name)) or homes.get(key)) for key, old in olds.items())
+    return [(old, new) for old, new in pairs if new and old.record.id not in news]
+
+
+def follow_moves(olds: Mapping[Key, Session], moves: Iterable[Move]) -> dict[Key, Session]:
+    """The stored sessions, each at the path where it is now: it is the same one."""
+    moved = dict(olds)
+    for old, new in moves:
+        details = {**old.record.details, **displayed(new.record)}
+        record = old.record._replace(key=new.record.key, details=details)
+        del moved[old.record.id]
+        if other := moved.get(record.id):  # both are stored: one was a copy of the other
+            record = add(record, other.record)._replace(version=other.record.version)
+        moved[record.id] = old._replace(record=record, project=new.project)
+    return moved
+
+
+class ProjectDays:
+    """The rows of projects as stored, `after` moved sessions took their days to other projects.
+
+    `adrift` are the sessions of which it is not known what a row holds, with the row's time.
+    """
+
+    def __init__(self, stored: Records, reported: Records, evidence: Evidence) -> None:
+        self.after = dict(stored)
+        self.reported = reported
+        self.evidence = evidence
+        self.adrift: list[Session] = []
+
+    def carry(self, moves: Iterable[Move]) -> None:
+        """Take the days along: first those of sessions that have one day, then of the others."""
+        waiting = self.days(moves)
+        for sure in (True, False):
+            for (source, goal), sessions in list(waiting.items()):
+                alone = [key for key in (source, goal) if sum(key in pair for pair in waiting) == 1]
+                part = self.sum_of(sessions, source) if sure else self.change(source, alone)
+                if part and part.tokens.total <= _total([self.after[source]]):
+                    self.take(part, source, goal)
+                    del waiting[source, goal]
+        for (source, _), sessions in waiting.items():
+            span = self.span(source)
+            last = span.end - timedelta(milliseconds=1)
+            self.adrift += [s._replace(start=span.start, end=last) for s in sessions]
+
+    def days(self, moves: Iterable[Move]) -> dict[tuple[Key, Key], list[Session]]:
+        """Of each row that moved sessions touch, and the row of their new project, the sessions."""
+        rows = {(*key[:2], key[2][:8]): key for key in (*self.after, *self.reported)}
+        days: dict[tuple[Key, Key], list[Session]] = defaultdict(list)
+        zone = self.evidence.policy.zone
+        for old, new in moves:
+            first, last = (t.astimezone(zone).date() for t in (old.start or old.end, old.end))
+            for day in (first + timedelta(n) for n in range((last - first).days + 1)):
+                source, goal = (
+                    rows.get((old.record.agent, day, s.project), ()) for s in (old, new)
+                )
+                if source != goal and source in self.after and goal in self.reported:
+                    days[source, goal].append(old)
+        return days
+
+    def span(self, key: Key) -> Span:
+        row = self.after.get(key) or self.reported[key]
+        return span_of("projects", row, self.evidence.policy.zone)
+
+    def sum_of(self, sessions: Sequence[Session], source: Key) -> Record | None:
+        """Of sessions that lie wholly in a row, what it holds."""
+        first, *others = (session.record for session in sessions)
+        inside = all(session.within(self.span(source)) for session in sessions)
+        return add(first, *others) if inside else None
+
+    def change(self, source: Key, keys: Iterable[Key]) -> Record | None:
+        """What a row lost otherwise than with lost sessions, or another one won but not by use."""
+        for key in keys:
+            span = self.span(key)
+            lost, used = (s.touching(span) for s in (self.evidence.lost, self.evidence.growths))
+            shared = self.evidence.unclear.touching(span) or self.evidence.adrift.touching(span)
+            if shared or not all(session.within(span) for session in (*lost, *used)):
+                continue
+            before = [*filter(None, [self.after.get(key)]), *(s.record for s in used)]
+            now = [*filter(None, [self.reported.get(key)]), *(s.record for s in lost)]
+            more, less = (before, now) if key == source else (now, before)
+            part = add(emptied(self.after[source]), *more, less=less)
+            if part.tokens.total == _total(more) - _total(less):
+                return priced_as(self.after[source], part)
+        return None
+
+    def take(self, part: Record, source: Key, goal: Key) -> None:
+        before = self.after.get(goal) or emptied(self.reported[goal])
+        rest = self.after.pop(source)
+        self.after[goal] = add(before, part)._replace(version=before.version)
+        if part.tokens != rest.tokens:
+            self.after[source] = add(rest, less=[part])._replace(version=rest.version)
+
+
+def priced_as(whole: Record, part: Record) -> Record:
+    """A part of a row at the row's price."""
+    shares = {
+        name: share._replace(cost=round(of.cost * share.tokens.total / of.tokens.total, 8))
+        for name, share in part.shares.items()
+        if (of := whole.shares.get(name)) and of.tokens.total
+    }
+    return part._replace(shares=shares, cost=round(math.fsum(s.cost for s in shares.values()), 8))
+
+
+def emptied(record: Record) -> Record:
+    return record._replace(tokens=Tokens(), cost=0.0, shares={}, models=frozenset())
+
+
+def gather_evidence(
+    olds: Mapping[Key, Session],
+    news: Mapping[Key, Session],
+    agents: frozenset[str],
+    policy: Policy,
+) -> Evidence:
+    """What the stored sessions (where they are now) and the reported ones tell."""
+    whole_projects = policy.version < (19, 0, 0)  # for which a session of ccusage 15 to 18 stands
+    adrift: list[Session] = []
+    following: set[Key] = set()
+    waiting: set[Key] = set()
+    for group in () if whole_projects else conversations(olds, news, policy.on_disk):
+        before, after = ([s[key] for key in group if key in s] for s in (olds, news))
+        if _total(s.record for s in after) < _total(s.record for s in before):
+            waiting |= group
+        else:
+            together = group | copied_by(group, olds, news, _total(a.record for a in after))
+            following |= together
+            adrift += [
+                old for key in together if (old := olds.get(key)) and holds_less(old, news.get(key))
+            ]
+    lost: list[Session] = []
+    uncounted: list[Session] = []
+    for key, old in olds.items():
+        if key in following or key in waiting:
+            continue
+        if whole_projects:
+            lost += [old] if holds_less(old, news.get(key)) else []
+        elif key not in news:
+            (uncounted if old.name in policy.on_disk else lost).append(old)
+    apart = {key: new for key, new in news.items() if key not in following and key not in waiting}
+    grown = (growth(olds.get(key), new, policy) for key, new in apart.items() if policy.steady)
+    return Evidence(
+        policy,
+        agents,
+        lost=SessionIndex(lost),
+        uncounted=SessionIndex(uncounted),
+        adrift=SessionIndex(adrift),
+        unclear=SessionIndex(olds[key] for key in waiting if key in olds),
+        growths=SessionIndex(filter(None, grown)),
+        following=frozenset(following),
+        waiting=frozenset(waiting),
+    )
+
+
+def copied_by(
+    group: set[Key], olds: Mapping[Key, Session], news: Mapping[Key, Session], room: int
+) -> set[Key]:
+    """The lost sessions whose messages a fork in a conversation seems to hold, as it has room."""
+    forks = [news[key] for key in group if key in news and begins_earlier(news[key], olds.get(key))]
+    room -= _total(olds[key].record for key in group if key in olds)
+    copied: set[Key] = set()
+    for key, old in olds.items() if forks and room else ():
+        inside = any(fork.covers(old) and fork.project == old.project for fork in forks)
+        if inside and key not in group and key not in news and old.record.tokens.total <= room:
+            room -= old.record.tokens.total
+            copied.add(key)
+    return copied
+
+
+def growth(old: Session | None, new: Session, policy: Policy) -> Session | None:
+    """What a session used since it was stored, and when: from its former end to the present one."""
+    if old is None:
+        return new
+    more = add(new.record, less=[old.record])
+    used = old.record.version == policy.version_text and new.end >= old.end and any(more.tokens)
+    return new._replace(record=more, start=old.end) if used else None
+
+
+def conversations(
+    olds: Mapping[Key, Session], news: Mapping[Key, Session], on_disk: Container[str]
+) -> list[set[Key]]:
+    """Sessions of Claude that share messages, as resumed and forked ones do.
+
+    Of copies, ccusage counts the first. So sessions share messages when they begin or end at the
+    same instant, or when one that now begins earlier reaches over the start of one that now holds
+    less.
+    """
+    groups: dict[Key, set[Key]] = {}
+
+    def join(one: Key, other: Key) -> None:
+        both = groups.get(one, {one}) | groups.get(other, {other})
+        groups.update(dict.fromkeys(both, both))
+
+    instants: dict[datetime, Key] = {}
+    for session in (*olds.values(), *news.values()):
+        exact = session.start is not None and session.record.agent == "claude"
+        for instant in filter(None, (session.start, session.end) if exact else ()):
+            join(instants.setdefault(instant, session.record.id), session.record.id)
+    takers = [new for key, new in news.items() if begins_earlier(new, olds.get(key))]
+    for key, old in olds.items():
+        here = key in news or old.name in on_disk
+        for taker in takers if here and holds_less(old, news.get(key)) else ():
+            if taker.covers(old) and taker.record.id != key:
+                join(key, taker.record.id)
+    return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]
+
+
+def begins_earlier(new: Session, old: Session | None) -> bool:
+    """Whether a reported session begins earlier than the same one did when it was stored."""
+    return old is None or bool(new.start and old.start and new.start < old.start)
+
+
+def holds_less(old: Session, new: Session | None) -> bool:
+    """Whether some of the messages of a stored session now count elsewhere, or nowhere."""
+    if new is None or new.record.tokens.total < old.record.tokens.total:
+        return True
+    return bool(new.start and old.start and new.start > old.start)
+
+
+# What a row becomes
 
 
 def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
@@ -1426,7 +2051,7 @@ def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
     for sign, part in parts:
         for name, share in part.shares.items():
             shares[name].append((sign, share))
-    summed = {name: _sum_shares(found) for name, found in shares.items()}
+    summed = {name: _sum_shares(several) for name, several in shares.items()}
     whole = _sum_shares([(sign, Share(part.tokens, part.cost)) for sign, part in parts])
     taken = {name for sign, part in parts if sign < 0 for name in part.shares}
     gone = {name for name in taken if not any(summed[name].tokens) and not summed[name].cost}
@@ -1450,62 +2075,208 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     return Share(Tokens._make([*counters, total]), cost)
 
 
-def decide(feed: str, stored: Records, reported: Records, policy: Policy) -> Decision:
-    """What a valid feed makes of what is stored. Rows that it does not mention stay."""
-    if feed == "blocks":
-        return decide_blocks(stored, reported, policy)
-    decision = Decision(stored)
-    for new in reported.values():
-        decision.judge(feed, stored.get(new.id), new, policy)
-    if feed == "session" and not policy.upgraded and policy.version >= (19, 0, 0):
-        reduce_projects(decision, stored, reported)
+def _total(records: Iterable[Record]) -> int:
+    return sum(record.tokens.total for record in records)
+
+
+def _costs(records: Iterable[Record]) -> Iterator[float]:
+    return (record.cost for record in records)
+
+
+def _tokens_of(record: Record) -> int:
+    return record.tokens.total
+
+
+RowPart = tuple[Record, "Record | None"]  # a part of a row as decided, and as reported
+
+
+def with_parts(new: Record, parts: Iterable[RowPart], most: int = UINT64_MAX) -> Record:
+    """What is reported of a row, and what its parts hold beyond what is reported of them.
+
+    So what is lost is kept, and what is used afterwards comes on top. `most` is all that the row
+    may hold, unless more is reported.
+    """
+    parts = list(parts)
+    if not parts:
+        return new
+    total = add(new, *(part for part, _ in parts), less=[told for _, told in parts if told])
+    return total if total.tokens.total <= max(most, new.tokens.total) else new
+
+
+def restore(old: Record | None, new: Record, span: Span, evidence: Evidence) -> Record:
+    """What is reported of a row, and the lost sessions that were in it.
+
+    Where only a part of a lost session was in the row, that part is not known. Then the row is at
+    least what is stored, with what sessions have used in it since.
+    """
+    lost = evidence.lost.touching(span)
+    if not lost or evidence.unclear.touching(span):
+        return new
+    total = with_parts(new, [(session.record, None) for session in lost if session.within(span)])
+    if old and not all(session.within(span) for session in lost):
+        fresh = [more.record for more in evidence.growths.touching(span) if more.within(span)]
+        total = max(total, add(old, *fresh)._replace(details=new.details), key=_tokens_of)
+    return total
+
+
+def keep_prices(old: Record | None, new: Record) -> Record:
+    """A model's share whose tokens are unchanged keeps its cost, and a price that is gone stays.
+
+    Where the costs of models do not add up to that of the row (blocks have none), the row as a
+    whole keeps its cost in the same way.
+    """
+    if old is None:
+        return new
+    if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
+        shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
+        changes = [shares[n].cost - share.cost for n, share in new.shares.items()]
+        return new._replace(shares=shares, cost=round(math.fsum([new.cost, *changes]), 8))
+    whole = _former_price(Share(old.tokens, old.cost), Share(new.tokens, new.cost))
+    same = old.tokens == new.tokens and whole.cost == old.cost
+    return new._replace(cost=whole.cost, shares=old.shares if same else new.shares)
+
+
+def _former_price(old: Share | None, new: Share) -> Share:
+    if old is None or not old.cost or old.cost == new.cost:
+        return new
+    if old.tokens == new.tokens:
+        return old
+    return new if new.cost else new._replace(cost=old.cost)
+
+
+def accept_or_keep(
+    decision: Decision,
+    old: Record | None,
+    told: tuple[Record, Record],
+    evidence: Evidence,
+    cause: str = "",
+) -> None:
+    """Take what a row becomes, or keep what is stored.
+
+    `told` is the row as it is reported, and with what is lost of it. No row gets smaller without a
+    `cause`.
+    """
+    policy, (new, whole) = evidence.policy, told
+    if policy.allow_shrink:
+        whole, cause = new, ALLOWED
+    record = whole if policy.reprice else keep_prices(old, whole)
+    if old and record.tokens.total < old.tokens.total and not cause:
+        decision.keep(old, new, GONE)
+        return
+    if old and record.tokens == old.tokens and whole is not new:  # with all that is known of it
+        record = old._replace(details={**old.details, **displayed(new)})
+    if record.tokens.total > new.tokens.total:
+        decision.kept[new.id] = GONE
+    elif abs(record.cost - new.cost) > 1e-6:
+        decision.prices[new.id] = new.cost - record.cost
+    decision.put(old, record, cause)
+
+
+# Table by table
+
+
+def decide_all(
+    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
+) -> dict[str, Decision]:
+    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
+    evidence, stored = evidence_of(stored, reported, ids, policy)
+    feeds = {feed: merged(reported, feed) for feed in TABLES}
+    feeds["session"] = at_stored_paths(stored["session"], feeds["session"], ids, evidence)
+    sessions = decide_sessions(stored["session"], feeds["session"], evidence)
+    prices = FormerPrices(sessions.after, feeds["session"], ids, policy)
+    projects = decide_projects(stored["projects"], feeds["projects"], prices, evidence)
+    parts = project_parts(projects, feeds["projects"], evidence)
+    days = decide_days(stored["daily"], feeds["daily"], parts, prices, evidence)
+    settle_projects(projects, days, stored["projects"], feeds["projects"], evidence)
+    agents = evidence.agents & {agent for feed, agent in reported if feed == "daily"}
+    months = decide_months(stored, feeds, days, agents, evidence)
+    blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
+    decisions = (days, months, sessions, blocks, projects)
+    for decision in decisions:
+        hide_names(decision.after, ids)
+    return dict(zip(TABLES, decisions, strict=True))
+
+
+def at_stored_paths(stored: Records, reported: Records, ids: Ids, evidence: Evidence) -> Records:
+    """The reported sessions; without evidence, those that seem to have moved where they are stored.
+
+    So the next run with evidence still sees that they moved.
+    """
+    homes = {
+        (old.agent, session_of(old, "", ids, UTC).name): old
+        for old in stored.values()
+        if old.agent not in evidence.agents and old.id not in reported
+    }
+    placed = {}
+    for key, new in reported.items():
+        moves = homes and key not in stored
+        old = homes.get((new.agent, session_of(new, "", ids, UTC).name)) if moves else None
+        record = (
+            new._replace(key=old.key, details={**new.details, **displayed(old)}) if old else new
+        )
+        placed[record.id] = record
+    return placed
+
+
+def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> Decision:
+    """Sessions: what is reported, and those that are gone as they were.
+
+    Where the last activity of a session has not moved, it grew by copies of lost messages.
+    """
+    decision, policy = Decision(stored), evidence.policy
+    for key, new in reported.items():
+        old = stored.get(key)
+        span = span_of("session", old or new, policy.zone)
+        if key in evidence.waiting:
+            if old:
+                decision.keep(old, new, ELSEWHERE)
+            continue
+        follows = key in evidence.following
+        if old and not follows and not_used_since(old, new) and evidence.lost.touching(span):
+            decision.keep(old, new, ELSEWHERE)
+            continue
+        cause = MOVED if follows else evidence.corrects(old, span)
+        accept_or_keep(decision, old, (new, new), evidence, cause)
+    for key, old in stored.items():
+        if key in reported:
+            continue
+        if key in evidence.following:
+            decision.drop(old, MOVED)
+        elif evidence.removes(old, span_of("session", old, policy.zone)):
+            decision.drop(old)
+    if not policy.upgraded and policy.version >= (19, 0, 0):
+        split_lumped_sessions(decision, stored, reported)
     return decision
 
 
-def why_hold(feed: str, old: Record, new: Record, policy: Policy) -> str | None:
-    """Why the stored record must stay; None when the new one may replace it."""
-    if policy.allow_shrink:
-        return None
-    if shrinks(old, new):
-        return None if policy.corrects(feed, old) else GONE
-    grows = new.tokens.total > old.tokens.total
-    if feed == "session" and old.agent == "claude" and grows and not _moved(old, new, policy):
-        return RECREDITED
-    return None
-
-
-def _moved(old: Record, new: Record, policy: Policy) -> bool:
-    """Whether a session may have grown by use: something in it is newer than what is stored."""
+def not_used_since(old: Record, new: Record) -> bool:
+    """Whether a session of Claude has more tokens, but no later activity than before."""
     before, after = old.details["last_activity"], new.details["last_activity"]
-    if old.version != policy.version_text or after > before:
-        return True
-    if after < before or policy.version >= (20, 0, 0) or policy.seen_until is None:
-        return False
-    # Up to 19 it is a day, which may have gone on after the last import.
-    return bool(policy.seen_until < before + timedelta(days=1))
+    more = new.tokens.total > old.tokens.total and major(old.version) >= 20
+    return bool(more and old.agent == "claude" and before and after and after <= before)
 
 
-def reduce_projects(decision: Decision, stored: Records, reported: Records) -> None:
+def split_lumped_sessions(decision: Decision, stored: Records, reported: Records) -> None:
     """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
 
     Models' shares of a newer version were already reduced, by a run that was then killed.
     """
-    left: Records = {}
+    lumps: Records = {}
     for session in reported.values():
-        alone, former = session, session.former
+        alone, former = session, session.former if session.agent == "claude" else ()
         if (before := stored.get(session.id)) and major(before.version) < 19:
             alone, former = add(session, less=[before]), former[:1]  # never in the project's row
         for key in ((session.agent, name) for name in former):
-            old = left.get(key) or stored.get(key)
+            old = lumps.get(key) or stored.get(key)
             if old is None or major(old.version) >= 19:
                 continue
             done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
             rest = add(old, less=[alone])
             shares = {**rest.shares, **done}
             models = old.models - (old.shares.keys() - shares.keys())
-            left[key] = rest._replace(shares=shares, models=models, version=old.version)
+            lumps[key] = rest._replace(shares=shares, models=models, version=old.version)
             alone = add(alone, less=[old])
-    for key, record in left.items():
+    for key, record in lumps.items():
         if any(record.tokens):
             decision.after[key] = record._replace(version="")
         else:
@@ -1516,91 +2287,271 @@ def major(version: str) -> int:
     return int(version.partition(".")[0] or 0)
 
 
-def by_month(days: Iterable[Record]) -> dict[Key, list[Record]]:
-    months: dict[Key, list[Record]] = defaultdict(list)
-    for day in days:
-        months[day.agent, str(day.key[0])[:7]].append(day)
-    return months
+class FormerPrices:
+    """The sessions that keep their former cost, which the rows that they lie in keep, too."""
+
+    def __init__(self, decided: Records, reported: Records, ids: Ids, policy: Policy) -> None:
+        self.reported = reported
+        self.sessions = SessionIndex(
+            session_of(record, policy.version_text, ids, policy.zone)
+            for key, record in decided.items()
+            if key in reported
+            and record.tokens == reported[key].tokens
+            and record.cost != reported[key].cost
+        )
+
+    def parts(self, span: Span) -> list[RowPart]:
+        """Those that lie wholly in a row, as decided and as reported."""
+        inside = (s.record for s in self.sessions.touching(span) if s.within(span))
+        return [(record, self.reported[record.id]) for record in inside]
 
 
-def whole_months(
-    months: Records,
-    days: Decision,
-    stored_days: Records,
-    reported_days: Records,
-    stored_months: Records,
-) -> Records:
-    """Each reported month plus, for its days held or no longer mentioned, stored less reported.
+def decide_projects(
+    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
+) -> Decision:
+    """Days of projects: what is reported, and the lost sessions of the project.
 
-    Where a purge came between the two reports, the month may still hold days that the other no
-    longer mentions. Then it is what it says, or what its days make, whichever is more.
-    """
-    before, after = by_month(stored_days.values()), by_month(days.after.values())
-    whole = dict(months)
-    for key, month in months.items():
-        old = [day for day in before[key] if day.id not in reported_days or day.id in days.held]
-        if not old:
-            continue
-        said = [reported_days[day.id] for day in old if day.id in reported_days]
-        whole[key] = add(month, *old, less=said)
-        stored = [stored_months[key]] if key in stored_months else before[key]
-        beside = max(_total(stored) - _total(before[key]), 0)
-        if whole[key].tokens.total > _total(after[key]) + beside:
-            sums = add(month._replace(tokens=Tokens(), cost=0.0, shares={}), *after[key])
-            whole[key] = max(month, sums, key=lambda record: record.tokens.total)
-    return whole
-
-
-def decide_blocks(stored: Records, reported: Records, policy: Policy) -> Decision:
-    """Keep, of blocks cut in two ways, the cut that holds more, so that nothing counts twice.
-
-    When a purge takes the first messages of a chain, ccusage starts it anew on other hours.
+    A project from which sessions moved away, or whose messages now count in another one, becomes
+    just that, even if it is less than what is stored.
     """
     decision = Decision(stored)
-    new = [block for block in reported.values() if not block.details["is_gap"]]
-    if not new:
-        return decision
-    old = [block for block in stored.values() if not block.details["is_gap"]]
-    first = min(block.details["start_time"] for block in new)
-    early = [block for block in old if block.details["start_time"] < first]
-    late = [block for block in old if block.details["start_time"] >= first]
-    fresh = [block for block in new if not any(_overlap(block, other) for other in early)]
-    for stretch in _stretches([*late, *fresh]):
-        before = [block for block in stretch if stored.get(block.id) is block]
-        after = [block for block in stretch if stored.get(block.id) is not block]
-        _decide_stretch(decision, before, after, policy)
-    _decide_gaps(decision, stored, reported, new)
+    for key in {**stored, **reported}:
+        old, new = stored.get(key), reported.get(key)
+        span = span_of("projects", new or stored[key], evidence.policy.zone)
+        adrift = evidence.adrift.touching(span)
+        if new:
+            whole = restore(None if adrift else old, new, span, evidence)
+            whole = with_parts(whole, prices.parts(span))
+            cause = MOVED if adrift else evidence.corrects(old, span)
+            accept_or_keep(decision, old, (new, whole), evidence, cause)
+        elif old and adrift:
+            rest = restore(None, emptied(old), span, evidence)
+            decision.put(old, rest) if any(rest.tokens) else decision.drop(old, MOVED)
+        elif old and evidence.removes(old, span):
+            decision.drop(old)
     return decision
 
 
-def _decide_stretch(
-    decision: Decision, before: list[Record], after: list[Record], policy: Policy
+def settle_projects(
+    projects: Decision, days: Decision, stored: Records, reported: Records, evidence: Evidence
 ) -> None:
-    if [block.id for block in before] == [block.id for block in after]:
-        for old, new in zip(before, after, strict=True):
-            decision.judge("blocks", old, new, policy)
-        return
-    if not after:
-        return
-    grown = _total(after) > _total(before)
-    if grown or policy.allow_shrink or all(policy.corrects("blocks", b) for b in before):
-        for block in before:
-            del decision.after[block.id]
-        decision.after.update((block.id, block) for block in after)
-        if not grown:
-            decision.lowered += zip(before, after, strict=False)
-    else:
-        decision.held.update((block.id, RECUT) for block in before)
+    """Make projects agree with their days where the evidence leaves them open.
+
+    Of a row that lost both moved and lost sessions, it is not known what is left: then it is what
+    the day has beside its other projects. Where the projects of a day together hold more than the
+    day, sessions moved that no run had seen before: then their rows stay as they are stored.
+    """
+    keys: dict[Key, list[Key]] = defaultdict(list)
+    for key in {**stored, **reported}:
+        keys[key[:2]].append(key)
+    for day, mine in keys.items():
+        old, told, after = (
+            {key: rows[key] for key in mine if key in rows}
+            for rows in (stored, reported, projects.after)
+        )
+        whole = days.after.get(day)
+        most = max(_total(rows.values()) for rows in (old, told, {day: whole} if whole else {}))
+        unknown = [row for row in old.values() if is_adrift(row, evidence)]
+        if whole and len(unknown) == 1:
+            fill_up(projects, unknown[0], whole, after)
+        elif _total(after.values()) > most:
+            for key in mine:
+                projects.leave(key, old.get(key))
 
 
-def _decide_gaps(decision: Decision, stored: Records, reported: Records, new: list[Record]) -> None:
+def is_adrift(row: Record, evidence: Evidence) -> bool:
+    """Whether sessions went away from a project's row that hold an unknown part of it."""
+    return bool(evidence.adrift.touching(span_of("projects", row, evidence.policy.zone)))
+
+
+def fill_up(projects: Decision, row: Record, day: Record, rows: Mapping[Key, Record]) -> None:
+    """Give a row what its day holds beside the others, but not more than it held."""
+    rest = add(emptied(row), day, less=[other for key, other in rows.items() if key != row.id])
+    least = _tokens_of(rows[row.id]) if row.id in rows else 0
+    if least < rest.tokens.total <= row.tokens.total:
+        projects.leave(row.id, rest._replace(version=row.version))
+
+
+def project_parts(
+    projects: Decision, reported: Records, evidence: Evidence
+) -> dict[Key, list[tuple[Record, Record | None]]]:
+    """By day of Claude, the rows of its projects as decided and as reported."""
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    for key, record in projects.after.items():
+        if record.agent in evidence.agents:
+            parts[key[:2]].append((record, reported.get(key)))
+    return parts
+
+
+def decide_days(
+    stored: Records,
+    reported: Records,
+    projects: Mapping[Key, Sequence[RowPart]],
+    prices: FormerPrices,
+    evidence: Evidence,
+) -> Decision:
+    """Days: what is reported, and what is lost of the day's projects (or of its sessions)."""
+    decision, zone = Decision(stored), evidence.policy.zone
+    for key, new in reported.items():
+        old, span = stored.get(key), span_of("daily", new, zone)
+        whole = new
+        if new.agent == "claude" and not evidence.unclear.touching(span):
+            whole = with_projects(new, projects.get(key, ()), span, evidence)
+        if new.agent != "claude" or evidence.adrift.touching(span):
+            alone = with_parts(restore(old, new, span, evidence), prices.parts(span))
+            whole = max(whole, alone, key=_tokens_of)
+        accept_or_keep(decision, old, (new, whole), evidence, evidence.corrects(old, span))
+    for key, old in stored.items():
+        if key not in reported and evidence.removes(old, span_of("daily", old, zone)):
+            decision.drop(old)
+    return decision
+
+
+def with_projects(
+    new: Record, projects: Sequence[RowPart], span: Span, evidence: Evidence
+) -> Record:
+    """A day as reported, and what its projects hold beyond that by lost sessions and prices."""
+    lost = _total(session.record for session in evidence.lost.touching(span))
+    most = min(_total(row for row, _ in projects), new.tokens.total + lost)
+    return with_parts(new, [part for part in projects if lost_or_dearer(part, evidence)], most)
+
+
+def lost_or_dearer(part: RowPart, evidence: Evidence) -> bool:
+    """Whether a project's row holds more than is reported since sessions are lost, or cost more."""
+    row, told = part
+    if told and told.tokens == row.tokens:
+        return told.cost != row.cost
+    span = span_of("projects", row, evidence.policy.zone)
+    return bool(evidence.lost.touching(span)) and not is_adrift(row, evidence)
+
+
+def decide_months(
+    stored: Mapping[str, Records],
+    reported: Mapping[str, Records],
+    days: Decision,
+    agents: Container[str],
+    evidence: Evidence,
+) -> Decision:
+    """Months: what is reported, and what their days hold beyond what is reported of these.
+
+    A month may get smaller by what its days do. `agents` are those whose days are known.
+    """
+    decision = Decision(stored["monthly"])
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    fallen: Counter[Key] = Counter()
+    for key in {**stored["daily"], **days.after}:
+        month, day = (key[0], f"{key[1]:%Y-%m}"), days.after.get(key)
+        if day:
+            parts[month].append((day, reported["daily"].get(key)))
+        if key in days.lowered:
+            fallen[month] += _tokens_of(stored["daily"][key]) - (_tokens_of(day) if day else 0)
+    for key, new in reported["monthly"].items():
+        old, own = stored["monthly"].get(key), parts[key] if new.agent in agents else []
+        beyond = [part for part in own if not part[1] or differ(part[0], part[1])]
+        whole = with_parts(new, beyond, most=_total(day for day, _ in own))
+        falls = old and old.tokens.total - whole.tokens.total <= fallen[key]
+        accept_or_keep(decision, old, (new, whole), evidence, CORRECTED if falls else "")
+    for key, old in stored["monthly"].items():
+        if key not in reported["monthly"] and fallen[key] and not parts[key]:
+            decision.drop(old)
+    return decision
+
+
+def differ(one: Record, other: Record) -> bool:
+    """Whether two records of one row differ in what was used or what it cost."""
+    return (one.tokens, one.cost) != (other.tokens, other.cost)
+
+
+def decide_blocks(
+    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
+) -> Decision:
+    """Blocks: what is reported, and the lost sessions within each; of two cuts, the larger one.
+
+    When a purge takes the first messages of a chain of blocks, ccusage cuts the rest anew.
+    """
+    decision, zone = Decision(stored), evidence.policy.zone
+    before, now = (
+        [block for block in blocks.values() if not block.details["is_gap"]]
+        for blocks in (stored, reported)
+    )
+    cut: dict[Key, tuple[Record, Record]] = {}
+    for new in now:
+        told, old = new, stored.get(new.id)
+        if old is None and (old := continued(new, now, before, evidence)):
+            told = new._replace(key=old.key, details=prolonged(old, new))
+        span = span_of("blocks", told, zone)
+        whole = with_parts(restore(old, told, span, evidence), prices.parts(span))
+        cut[told.id] = told, whole._replace(shares={})
+    for stretch in _stretches([*before, *(whole for _, whole in cut.values())]):
+        olds = [block for block in stretch if stored.get(block.id) is block]
+        news = [cut[block.id] for block in stretch if stored.get(block.id) is not block]
+        _decide_stretch(decision, olds, news, evidence)
+    _decide_gaps(decision, stored, reported, now)
+    return decision
+
+
+def continued(
+    new: Record, now: Sequence[Record], before: Sequence[Record], evidence: Evidence
+) -> Record | None:
+    """The stored block, no longer reported, in which a reported one goes on alone."""
+    start, end = new.details["start_time"], new.details["actual_end_time"]
+    for old in before:
+        span = span_of("blocks", old, evidence.policy.zone)
+        if not (end and span.start <= start and end < span.end and evidence.lost.touching(span)):
+            continue
+        beside = [block for block in now if _overlap(block, old)]
+        if len(beside) == 1 and old.key != new.key:
+            return old
+    return None
+
+
+def prolonged(old: Record, new: Record) -> dict[str, Any]:
+    """The details of a stored block in which a reported one goes on."""
+    hours = {name: old.details[name] for name in ("start_time", "end_time")}
+    return {**new.details, **hours, "entries": max(old.details["entries"], new.details["entries"])}
+
+
+def _decide_stretch(
+    decision: Decision,
+    olds: Sequence[Record],
+    news: Sequence[tuple[Record, Record]],
+    evidence: Evidence,
+) -> None:
+    """Of blocks that overlap, take the reported ones (as told, and as they become) or keep all."""
+    if not news:
+        return
+    zone = evidence.policy.zone
+    causes = [evidence.corrects(old, span_of("blocks", old, zone)) for old in olds]
+    if [old.id for old in olds] == [told.id for told, _ in news]:
+        for old, told, cause in zip(olds, news, causes, strict=True):
+            accept_or_keep(decision, old, told, evidence, cause)
+        return
+    grows = _total(whole for _, whole in news) > _total(olds)
+    if not (grows or evidence.policy.allow_shrink or all(causes)):
+        decision.kept.update((old.id, GONE) for old in olds)
+        return
+    for old in olds:
+        del decision.after[old.id]
+        if not grows:
+            cause = ALLOWED if evidence.policy.allow_shrink else CORRECTED
+            decision.lowered[old.id] = Lowered(old, None, cause)
+    for told in news:
+        accept_or_keep(decision, None, told, evidence)
+
+
+def _decide_gaps(
+    decision: Decision, stored: Records, reported: Records, told: Sequence[Record]
+) -> None:
+    """The gaps of the latest feed replace the stored ones within its range."""
+    if not told:
+        return
     kept = [
         block
         for block in decision.after.values()
         if not (block.details["is_gap"] or block.id in reported)
     ]
-    first = min(block.details["start_time"] for block in new)
-    last = max(block.details["end_time"] for block in new)
+    first = min(block.details["start_time"] for block in told)
+    last = max(block.details["end_time"] for block in told)
     for gap in stored.values():
         if gap.details["is_gap"] and first <= gap.details["start_time"] <= last:
             del decision.after[gap.id]
@@ -1616,14 +2567,10 @@ def _overlap(one: Record, other: Record) -> bool:
     )
 
 
-def _total(records: Iterable[Record]) -> int:
-    return sum(record.tokens.total for record in records)
-
-
 def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
     """Blocks in groups that overlap, in the order of time."""
     stretches: list[list[Record]] = []
-    end = datetime.min.replace(tzinfo=UTC)
+    end = LONG_AGO
     for block in sorted(blocks, key=lambda block: block.details["start_time"]):
         if block.details["start_time"] >= end:
             stretches.append([])
@@ -1635,33 +2582,10 @@ def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
 def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
     for record in list(records.values()) if ids.hidden else ():
-        names = {name: record.details[name] for name in DISPLAY if name in record.details}
+        names = displayed(record)
         if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
             shown = {name: value and ids.shown(value) for name, value in names.items()}
             records[record.id] = record._replace(details={**record.details, **shown})
-
-
-def decide_all(
-    stored: Mapping[str, Records],
-    reported: Mapping[tuple[str, str], Records],
-    ids: Ids,
-    policy: Policy,
-) -> dict[str, Decision]:
-    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
-    said: dict[str, Records] = {feed: {} for feed in TABLES}
-    for (feed, _), records in reported.items():
-        said[feed].update(records)
-    decisions: dict[str, Decision] = {}
-    for feed in TABLES:
-        if feed == "monthly":  # after the days
-            agents = {agent for name, agent in reported if name == "daily"}
-            days = {key: day for key, day in stored["daily"].items() if day.agent in agents}
-            said[feed] = whole_months(
-                said[feed], decisions["daily"], days, said["daily"], stored[feed]
-            )
-        decisions[feed] = decide(feed, stored[feed], said[feed], policy)
-        hide_names(decisions[feed].after, ids)
-    return decisions
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -1678,12 +2602,17 @@ VOLATILE_COLUMNS = {"burn_rate", "projection"}  # differ at every call
 
 
 class Table(NamedTuple):
-    """A table: its key (besides machine_name and agent) and its other columns."""
+    """A table: its key (besides machine_name and agent), its other columns, and which rows to read.
+
+    `recent` is the SQL condition of the rows that reach into the time from the day `first`, its
+    month and its instant `since` on, or of which the time is not known.
+    """
 
     name: str
     record_type: str
     key: tuple[str, ...]
     columns: tuple[str, ...]
+    recent: str
 
     @property
     def details(self) -> tuple[str, ...]:
@@ -1694,36 +2623,42 @@ class Table(NamedTuple):
         return key[0], self.record_type, record_key(key[1:])
 
 
-def _table(name: str, record_type: str, key: str, details: str = "", cost: str = "") -> Table:
-    measures = (*COUNTER_COLUMNS, cost or "total_cost", "models_count")
-    return Table(name, record_type, tuple(key.split()), (*details.split(), *measures))
+def _table(name: str, record_type: str, key: str, recent: str, *details: str) -> Table:
+    cost = "cost_usd" if name == "blocks" else "total_cost"
+    columns = (*details, *COUNTER_COLUMNS, cost, "models_count")
+    return Table(f"ccusage_usage_{name}", record_type, tuple(key.split()), columns, recent)
 
 
 # By the feed that fills it.
 TABLES = {
-    "daily": _table("ccusage_usage_daily", "daily", "date"),
-    "monthly": _table("ccusage_usage_monthly", "monthly", "month"),
+    "daily": _table("daily", "daily", "date", "date >= {first:Date32}"),
+    "monthly": _table("monthly", "monthly", "month", "month >= {month:String}"),
     "session": _table(
-        "ccusage_usage_sessions",
-        "session",
-        "session_key",
-        "project_path session_id first_activity last_activity",
+        *("sessions", "session", "session_key"),
+        "last_activity IS NULL OR last_activity >= {since:DateTime64(3, 'UTC')}",
+        *("project_path", "session_id", "first_activity", "last_activity"),
     ),
     "blocks": _table(
-        "ccusage_usage_blocks",
-        "block",
-        "block_id",
-        "start_time end_time actual_end_time is_active is_gap entries usage_limit_reset_time "
-        "burn_rate projection",
-        cost="cost_usd",
+        *("blocks", "block", "block_id", "end_time >= {since:DateTime64(3, 'UTC')}"),
+        *("start_time", "end_time", "actual_end_time", "is_active", "is_gap", "entries"),
+        *("usage_limit_reset_time", "burn_rate", "projection"),
     ),
     "projects": _table(
-        "ccusage_usage_projects_daily", "project_daily", "date project_key", "project_id"
+        *("projects_daily", "project_daily", "date project_key", "date >= {first:Date32}"),
+        "project_id",
     ),
 }
 _CHILD_KEY = ("record_type", "record_key", "model_name")
-BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"))
-MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, ())
+_RECENT_PARENT = " OR ".join(
+    f"record_type = '{table.record_type}' AND record_key IN (SELECT {table.key[0]} "  # noqa: S608
+    f"FROM {table.name} WHERE machine_name = {{machine:String}} AND ({table.recent}))"
+    for table in (TABLES["session"], TABLES["blocks"])
+)
+_RECENT = (
+    "record_type NOT IN ('session', 'block') AND record_key >= {month:String} OR " + _RECENT_PARENT
+)
+BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"), _RECENT)
+MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, (), _RECENT)
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
@@ -1742,7 +2677,6 @@ class StoredRow(NamedTuple):
 
     row: Row
     created_at: datetime
-    updated_at: datetime
     live: bool
     clean: bool
 
@@ -1838,17 +2772,62 @@ CHDB_OPTIONS = {
     "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
     "compile_aggregate_expressions": 0,
 }
-# ClickHouse's codes, as it names them.
-UNKNOWN_TABLE, SYNTAX_ERROR, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 62, 81, 164, 497
+# Codes of ClickHouse.
+UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
+LATER = "nothing is lost: the next import tries again"
+# What to do about ClickHouse's own errors, by code.
 CLICKHOUSE_REMEDIES = {
-    UNKNOWN_TABLE: "run an import once: it creates the tables",
-    UNKNOWN_DATABASE: "create the database, or set CH_DATABASE",
-    READONLY: "the user may only read: give CH_USER the right to write",
-    193: "check CH_USER and CH_PASSWORD",
-    194: "set CH_PASSWORD",
-    243: "free some disk space",
-    NOT_GRANTED: "grant CH_USER the rights that the message names",
-    516: "check CH_USER and CH_PASSWORD",
+    code: remedy
+    for codes, remedy in (
+        ((16, 47), "run an import once: it adds the columns that are missing"),
+        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
+        ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
+        ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
+        ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
+        ((READONLY,), "the user may only read: give CH_USER the right to write"),
+        ((192, 193, 516), "check CH_USER and CH_PASSWORD"),
+        ((194,), "set CH_PASSWORD"),
+        ((195,), "let the server accept CH_USER from this machine's address"),
+        ((201,), f"raise the quota of CH_USER, or wait until it begins anew; {LATER}"),
+        ((202, 439, 745), f"the server is busy: import at another minute; {LATER}"),
+        (
+            (225, 279, 999),
+            f"look at ClickHouse Keeper, which the server cannot reach or is waiting for; {LATER}",
+        ),
+        ((241, 173), f"the server is short of memory: free some, or raise its limit; {LATER}"),
+        (
+            (242,),
+            "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA "
+            "where its data there are lost",
+        ),
+        (
+            (243,),
+            "free some disk space",
+        ),
+        (
+            (252,),
+            "the table has more parts than merges keep up with: look at system.merges and the "
+            f"disk, or raise parts_to_throw_insert; {LATER}",
+        ),
+        (
+            (285, 286, 289),
+            "too few replicas answer for insert_quorum: start those that are down, see "
+            f"system.replicas; {LATER}",
+        ),
+        (
+            (319,),
+            "the server does not know whether the rows were inserted: import again, which "
+            "inserts none twice",
+        ),
+        (
+            (341,),
+            "the rows are written, former versions of them are not deleted yet: look at "
+            "system.mutations; the next import finishes it",
+        ),
+        ((452,), "let CH_USER's settings profile allow the setting that the message names"),
+        ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
+    )
+    for code in codes
 }
 # By what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
@@ -1872,14 +2851,18 @@ def store_errors(settings: Settings) -> Iterator[None]:
         cause: object = error
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
-        text = " ".join(str(cause).split())[:500]
+        text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
         remedy = "check the disk and its permissions, then run it again"
-        if settings.host is not None:
+        if code and settings.host is not None:
+            remedy = "look up the code in ClickHouse's documentation, and the server's log"
+        elif settings.host is not None:
             remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
             if proxy_url(settings):
                 name = _proxy_variable(settings)
                 remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
         remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
+        if code == UNKNOWN_TABLE and "ccusage_" not in text:
+            remedy = "check the name of the table"
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
         raise failure from error
@@ -1887,9 +2870,10 @@ def store_errors(settings: Settings) -> Iterator[None]:
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
     """A client of the server, or of the embedded engine at `path`; creates the database."""
-    from clickhouse_connect.driver.exceptions import ClickHouseError
+    with interrupts_wait():  # to load this takes a while
+        from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    make = partial(_embedded, path or settings.embedded_path)
+    make = partial(_embedded, settings, path or settings.embedded_path)
     if settings.host is not None:
         make = partial(_server, settings)
     with store_errors(settings):
@@ -1907,8 +2891,7 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
 def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    name = settings.database.replace("\\", "\\\\").replace("`", "\\`")
-    statement = f"CREATE DATABASE IF NOT EXISTS `{name}`"
+    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
     try:
         with contextlib.closing(make("default")) as client:
             client.command(statement)
@@ -1917,6 +2900,11 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
             f"{settings.where}: no database {settings.database!r}, and it could not be created: "
             f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
         ) from error
+
+
+def _quoted(name: str) -> str:
+    name = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{name}`"
 
 
 def _server(settings: Settings, database: str) -> Client:
@@ -2005,27 +2993,22 @@ def _trust(settings: Settings) -> dict[str, Any]:
     return {**options, "ssl_context": context}
 
 
-def _embedded(path: Path, database: str) -> Client:
-    import clickhouse_connect
-
+def _embedded(settings: Settings, path: Path, database: str) -> Client:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    before = Path.cwd()
-    if Path("config.xml").exists():  # the engine would obey it
-        os.chdir(path.parent)
-    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
-    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+    scratch = temporary_directory(settings.environment)
     try:
-        return clickhouse_connect.get_client(
-            interface="chdb",
-            path=str(path),
-            database=database,
-            chdb_options=CHDB_OPTIONS,
-            tz_mode="aware",
-        )
+        with interrupts_wait(), scratch as place, _undisturbed(settings, path, place):
+            import clickhouse_connect
+
+            return clickhouse_connect.get_client(
+                interface="chdb",
+                path=str(path),
+                database=database,
+                chdb_options=CHDB_OPTIONS,
+                tz_mode="aware",
+            )
     except ImportError as error:
         cause = error.__context__ or error  # some chDBs call each a missing engine
-        if "KeyboardInterrupt" in repr(cause):  # as pybind11 passes one on
-            raise KeyboardInterrupt from error
         if "time zone" in str(cause):
             raise ConfigError(
                 f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
@@ -2034,43 +3017,103 @@ def _embedded(path: Path, database: str) -> Client:
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
         ) from error
+
+
+@contextlib.contextmanager
+def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None]:
+    """Surroundings in which the engine starts as it should, whatever they are outside."""
+    before, temporary = Path.cwd(), settings.environment.get("TMPDIR")
+    if Path("config.xml").exists():  # the engine would obey it
+        os.chdir(path.parent)
+    # When it is loaded it makes a directory, which it leaves behind when it is killed.
+    os.putenv("TMPDIR", str(scratch))
+    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
+    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
+    try:
+        yield
     finally:
         os.chdir(before)
+        os.putenv("TMPDIR", temporary) if temporary else os.unsetenv("TMPDIR")
         if arrow is None:
             del sys.modules["pyarrow"]
 
 
-def schema_statements() -> list[str]:
-    """The statements of the schema file, comments left out."""
+class SchemaItem(NamedTuple):
+    """A table or a view of the schema file.
+
+    `columns` are the names and, of a table, what follows them in its statement: type, default
+    and comment. `select` is what a view is made of.
+    """
+
+    name: str
+    statement: str
+    columns: Mapping[str, str]
+    select: str = ""
+
+
+def read_schema() -> list[SchemaItem]:
+    """The tables and views of the schema file, in its order."""
     text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return [statement.strip() for statement in text.split(";\n") if statement.strip()]
+    items = []
+    for statement in map(str.strip, text.split(";\n")):
+        if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
+            columns = re.findall(r"^    `?(\w+)`? ([A-Z].*?),?$", statement, re.MULTILINE)
+            items.append(SchemaItem(match[1], statement, dict(columns)))
+        elif match := re.match(r"CREATE VIEW IF NOT EXISTS (\w+) AS\n([\s\S]+)", statement):
+            listed = match[2].partition("\nFROM ")[0]
+            names = re.findall(r"^    (?:.+ AS )?`?(\w+)`?,?$", listed, re.MULTILINE)
+            items.append(SchemaItem(match[1], statement, dict.fromkeys(names, ""), match[2]))
+    return items
 
 
-def schema_columns() -> dict[str, list[str]]:
-    """The columns of each table of the schema; its views, with none."""
-    return {
-        match[1]: re.findall(r"^    `?(\w+)`? [A-Z]", statement, re.MULTILINE)
-        if " TABLE " in match[0]
-        else []
-        for statement in schema_statements()
-        if (match := re.match(r"CREATE (?:TABLE|VIEW) IF NOT EXISTS (\w+)", statement))
-    }
+class SchemaChange(NamedTuple):
+    """What the schema still needs: in words, and as a statement that may be run twice."""
+
+    says: str
+    statement: str
+
+
+def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
+    """What brings tables and views with these columns to the schema of this version.
+
+    Columns that are not in it stay: a newer version on another machine may have added them.
+    """
+    for name, statement, columns, select in read_schema():
+        kind = "view" if select else "table"
+        lacks = [column for column in columns if column not in stored.get(name, ())]
+        listed = ", ".join(lacks)
+        if name not in stored:
+            yield SchemaChange(f"create the {kind} {name}", statement)
+        elif lacks and select:
+            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
+            yield SchemaChange(f"replace the view {name}, which lacks {listed}", replace)
+        elif lacks:
+            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
+            yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
+
+
+def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
+    """The statements for somebody with more rights, each in a line."""
+    lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
+    return "\n".join(f"    {' '.join(line.split())};" for line in lines)
 
 
 class Past(NamedTuple):
     """What the import history says of this machine.
 
-    `newest` is the newest `updated_at`; `installations` are those under its name, and when
-    they last imported; `upgraded`: its sessions were imported by ccusage 19 or newer;
-    `previous` is the row of the last run.
+    `newest` is the newest `updated_at` of a run that ended; `installations` are those under its
+    name, and when they last imported; `upgraded`: its sessions were imported by ccusage 19 or
+    newer; `previous` is the row of the last run; `complete_version` is the ccusage of the last run
+    in which no feed failed, and `complete`: that was the last one.
     """
 
     identity: Identity | None = None
     newest: datetime = EPOCH
-    seen_until: datetime | None = None
     cleanup_period_days: int = 2**32
     upgraded: bool = False
     installations: Mapping[str, datetime] = {}
+    complete_version: str = ""
+    complete: bool = True
     previous: Mapping[str, Any] | None = None
 
 
@@ -2081,12 +3124,13 @@ PAST = f"""
         argMax(timezone, updated_at),
         argMax(key_fingerprint, updated_at),
         max(updated_at),
-        maxIf(started_at, has(feeds_imported, 'session')),
         min(cleanup_period_days),
         countIf(
             has(feeds_imported, 'session')
             AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
         ),
+        argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
+        argMax(empty(feeds_failed), updated_at),
         {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
     FROM ccusage_import_history
     WHERE machine_name = {{machine:String}}
@@ -2103,7 +3147,13 @@ class ClickHouseImporter:
         self.client = client
         self.settings = settings
         self.machine_name = machine_name
-        self.empty = False
+        self.has_written = False
+        self.absent: frozenset[str] = frozenset()
+
+    @property
+    def empty(self) -> bool:
+        """Whether none of our tables is there."""
+        return self.absent.issuperset(table.name for table in ALL_TABLES)
 
     def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
         """Rows of a statement with bound parameters."""
@@ -2123,64 +3173,117 @@ class ClickHouseImporter:
         )
         return {name: set(columns) for name, columns in self.query(sql)}
 
-    def missing_schema(self) -> dict[str, list[str]]:
-        """Tables and views that are not there (empty list), or the columns that they lack."""
-        found, missing = self.columns(), {}
-        for name, columns in schema_columns().items():
-            lacks = [column for column in columns if column not in found.get(name, ())]
-            if name not in found or lacks:
-                missing[name] = lacks if name in found else []
-        return missing
-
     def prepare(self, *, create: bool) -> None:
-        """Create what is missing of the schema, or note that there is nothing to read."""
-        missing = self.missing_schema()
-        if outdated := {name: columns for name, columns in missing.items() if columns}:
-            raise StoreError(
-                f"{self.settings.where}: columns are missing: {outdated}\n  remedy: add them "
-                "as ccusage_clickhouse_schema.sql has them (ALTER TABLE … ADD COLUMN)"
-            )
-        self.empty = bool(missing) and not create
-        if missing and create:
-            log.info("creating tables and views in %s", self.settings.where)
-            for statement in schema_statements():
-                self.command(statement)
+        """Bring the schema to this version, saying each step; or note which tables are absent."""
+        stored = self.columns()
+        changes = list(schema_changes(stored))
+        if not create:
+            self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
+            return
+        for done, change in enumerate(changes):
+            log.info("%s: %s", self.settings.database, change.says)
+            try:
+                self.command(change.statement)
+            except StoreError as error:
+                if error.code not in (NOT_GRANTED, READONLY):
+                    raise
+                said = str(error).partition("\n")[0]
+                raise StoreError(
+                    f"{said}\n  remedy: have these statements run by somebody who may, or grant "
+                    f"CH_USER the rights to create, alter and drop tables and views:\n"
+                    f"{by_hand(changes[done:], self.settings)}"
+                ) from error
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        rows = [] if self.empty else self.query(PAST, machine=self.machine_name)
+        absent = "ccusage_import_history" in self.absent
+        rows = [] if absent else self.query(PAST, machine=self.machine_name)
         if not rows:
             return Past()
-        ids, zones, keys, newest, seen, periods, upgrades, *last = zip(*rows, strict=True)
+        ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
+            *rows, strict=True
+        )
         return Past(
             identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
             newest=newest[0],
-            seen_until=max(seen),
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            previous={name: values[0] for name, values in zip(PREVIOUS, last, strict=True)},
+            complete_version=versions[0][0],
+            complete=bool(versions[1][0]),
+            previous=dict(zip(PREVIOUS, (times[0], tokens[0], costs[0]), strict=True)),
         )
 
-    def read_stored(self) -> Stored:
-        """The rows of this machine, without FINAL: half-done work is seen."""
+    def newest_row(self) -> datetime:
+        """The newest `updated_at` of this machine; a killed run's is newer than the history."""
+        tables = " UNION ALL ".join(
+            f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
+            "WHERE machine_name = {machine:String}"
+            for table in ALL_TABLES
+            if table.name not in self.absent
+        )
+        sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
+        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
+        return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
+
+    def days_before(self, first: date) -> DaySum:
+        """What the days before the first one that is read hold."""
+        sql = (
+            "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
+            "WHERE machine_name = {machine:String} AND date < {first:Date32}"
+        )
+        absent = "ccusage_usage_daily" in self.absent
+        rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
+        return DaySum(*rows[0]) if rows else DaySum()
+
+    def shows_names(self) -> bool:
+        """Whether a stored row of this machine shows a project's name, and not its hash."""
+        sql = (
+            "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
+            "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
+        )
+        absent = "ccusage_usage_projects_daily" in self.absent
+        return not absent and self.query(sql, machine=self.machine_name)[0][0] > 0
+
+    def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
+        """Other machines under whose names these sessions are stored, with their numbers."""
+        sql = (
+            "SELECT machine_name, count() FROM ccusage_usage_sessions FINAL "
+            "WHERE machine_name != {machine:String} AND session_key IN {keys:Array(String)} "
+            "GROUP BY machine_name ORDER BY count() DESC"
+        )
+        found: Counter[str] = Counter()
+        absent = "ccusage_usage_sessions" in self.absent
+        for batch in [] if absent else _batches([(key,) for key in session_keys]):
+            keys = [key for (key,) in batch]
+            found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
+        return dict(found.most_common())
+
+    def read_stored(self, first: date, zone: tzinfo) -> Stored:
+        """The rows of this machine that reach into `first` or a later day, or have no time.
+
+        Without FINAL, so that half-done work is seen.
+        """
         stored: Stored = {table: {} for table in ALL_TABLES}
-        for tables in () if self.empty else (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,)):
+        since = datetime.combine(first, datetime.min.time(), zone)
+        wanted = {"machine": self.machine_name, "first": first, "month": f"{first:%Y-%m}"}
+        groups = (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,))
+        there = [[table for table in group if table.name not in self.absent] for group in groups]
+        for tables in filter(None, there):
             names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
             place = {name: index for index, name in enumerate(("table", "agent", *names))}
             places = {
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), machine=self.machine_name):
+            for line in self.query(_select(tables, names), **wanted, since=_as_text(since)):
                 table, key_at, values_at = places[line[0]]
-                key, rows = tuple([line[i] for i in key_at]), stored[table]
-                version, created_at, updated_at, is_deleted = line[-4:]
-                older = rows.get(key)  # as rows come in the order of updated_at
-                rows[key] = StoredRow(
+                key = tuple([line[i] for i in key_at])
+                version, created_at, _, is_deleted = line[-4:]
+                older = stored[table].get(key)  # as rows come in the order of updated_at
+                stored[table][key] = StoredRow(
                     Row(tuple([line[i] for i in values_at]), version),
                     min(older.created_at, created_at) if older else created_at,
-                    updated_at,
                     live=not is_deleted,
                     clean=not (older or is_deleted),
                 )
@@ -2205,6 +3308,7 @@ class ClickHouseImporter:
             lines.append((self.machine_name, *key, *values, *system))
         agents = "+".join(sorted({key[0] for key in rows}))
         self._insert(table.name, columns, lines, f"{at.isoformat()}/{self.machine_name}/{agents}")
+        self.has_written = True
         self._delete(table, [key for key in rows if key in before], at)
 
     def _insert(
@@ -2249,7 +3353,8 @@ class ClickHouseImporter:
             "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
             "GROUP BY machine_name ORDER BY max(updated_at) DESC"
         )
-        return {} if self.empty else {row[0]: row[1] for row in self.query(sql)}
+        absent = "ccusage_import_history" in self.absent
+        return {} if absent else {row[0]: row[1] for row in self.query(sql)}
 
 
 def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
@@ -2261,7 +3366,7 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            "WHERE machine_name = {machine:String}"
+            f"WHERE machine_name = {{machine:String}} AND ({table.recent})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -2358,12 +3463,11 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
     """A client; if nothing may be written and nothing is there, one of an empty engine."""
-    import tempfile
-
     with contextlib.ExitStack() as stack:
         path = None
         if settings.host is None and not writing and not settings.embedded_path.exists():
-            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "clickhouse"
+            scratch = stack.enter_context(temporary_directory(settings.environment))
+            path = scratch / "clickhouse"
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
         stack.callback(client.close_connections)  # whose pool is ours
@@ -2383,7 +3487,7 @@ class TableCount(NamedTuple):
         return self.new + self.changed + self.unchanged
 
 
-class Lowered(NamedTuple):
+class LoweredRow(NamedTuple):
     """A row that got smaller, named as people see it."""
 
     feed: str
@@ -2392,11 +3496,36 @@ class Lowered(NamedTuple):
     tokens: int
 
 
+class PriceChange(NamedTuple):
+    """What a model's tokens of a month cost as they are stored, and as ccusage now prices them."""
+
+    month: str
+    model: str
+    cost_before: float
+    cost: float
+
+
+class FormerPriceSum(NamedTuple):
+    """Days that keep their former price, and the dollars that ccusage now asks more for them."""
+
+    days: int = 0
+    dollars: float = 0.0
+
+
+class DaySum(NamedTuple):
+    """What several days hold."""
+
+    number: int = 0
+    tokens: int = 0
+    cost: float = 0.0
+
+
 class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored.
+    `statistics` are of all that is stored. `repriced` are the changes of prices, and
+    `not_reported` the days that no feed reports any more.
     """
 
     identity: Identity
@@ -2405,14 +3534,25 @@ class ImportResult(NamedTuple):
     feeds_failed: Mapping[str, str]
     tables: Mapping[str, TableCount]
     held: Mapping[str, int]
-    lowered: Sequence[Lowered]
+    lowered: Sequence[LoweredRow]
     total_tokens: int
     total_cost: float
     previous: Mapping[str, Any] | None
     hashed: bool
-    dry_run: bool
+    dry_run: bool = False
     allow_shrink: bool = False
     statistics: Statistics | None = None
+    former_prices: FormerPriceSum = FormerPriceSum()
+    repriced: Sequence[PriceChange] = ()
+    not_reported: int = 0
+
+    def beside(self, earlier: DaySum) -> ImportResult:
+        """The result with the days that were not read, since nothing is reported of their time."""
+        return self._replace(
+            total_tokens=min(self.total_tokens + earlier.tokens, UINT64_MAX),
+            total_cost=round(self.total_cost + earlier.cost, 8),
+            not_reported=self.not_reported + earlier.number,
+        )
 
 
 class Plan(NamedTuple):
@@ -2423,89 +3563,297 @@ class Plan(NamedTuple):
     changes: Changes
     stored: Stored
     result: ImportResult
+    notes: Sequence[str] = ()
 
     @property
     def rows(self) -> int:
         return sum(map(len, self.changes.values()))
 
 
+class Feeds(NamedTuple):
+    """What this run's feeds say, and how to hear once more which sessions there are."""
+
+    version: tuple[int, int, int]
+    reported: Reported
+    failed: dict[str, str]
+    ask_again: Callable[[], Mapping[tuple[str, str], Records]]
+
+
+BEGINNING = date(1900, 1, 2)  # of what the tables hold
+
+
 def plan_import(
-    importer: ClickHouseImporter, identity: Identity, past: Past, fetching: Future[Fetched]
+    importer: ClickHouseImporter,
+    recorded: Identity | None,
+    identity: Identity,
+    past: Past,
+    feeds: Feeds,
 ) -> Plan:
-    """Check what was fetched, and decide what of it to write."""
-    settings = importer.settings
-    stored = importer.read_stored()  # while ccusage works
-    fetched = fetching.result()
-    version = fetched.ccusage.version_text
-    ids = Ids(settings.hash_key, hidden=settings.hash_projects)
-    zone = ZoneInfo(identity.timezone)
-    reported, failed = parse_all(fetched, ids, zone, settings.agents)
-    records = stored_records(stored)
-    upgraded = past.upgraded or any(
-        major(old.version) >= 19 for old in records["session"].values() if old.agent == "claude"
-    )
-    newest = (row.updated_at for rows in stored.values() for row in rows.values())
-    period, at = retention(settings, past), next_version(past.newest, *newest)
+    """Decide what of the feeds to write. Raises FeedError where there is nothing to decide on."""
+    settings, zone = importer.settings, ZoneInfo(identity.timezone)
+    ids = Ids(settings.hash_key, hidden=bool(identity.hashed))
+    newest, first = importer.newest_row(), first_to_read(feeds.reported)
+    hiding = bool(identity.hashed and not (recorded and recorded.hashed))
+    if newest > past.newest or hiding:  # what a killed run left, or names, may be of any time
+        first = BEGINNING
+    stored = importer.read_stored(first, zone)
+    records, at = stored_records(stored), next_version(past.newest, newest)
     policy = Policy(
-        version=fetched.ccusage.version,
-        window_start=window_start(period, at),
+        version=feeds.version,
+        window_start=window_start(retention(settings, past), at),
         zone=zone,
         allow_shrink=settings.allow_shrink,
-        seen_until=past.seen_until,
-        upgraded=upgraded,
+        reprice=settings.reprice,
+        upgraded=past.upgraded or has_sessions_of_19(records["session"]),
+        previous=past.complete_version,
+        steady=past.complete and newest <= past.newest,
+        on_disk=names_on_disk(records["session"], feeds.reported, settings, ids),
     )
-    if upgraded and policy.version < (19, 0, 0) and ("session", "claude") in reported:
-        del reported["session", "claude"]
-        failed["session"] = (
-            "session: the sessions of this machine were imported by ccusage 19 or newer, "
-            f"and {version} counts them otherwise; update ccusage"
-        )
-    for line in failure_lines(failed):
-        log.error("%s", line)
-    if failed and not reported:
-        raise FeedError("no feed could be imported; nothing was changed")
-    decisions = decide_all(records, reported, ids, policy)
+    accept_feeds(feeds, policy)
+    decisions = decide_all(records, feeds.reported, ids, policy)
+    if is_outdated(decisions, records, ids, policy, feeds):
+        decisions = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
     after = {feed: decision.after for feed, decision in decisions.items()}
-    changes = find_changes(after, stored, version)
-    days = after["daily"].values()
+    changes = find_changes(after, stored, policy.version_text)
+    notes = [
+        *correction_notes(decisions, policy.version_text),
+        *twin_notes(importer, changes, stored),
+    ]
+    if hiding:
+        notes += hidden_names_notes(records, feeds.reported, ids)
+    result = import_result(identity, past, feeds, decisions, records["daily"])
     return Plan(
         at=at,
-        cleanup_period_days=period,
+        cleanup_period_days=retention(settings, past),
         changes=changes,
         stored=stored,
-        result=ImportResult(
-            identity=identity,
-            ccusage_version=version,
-            feeds_imported=sorted(feed_label(*place) for place in reported),
-            feeds_failed=failed,
+        notes=notes,
+        result=result._replace(
             tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
-            held=Counter(reason for d in decisions.values() for reason in d.held.values()),
-            lowered=list(lowered_rows(decisions)),
-            total_tokens=min(_total(days), UINT64_MAX),
-            total_cost=round(math.fsum(day.cost for day in days), 8),
-            previous=past.previous,
-            hashed=settings.hash_projects,
             dry_run=settings.dry_run,
             allow_shrink=settings.allow_shrink,
-        ),
+        ).beside(importer.days_before(first)),
     )
+
+
+def import_result(
+    identity: Identity,
+    past: Past,
+    feeds: Feeds,
+    decisions: Mapping[str, Decision],
+    days: Records,
+) -> ImportResult:
+    """What a run does, as far as the rows that it reads; `days` are as they are stored."""
+    after, prices = decisions["daily"].after, decisions["daily"].prices.values()
+    return ImportResult(
+        identity=identity,
+        ccusage_version=".".join(map(str, feeds.version)),
+        feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
+        feeds_failed=feeds.failed,
+        tables={},
+        held=kept_reasons(decisions),
+        lowered=list(lowered_rows(decisions)),
+        total_tokens=_total(after.values()),
+        total_cost=math.fsum(_costs(after.values())),
+        previous=past.previous,
+        hashed=bool(identity.hashed),
+        former_prices=FormerPriceSum(len(prices), round(math.fsum(prices), 8)),
+        repriced=price_changes(days, after),
+        not_reported=len(after.keys() - merged(feeds.reported, "daily").keys()),
+    )
+
+
+def first_to_read(reported: Reported) -> date:
+    """The first day of the month before the first reported one: earlier rows stay as they are."""
+    days = [key[1] for place in ("daily", "projects") for key in merged(reported, place)]
+    days += [date.fromisoformat(f"{key[1]}-01") for key in merged(reported, "monthly")]
+    if not days:
+        times = (row.details["last_activity"] for row in merged(reported, "session").values())
+        starts = (row.details["start_time"] for row in merged(reported, "blocks").values())
+        days = [time.date() for time in (*times, *starts) if time]
+    first = min(days, default=date(2299, 1, 1)).replace(day=1)
+    return max((first - timedelta(1)).replace(day=1), BEGINNING)
+
+
+def has_sessions_of_19(sessions: Records) -> bool:
+    """Whether Claude's sessions are stored as ccusage 19 and newer tell them apart."""
+    return any(major(old.version) >= 19 for old in sessions.values() if old.agent == "claude")
+
+
+def names_on_disk(
+    sessions: Records, reported: Reported, settings: Settings, ids: Ids
+) -> frozenset[str]:
+    """The names of Claude's transcripts, hashed, if there is a stored session to look for."""
+    missing = {key for key in sessions if key[0] == "claude"}
+    missing -= reported.get(("session", "claude"), {}).keys()
+    names = transcripts(settings.environment) if missing else ()
+    return frozenset(ids.key(name)[:8] for name in names)
+
+
+def accept_feeds(feeds: Feeds, policy: Policy) -> None:
+    """Refuse sessions that are counted otherwise than the stored ones; say what failed.
+
+    Raises FeedError when no feed is left.
+    """
+    if policy.upgraded and policy.version < (19, 0, 0) and ("session", "claude") in feeds.reported:
+        del feeds.reported["session", "claude"]
+        feeds.failed["session"] = (
+            "session: the sessions of this machine were imported by ccusage 19 or newer, "
+            f"and {policy.version_text} counts them otherwise; update ccusage"
+        )
+    for line in failure_lines(feeds.failed):
+        log.error("%s", line)
+    if feeds.failed and not feeds.reported:
+        raise FeedError("no feed could be imported; nothing was changed")
+
+
+def is_outdated(
+    decisions: Mapping[str, Decision],
+    records: Mapping[str, Records],
+    ids: Ids,
+    policy: Policy,
+    feeds: Feeds,
+) -> bool:
+    """Whether the evidence decides what is written, and other sessions are there by now.
+
+    The feeds are separate scans, and transcripts may go or move between two of them.
+    """
+    missing = records["session"].keys() - merged(feeds.reported, "session").keys()
+    same_ccusage = policy.version_text == policy.previous
+    writes = any(decision.after != records[feed] for feed, decision in decisions.items())
+    if not writes or (same_ccusage and not missing):
+        return False
+    plain = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
+    if all(decision.after == plain[feed].after for feed, decision in decisions.items()):
+        return False
+    again = feeds.ask_again()
+    return any(sessions.keys() != feeds.reported[place].keys() for place, sessions in again.items())
 
 
 def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
-    live = {key for key, found in stored.items() if found.live}
+    live = {key for key, old in stored.items() if old.live}
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
     return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
 
 
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[Lowered]:
+def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """How many rows are not as ccusage reports them, by reason."""
+    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
     """The rows that get smaller, with their names, and their keys where these are no hashes."""
     for feed, decision in decisions.items():
-        for old, new in decision.lowered:
-            words = [] if old.agent == "claude" else [old.agent]
-            words += [] if feed == "session" else [str(old.key[0])]
-            words += [new.details[name] for name in DISPLAY if new.details.get(name)]
-            yield Lowered(feed, " ".join(words), old.tokens.total, new.tokens.total)
+        for old, new, cause in decision.lowered.values():
+            if cause != MOVED:
+                words = [] if old.agent == "claude" else [old.agent]
+                words += [] if feed == "session" else [str(old.key[0])]
+                words += [name for name in displayed(old).values() if name]
+                tokens = new.tokens.total if new else 0
+                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+
+
+def price_changes(before: Records, after: Records) -> list[PriceChange]:
+    """What the days of each month and model cost before and after, where their price changes."""
+    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
+    for key, new in after.items():
+        old = before.get(key)
+        if old is None or not differ(old, new):
+            continue
+        for model, share in new.shares.items():
+            if (was := old.shares.get(model)) and was.tokens == share.tokens:
+                sums[f"{key[1]:%Y-%m}", model] += [was, share]
+    costs = {
+        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
+        for place, shares in sorted(sums.items())
+    }
+    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+    """What another version of ccusage counts less, of days, or else of any table."""
+    rows = {
+        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        for feed, decision in decisions.items()
+    }
+    number = sum(map(len, rows.values()))
+    if number:
+        counted_rows = rows["daily"] or next(filter(None, rows.values()))
+        before = [row.old for row in counted_rows]
+        after = [row.new for row in counted_rows if row.new]
+        versions = ", ".join(sorted({old.version for old in before if old.version}))
+        tokens = _total(before) - _total(after)
+        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        yield (
+            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+            f"{versions} did, in {number:,} rows"
+        )
+
+
+def hidden_names_notes(
+    before: Mapping[str, Records], reported: Reported, ids: Ids
+) -> Iterator[str]:
+    """How many names are about to be hidden that no transcript can show again."""
+    names: set[str] = set()
+    there: set[str] = set()
+    for feed in ("session", "projects"):
+        for old in before[feed].values():
+            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
+                names.update(displayed(old).values())
+        for row in merged(reported, feed).values():
+            there.update(displayed(row).values())
+    gone = [name for name in names if name and ids.shown(name) not in there]
+    if gone:
+        yield (
+            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            "are gone, so --no-hash-projects cannot show them again"
+        )
+
+
+def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+    """Warnings of new sessions that another machine has, too."""
+    sessions = TABLES["session"]
+    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
+    for machine, number in importer.twins(new).items() if new else ():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
+
+
+def refuse_twins(
+    importer: ClickHouseImporter, identity: Identity, past: Past, reported: Reported
+) -> None:
+    """Refuse the first import of an installation that would count what another one has counted.
+
+    Raises ConfigError, unless MACHINE_NAME is given for this very run: then it is that machine.
+    """
+    settings = importer.settings
+    if settings.claims_name:
+        return
+    ways = (
+        "if this is that machine, run MACHINE_NAME={} ccusage_importer.py once; if it is another "
+        "one, give it a name of its own in the same way: MACHINE_NAME=… ccusage_importer.py"
+    )
+    month_ago = datetime.now(UTC) - timedelta(days=30)
+    recent = [seen for seen in past.installations.values() if seen >= month_ago]
+    if settings.host and recent:
+        raise ConfigError(
+            f"{identity.machine_name}: another installation imported under this name on "
+            f"{max(recent):%Y-%m-%d %H:%M}, and two machines must not share one; "
+            + ways.format(identity.machine_name)
+        )
+    keys = [key[1] for key in merged(reported, "session")]
+    for machine, number in importer.twins(keys).items():
+        if number > len(keys) / 2:
+            raise ConfigError(
+                f"{identity.machine_name}: {number:,} of its {len(keys):,} sessions are stored "
+                f"under the name {machine} already, and would count twice; " + ways.format(machine)
+            )
 
 
 def retention(settings: Settings, past: Past) -> int:
@@ -2525,26 +3873,27 @@ def next_version(*newest: datetime) -> datetime:
 
 def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
     """Upsert the changed tables, children first, and record the run."""
-    written = False
     try:
         for table, rows in plan.changes.items():
             if rows:
                 importer.upsert(table, rows, plan.stored, plan.at)
                 log.debug("%s: %d rows written", table.name, len(rows))
-                written = True
         importer.record_run(history_row(plan, started), plan.at)
     except StoreError as error:
-        error.exit_code = 3 if written else 1
+        error.exit_code = 3 if importer.has_written else 1
         raise
     for reason, number in plan.result.held.items():
-        log.debug("%d rows held: %s", number, reason)
+        log.debug("%d rows are not as reported: %s", number, reason)
 
 
 def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
     """The row of ccusage_import_history for a run that wrote its plan."""
-    result = plan.result
+    result, identity = plan.result, plan.result.identity
     return {
-        **result.identity._asdict(),
+        "machine_name": identity.machine_name,
+        "installation_id": identity.installation_id,
+        "timezone": identity.timezone,
+        "key_fingerprint": identity.key_fingerprint,
         "ccusage_version": result.ccusage_version,
         "importer_version": __version__,
         "cleanup_period_days": plan.cleanup_period_days,
@@ -2571,15 +3920,14 @@ def other_installations(past: Past, identity: Identity) -> list[str]:
     recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
     return [
         f"another installation ({installation}) imported as {identity.machine_name} on "
-        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one. If "
-        "it was this machine before its machine.json was lost, this ends after 30 days"
+        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one"
         for installation, seen in past.installations.items()
         if installation != identity.installation_id and seen >= recent
     ]
 
 
 def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
-    """One import: lock, fetch, read what is stored, compare, write, record."""
+    """One import: lock, fetch, read what is stored, decide, write, record."""
     started = datetime.now(UTC)
     log.debug("start: ccusage-import %s into %s", __version__, settings.where)
     with (
@@ -2592,18 +3940,23 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             return background.submit(fetch_all, settings, zone)
 
         # With its zone known, ccusage starts while ClickHouse does.
-        fetched = recorded and fetch(identify(settings, recorded, None).timezone)
+        fetching = recorded and fetch(identify(settings, recorded, None).timezone)
         with open_client(settings, writing=not settings.dry_run) as client:
             importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
             importer.prepare(create=not settings.dry_run)
             past = importer.read_past()
             identity = identify(settings, recorded, past.identity)
-            fetched = fetched or fetch(identity.timezone)
-            for warning in other_installations(past, identity):
+            if identity.hashed is None:
+                identity = identity._replace(hashed=not importer.shows_names())
+            fetching = fetching or fetch(identity.timezone)
+            feeds = read_feeds(settings, identity, fetching.result(), background)
+            if recorded is None:
+                refuse_twins(importer, identity, past, feeds.reported)
+            plan = plan_import(importer, recorded, identity, past, feeds)
+            for warning in (*other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
-            plan = plan_import(importer, identity, past, fetched)
             if not settings.dry_run:
-                if not recorded:
+                if identity != recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan, started)
             rows = 0 if settings.dry_run else plan.rows
@@ -2611,6 +3964,26 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
             statistics = stored_now(importer, identity) if summary else None
             return plan.result._replace(statistics=statistics)
+
+
+def read_feeds(
+    settings: Settings, identity: Identity, fetched: Fetched, background: ThreadPoolExecutor
+) -> Feeds:
+    """The records of the feeds, checked."""
+    ids, zone = Ids(settings.hash_key, hidden=bool(identity.hashed)), ZoneInfo(identity.timezone)
+    ccusage = fetched.ccusage
+    sessions = [feed for feed in ccusage.feeds(settings.agents) if feed.name == "session"]
+
+    def ask_again() -> dict[tuple[str, str], Records]:
+        fetch = partial(fetch_feeds, sessions, ccusage, identity.timezone, settings)
+        again = background.submit(lambda: dict(fetch())).result()
+        reported, _ = parse_all(Fetched(ccusage, again), ids, zone, settings.agents)
+        return {
+            ("session", feed.agent): reported.get(("session", feed.agent), {}) for feed in sessions
+        }
+
+    reported, failed = parse_all(fetched, ids, zone, settings.agents)
+    return Feeds(ccusage.version, reported, failed, ask_again)
 
 
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
@@ -3925,16 +5298,43 @@ def find_query(name: str) -> Query:
     raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
 
 
+# What SQL is made of, as far as one must know to find its end. Nothing is read twice, however
+# long the text is, and what is left open goes on to the end.
+SQL_WORDS = re.compile(
+    r"(?P<blank>(?:\s|--.*|/\*(?:[^*]|\*(?!/))*(?:\*/)?)+)"
+    r"|(?P<end>;)"
+    r"|'(?:[^'\\]|\\[\s\S])*(?:'|\Z)|\"(?:[^\"\\]|\\[\s\S])*(?:\"|\Z)|`(?:[^`\\]|\\[\s\S])*(?:`|\Z)"
+    r"|[^\s;'\"`/-]+|[\s\S]"
+)
+
+
 def written_query(text: str) -> Query:
     """SQL from stdin; defaults of its parameters as in queries.sql."""
-    lines = DEFAULT.sub("", text).strip().split("\n")
-    while lines and re.match(r"\s*(--|$)", lines[-1]):
-        lines.pop()
-    sql = re.sub(r";\s*(--.*)?\Z", "", "\n".join(lines))
-    if not re.sub(r"--.*|/\*[\s\S]*?\*/|[;\s]", "", sql):
+    sql = DEFAULT.sub("", text).strip()
+    end = length = 0  # of what is neither blank nor a semicolon; and with the blank after it
+    for word in SQL_WORDS.finditer(sql):
+        if word.lastgroup is None:
+            end = length = word.end()
+        elif word.lastgroup == "blank" and length == word.start():
+            length = word.end()
+    if not end:
         raise ConfigError("--query -: no SQL came from stdin")
+    sql = sql[:length]
     names = re.findall(r"\{(\w+):", sql)
     return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
+
+
+def read_stdin() -> str:
+    """The text on stdin, which may be closed or not be text."""
+    try:
+        text = sys.stdin.read() if sys.stdin else ""
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--query -: stdin is not in UTF-8, at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"--query -: stdin cannot be read: {error.strerror}") from error
+    if not _is_utf8(text):
+        raise ConfigError("--query -: stdin is not in UTF-8")
+    return text.removeprefix("\ufeff")
 
 
 # What a parameter of a type must look like, and what is said where it does not. The engine would
@@ -4161,9 +5561,10 @@ def list_queries() -> Report:
 # --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
+KEPT = 3650  # days that transcripts should be kept, if not for ever
 SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
-CREATION, RIGHTS = ("CREATE TABLE", "CREATE VIEW"), ("SELECT", "INSERT", "ALTER DELETE")
+NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
 
 class Check(NamedTuple):
@@ -4187,6 +5588,7 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
+        self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
@@ -4266,67 +5668,72 @@ class Checkup:
         if database != self.settings.database:
             self.check_creation(importer)
             return
-        missing = importer.missing_schema()
-        with self.failing("schema"):
-            self.check_schema(importer, missing)
+        stored = importer.columns()
+        changes = list(schema_changes(stored))
+        self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, creating=bool(missing))
-        if missing.keys().isdisjoint((TABLES["daily"].name, "ccusage_import_history")):
-            sql = "SELECT agent, date FROM ccusage_usage_daily FINAL WHERE machine_name = "
-            sql += "{machine:String}"
-            for agent, day in importer.query(sql, machine=importer.machine_name):
-                self.stored[agent].add(day)
-            self.past = importer.read_past()
+            self.check_writing(importer, changes)
+        if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
+            self.read_stored(importer)
+
+    def read_stored(self, importer: ClickHouseImporter) -> None:
+        """What the database knows of this machine."""
+        where = "WHERE machine_name = {machine:String}"
+        days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
+        runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
+        runs += " ORDER BY updated_at DESC LIMIT 3"
+        stored = defaultdict(set)
+        for agent, day in importer.query(days, machine=importer.machine_name):
+            stored[agent].add(day)
+        self.stored = stored
+        self.runs = [
+            (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
+        ]
+        self.past = importer.read_past()
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, rights = self.settings.database, ", ".join((*CREATION, *RIGHTS))
-        if _granted(importer, f"CREATE DATABASE, {rights}", f"`{name}`.*"):
+        name, user = self.settings.database, self.settings.user
+        # As no engine has this name, it is not created in any case.
+        create = f"CREATE DATABASE {_quoted(name)} ENGINE = OfNoSuchName"
+        if refused := _refused(partial(_ask, importer, create)):
+            remedy = (
+                f"CREATE DATABASE {_quoted(name)}; GRANT {NEEDED} ON {_quoted(name)}.* TO {user}"
+            )
+            self.fail("database", f"{name}: not there, and {''.join(refused.values())}", remedy)
+        else:
             self.note("database", f"{name}: not there yet", "an import creates it")
-        else:
-            grant = f"GRANT {rights} ON `{name}`.* TO {self.settings.user}"
-            detail = f"{name}: not there, and no right to create it"
-            self.fail("database", detail, f"CREATE DATABASE `{name}`; {grant}")
 
-    def check_schema(self, importer: ClickHouseImporter, missing: Mapping[str, list[str]]) -> None:
-        schema = schema_columns()
-        tables = [bool(schema[name]) for name in schema.keys() - missing.keys()]
-        counts = f"{sum(tables)} tables and {tables.count(False)} views"
-        self.note("database", f"{self.settings.database}: {counts}")
-        lacks = [f"{name} ({', '.join(columns)})" for name, columns in missing.items() if columns]
-        if lacks:
-            remedy = "ALTER TABLE … ADD COLUMN, as ccusage_clickhouse_schema.sql has them"
-            self.fail("schema", f"columns are missing: {', '.join(lacks)}", remedy)
-        elif missing:
-            self.note("schema", f"not there yet: {', '.join(missing)}", "an import creates them")
-        elif views := ", ".join(_outdated_views(importer)):
-            remedy = f"DROP VIEW {views}; an import creates it anew"
-            self.note("schema", f"outdated: {views}", remedy)
+    def check_schema(self, stored: Mapping[str, set[str]], changes: Sequence[SchemaChange]) -> None:
+        there = [item for item in read_schema() if item.name in stored]
+        views = sum(bool(item.select) for item in there)
+        tables = f"{len(there) - views} tables and {views} views"
+        self.note("database", f"{self.settings.database}: {tables}")
+        if not there:
+            self.note("schema", "nothing is there yet", "an import creates the tables and views")
+        elif changes:
+            todo = "; ".join(change.says for change in changes)
+            self.note("schema", f"not up to date: {todo}", "an import does this")
         else:
-            self.note("schema", "all tables, views and columns")
+            self.note("schema", "all tables, views and columns are there")
 
-    def check_writing(self, importer: ClickHouseImporter, *, creating: bool) -> None:
-        """Try all that an import does on a table of our own; where that may not be, ask."""
-        needed: list[tuple[Sequence[str], str]] = [(CREATION, "*")] if creating else []
-        try:
-            tried = _try_table(importer)
-        except StoreError as error:
-            if error.code != NOT_GRANTED:
-                raise
-            tried = False
-        if not tried:
-            needed += [(RIGHTS, name) for name, columns in schema_columns().items() if columns]
-        lacking = [
-            f"{', '.join(right for right in rights if not _granted(importer, right, on))} ON {on}"
-            for rights, on in needed
-            if not _granted(importer, ", ".join(rights), on)
-        ]
+    def check_writing(self, importer: ClickHouseImporter, changes: Sequence[SchemaChange]) -> None:
+        """Do what an import does with a table of our own; where that may not be, ask for rights."""
+        refused = _refused(partial(_use_table, importer, changing=bool(changes)))
+        if not refused:
+            self.note("writing", "can create, write and drop a table")
+            return
+        lacking = _lacking(importer, creating=bool(changes))
+        # To drop is needed only to replace a view.
+        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
+        if changes and not "".join(refused).startswith(needless):
+            lacking = {**refused, **lacking}
         if lacking:
-            grants = "; ".join(f"GRANT {right} TO {self.settings.user}" for right in lacking)
-            self.fail("writing", f"no right to {lacking[0].removesuffix(' ON *')}", grants)
+            grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
+            said = "; ".join(dict.fromkeys(lacking.values()))
+            self.fail("writing", said, f"{grant} TO {self.settings.user}")
         else:
-            granted = f"{', '.join(RIGHTS)} are granted"
-            self.note("writing", "a table of its own" if tried else granted)
+            self.note("writing", "has the rights that an import needs, but may not try it out")
 
     def check_environment(self) -> str:
         """The settings in force; the time zone."""
@@ -4357,11 +5764,7 @@ class Checkup:
 
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
-        import shutil
-
         env = self.settings.environment
-        for name, *_ in COMMANDS:
-            self.note(name, shutil.which(name, path=env.get("PATH")) or "not on PATH")
         timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
         settings = self.settings._replace(timeout=timeout, patience=timeout)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
@@ -4373,6 +5776,7 @@ class Checkup:
             for feed in fetched.reports:
                 with self.failing(feed.label, remedy):
                     self.check_feed(feed, fetched, ZoneInfo(zone))
+            self.check_transcripts(ccusage)
 
     def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
         ids, agents = Ids(self.settings.hash_key), self.settings.agents
@@ -4380,15 +5784,33 @@ class Checkup:
         found, failed = parse_all(only, ids, zone, agents)
         if failed:
             raise FeedError(failed[feed.label])
-        records = [record for several in found.values() for record in several.values()]
-        tokens = sum(record.tokens.total for record in records)
-        cost = math.fsum(record.cost for record in records)
-        sums = f"{len(records)} records, {tokens:,} tokens, ${cost:,.2f}"
-        others = sorted({agent for _, agent in found} - {feed.agent})
-        self.note(feed.label, ", ".join((f"{sums} in {fetched.seconds[feed]:.2f} s", *others)))
         for (kind, agent), days in found.items():
             if kind == "daily":
                 self.reported[agent] = {day for _, day in days}
+        if feed is UNIFIED:  # which tells of the same usage by day, by month and by session
+            names = sorted(agent for kind, agent in found if kind == "daily")
+            sums = [f"{name}: {_sums(found['daily', name], 'day')}" for name in names]
+        else:
+            sums = [_sums(records, "record") for records in found.values()]
+        self.note(feed.label, f"{'; '.join(sums) or 'none'} in {fetched.seconds[feed]:.2f} s")
+
+    def check_transcripts(self, ccusage: Ccusage) -> None:
+        """What ccusage leaves out without a word: links, and what it may not read."""
+        folders = transcripts = 0
+        for directory in claude_directories(self.settings.environment):
+            top = directory if directory.name == "projects" else directory / "projects"
+            for place, names, files in os.walk(top):
+                paths = [os.path.join(place, name) for name in names]
+                folders += sum(_left_out(path, ccusage) for path in paths)
+                paths = [os.path.join(place, name) for name in files if name.endswith(".jsonl")]
+                transcripts += sum(_left_out(path, ccusage) for path in paths)
+        if folders or transcripts:
+            what = f"{counted(folders, 'project folder')} and {counted(transcripts, 'transcript')}"
+            self.note(
+                "left out",
+                f"ccusage does not read {what}: they are links, or it may not read them",
+                "put the files where the links are, and make them readable to you",
+            )
 
     def check_schedule(self) -> None:
         said = ""
@@ -4396,18 +5818,30 @@ class Checkup:
             said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
         lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
         entries = [words for words in lines if words[0][0] != "#"]
-        times = "; ".join(" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries)
-        self.note("cron", times or "no entry", "run setup_cronjob.sh", when=len(entries) != 1)
-        if self.stored is None:
-            return
-        if self.past.previous is None:
+        times = [" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries]
+        gone = [path for words in entries for path in _programs(words) if not os.path.exists(path)]
+        detail = "; ".join(times) or "no entry"
+        detail += f", but {gone[0]} does not exist any more" if gone else ""
+        self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
+        if self.stored is not None:
+            self.check_imports()
+
+    def check_imports(self) -> None:
+        """When the last imports were, and how they ended."""
+        if not self.runs:
             self.note("last import", "none yet", "run ccusage_importer.py")
             return
-        started_at = self.past.previous["started_at"]
+        started_at, failed = self.runs[0]
         hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
         ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
+        ends = [
+            f"{at:%Y-%m-%d %H:%M} code {3 if names else 0}"
+            + (f" (without {', '.join(names)})" if names else "")
+            for at, names in self.runs
+        ]
+        self.note("last imports", "; ".join(ends), remedy, when=failed)
 
     def check_days(self, today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
@@ -4432,6 +5866,11 @@ class Checkup:
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
         self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
+        for path, days in cleanup_periods(self.settings.environment).items():
+            if 0 < days < KEPT:
+                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+                after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                self.note("deletion", f"{after}; {line}")
 
 
 def _nearest(path: Path) -> Path:
@@ -4439,44 +5878,92 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _granted(importer: ClickHouseImporter, rights: str, table: str = "*") -> bool:
-    """Whether CH_USER has these rights; a server too old to tell is believed to grant them."""
+def _said(error: StoreError) -> str:
+    """What the server itself says."""
+    said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+    return " ".join(said.split())
+
+
+def _refused(attempt: Callable[[], None]) -> dict[str, str]:
+    """The right that the server says is lacking, and its words; other errors are raised."""
     try:
-        return bool(importer.query(f"CHECK GRANT {rights} ON {table}")[0][0])
+        attempt()
     except StoreError as error:
-        if error.code != SYNTAX_ERROR:
+        if error.code != NOT_GRANTED:
             raise
-        return True
+        right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", _said(error))
+        return {right[1] if right else NEEDED: _said(error)}
+    return {}
 
 
-def _try_table(importer: ClickHouseImporter) -> bool:
-    """Create, write, read and drop a table as the import does, unless it could not be dropped."""
-    if _granted(importer, "CREATE TABLE") and not _granted(importer, "DROP TABLE"):
-        return False
-    name = TABLES["daily"].name
-    table = TABLES["daily"]._replace(name=f"ccusage_check_{os.urandom(4).hex()}")
-    create = next(sql for sql in schema_statements() if f" {name}\n" in sql)
-    key, at = ("claude", EPOCH.date()), datetime.now(UTC)
-    before = StoredRow(Row((0,) * len(table.columns), ""), at, at, live=True, clean=True)
+def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
+    """Create, write, read and drop a table, and where the schema changes, do that as well."""
+    name = f"ccusage_check_{os.urandom(4).hex()}"
+    daily = next(item for item in read_schema() if item.name == TABLES["daily"].name)
+    columns = daily.statement.partition("\n")[2]
     try:
-        importer.command(create.replace(name, table.name))
-        importer.upsert(table, {key: None}, {table: {key: before}}, at)
-        importer.query(f"SELECT count() FROM {table.name} FINAL")  # noqa: S608 (our name)
+        # To replace asks for the right to drop, too: what is created can surely be dropped.
+        importer.command(f"CREATE OR REPLACE TABLE {name}\n{columns}")
+        if changing:
+            importer.command(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS `checked` UInt8")
+            importer.command(f"CREATE OR REPLACE VIEW {name}_view AS SELECT 1 AS one")
+        importer.command(f"INSERT INTO {name} (machine_name) SELECT 'check'")
+        importer.command(f"DELETE FROM {name} WHERE machine_name = 'check'")  # noqa: S608
+        importer.query(f"SELECT count() FROM {name} FINAL")  # noqa: S608
     finally:
-        importer.command(f"DROP TABLE IF EXISTS {table.name} SYNC")
-    return True
+        if changing:
+            importer.command(f"DROP VIEW IF EXISTS {name}_view SYNC")
+        importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
 
-def _outdated_views(importer: ClickHouseImporter) -> list[str]:
-    """The views whose columns are not those of the schema."""
+def _lacking(importer: ClickHouseImporter, *, creating: bool) -> dict[str, str]:
+    """The rights that an import lacks: the server checks them before what else is wrong here."""
+    statements = []
+    if creating:
+        statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
+        statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
+    for name in importer.columns().keys() & {table.name for table in ALL_TABLES}:
+        statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
+        statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
+    lacking: dict[str, str] = {}
+    for statement in statements:
+        lacking |= _refused(partial(_ask, importer, statement))
+    return lacking
 
-    def columns(select: str) -> set[str]:
-        return {name for name, *_ in importer.query(f"DESCRIBE ({select})")}
 
-    found = importer.columns()
-    views = (sql.partition(" AS\n") for sql in schema_statements() if " VIEW " in sql)
-    selects = {head.split()[-1]: select for head, _, select in views}
-    return [view for view, select in selects.items() if found[view] != columns(select)]
+def _ask(importer: ClickHouseImporter, statement: str) -> None:
+    """Have a statement refused, which is no error unless it is for lack of rights."""
+    try:
+        importer.command(statement)
+    except StoreError as error:
+        if error.code in (0, READONLY, NOT_GRANTED):
+            raise
+
+
+def _sums(records: Mapping[Any, Record], noun: str) -> str:
+    tokens = sum(record.tokens.total for record in records.values())
+    cost = math.fsum(record.cost for record in records.values())
+    return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
+
+
+def _left_out(path: str, ccusage: Ccusage) -> bool:
+    """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
+    if os.path.islink(path) and ccusage.version >= (19, 0, 0):
+        return True
+    return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
+
+
+def _programs(words: Sequence[str]) -> list[str]:
+    """The programs and scripts that a line of a crontab names by their whole paths."""
+    command = " ".join(words[1 if words[0][0] == "@" else 5 :]).replace("\\%", "%")
+    try:
+        parts = shlex.split(command, comments=True)
+    except ValueError:
+        return []
+    rest = [part for part in parts if not re.match(r"\w+=", part)]
+    return [
+        part for part in rest if part.startswith("/") and (part is rest[0] or part.endswith(".py"))
+    ]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -4520,7 +6007,13 @@ def reading(settings: Settings) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
-        yield stack.enter_context(open_client(settings, writing=False))
+        client = stack.enter_context(open_client(settings, writing=False))
+        if client.database != settings.database:
+            raise StoreError(
+                f"{settings.where}: there is no database {settings.database!r}\n"
+                "  remedy: check CH_DATABASE; if the name is right, an import creates it"
+            )
+        yield client
 
 
 def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
@@ -4541,15 +6034,6 @@ def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statis
         scope = scope_of(importer, machine, "--machine")
         agents = tuple(sorted(settings.agents))
         return read_statistics(importer, scope._replace(days=days, agents=agents))
-
-
-def read_stdin() -> str:
-    try:
-        text = sys.stdin.read() if sys.stdin else ""
-        text.encode()  # in some locales Python reads as surrogates what is not UTF-8
-    except UnicodeError:
-        raise ConfigError("--query -: what came from stdin is not UTF-8") from None
-    return text
 
 
 def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
@@ -4580,8 +6064,16 @@ def read_page(settings: Settings, stats: Statistics) -> Report:
     return Report(page_figures(stats, details), (), (), ())
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        text = " ".join(message.encode(errors="replace").decode().split())
+        self.exit(2, f"{self.prog}: error: {text}; see --help\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(
         prog="ccusage-import",
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
@@ -4600,14 +6092,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="a parameter of the query, such as days=7",
     )
     add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", default="", metavar="NAME", help="statistics, or a query, of one machine")
     add(
-        "--no-hash-projects",
+        "--machine",
+        type=_text,
+        default="",
+        metavar="NAME",
+        help="statistics, or a query, of one machine",
+    )
+    names = parser.add_mutually_exclusive_group().add_argument
+    names(
+        "--hash-projects",
         action="store_true",
+        default=None,
+        help="store project names and session ids as hashes (as this machine did before; at first)",
+    )
+    names(
+        "--no-hash-projects",
+        action="store_false",
+        dest="hash_projects",
+        default=None,
         help="store project names and session ids as they are",
     )
     add("--names", action="store_true", help="show this machine's names on a terminal")
     add("--dry-run", action="store_true", help="say what would change; write nothing")
+    add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
     add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
     add(
         "--agents",
@@ -4623,8 +6131,8 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long to wait for another import (300)",
     )
-    add("--format", choices=("table", "json", "csv", "markdown", "html"), default="table")
-    add("--output", type=Path, metavar="FILE", help="write the result there")
+    add("--format", choices=("table", "json", "csv", "markdown", "html"))
+    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
     loudness.add_argument("--verbose", action="store_true", help="print every step")
@@ -4632,25 +6140,46 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+# What each option goes with. With anything else it would do nothing, and is refused. The check
+# takes the options of the import that it is about.
+IMPORT = "an import"
+GOES_WITH = {
+    "--param": ("--query",),
+    "--days": ("--stats",),
+    "--machine": ("--stats", "--query"),
+    "--names": (IMPORT, "--stats", "--query"),
+    "--no-hash-projects": (IMPORT, "--check"),
+    "--dry-run": (IMPORT,),
+    "--allow-shrink": (IMPORT, "--check"),
+    "--agents": (IMPORT, "--stats", "--check"),
+    "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
+}
+MODES = ("--check", "--stats", "--query", "--list-queries")
+ENDINGS = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
-    for option, given, mode, on in (
-        ("--param", args.param, "--query", args.query),
-        ("--days", args.days, "--stats", args.stats),
-        ("--machine", args.machine, "--stats or --query", args.stats or args.query),
-    ):
-        if given and not on:
-            parser.error(f"argument {option}: only with {mode}")
-    on_terminal = args.format == "table" and not args.output and sys.stdout.isatty()
-    if args.names and (args.check or args.list_queries or not on_terminal):
-        parser.error("argument --names: only on a terminal, where it shows no other format")
-    if args.query and args.agents:
-        parser.error("argument --agents: not with --query, whose parameters are given by --param")
+    values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    mode = next((mode for mode in MODES if values[mode]), IMPORT)
+    for option, modes in GOES_WITH.items():
+        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
+            *others, last = modes
+            if others:
+                parser.error(
+                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
+                )
+            parser.error(f"argument {option}: only with {last}")
+    if args.format is None:
+        ending = args.output.suffix.lower() if args.output else ""
+        args.format = ENDINGS.get(ending, "table")
     if args.format == "html":
         if not args.stats:
             parser.error("argument --format: html only with --stats")
         args.output = args.output or PAGE
+    if args.names and (args.format != "table" or args.output or not sys.stdout.isatty()):
+        parser.error("argument --names: only on a terminal, where it shows no other format")
     return args
 
 
@@ -4664,8 +6193,14 @@ def _query(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    if not _is_utf8(text):
+        raise argparse.ArgumentTypeError("expected text in UTF-8")
+    return text
+
+
 def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
+    name, equals, value = _text(text).partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     return name, value
@@ -4764,8 +6299,8 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
-    if args.output and not args.output.absolute().parent.is_dir():  # better now than in the end
-        raise ConfigError(f"--output {args.output}: its directory does not exist")
+    if args.output:  # better now than in the end
+        check_output(args.output)
     if args.check:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
@@ -4790,6 +6325,20 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
             publish(figures_report(result, sections), args, settings)
         return 3 if result.feeds_failed else 0
     return 0
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written; a pipe or a device is what it is."""
+    if str(path).startswith("/dev/") or (path.exists() and not (path.is_file() or path.is_dir())):
+        return
+    folder = Path(os.path.realpath(path)).parent
+    problem = (
+        (not folder.is_dir() and "its directory does not exist")
+        or (path.is_dir() and "it is a directory")
+        or (not os.access(folder, os.W_OK) and "its directory cannot be written")
+    )
+    if problem:
+        raise ConfigError(f"--output {path}: {problem}")
 
 
 def publish(report: Report, args: argparse.Namespace, settings: Settings) -> None:
@@ -4833,24 +6382,47 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
     return None
 
 
+def tell_unknown_variables(env: Mapping[str, str]) -> None:
+    """Warn of variables that would silently do nothing."""
+    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
+        near = f"did you mean {meant}?" if meant else ".env.example lists them"
+        place = "the environment" if name in os.environ else dotenv_path(os.environ)
+        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+
+
+FULL = "free some disk space"
+DISK_REMEDIES = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EACCES: "make it accessible to you",
+    errno.EPERM: "make it accessible to you",
+    errno.EROFS: "choose a place that can be written",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code is as the module says."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    args = parse_arguments(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores it
-            signal.signal(number, signal.default_int_handler)
-    configure_logging(args)
+    _interrupted.clear()
+    for number in INTERRUPTS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, interrupt)  # but nohup ignores some
     try:
+        args = parse_arguments(argv)
+        configure_logging(args)
         env = load_environment(os.environ)
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
+        tell_unknown_variables(env)
         settings = Settings.from_env(
             env,
             agents=args.agents,
-            hash_projects=not args.no_hash_projects,
+            hash_projects=args.hash_projects,
+            claims_name=bool(os.environ.get("MACHINE_NAME", "").strip()),
+            reprice=args.reprice,
             allow_shrink=args.allow_shrink,
             dry_run=args.dry_run,
             lock_timeout=args.lock_timeout,
@@ -4859,10 +6431,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        log.error("%s: free some disk space", error)
+    except OSError as error:  # a file or a disk that is not as it should be, no bug
+        log.error("%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check the disk"))
         return 1
     except KeyboardInterrupt:
         log.error("interrupted")

@@ -1517,7 +1517,7 @@ SELECT
     sum(daily.total_tokens) AS total_tokens,
     sum(input_tokens + cache_creation_tokens + cache_read_tokens) AS prompt_tokens,
     sum(daily.cache_read_tokens) AS read_tokens
-FROM ccusage_v_daily_summary AS daily
+FROM ccusage_usage_daily AS daily FINAL
 WHERE has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY date
@@ -1536,7 +1536,7 @@ SELECT
     agent,
     sum(daily.total_cost) AS total_cost,
     sum(daily.total_tokens) AS total_tokens
-FROM ccusage_v_daily_summary AS daily
+FROM ccusage_usage_daily AS daily FINAL
 WHERE date >= {since:Date32}
     AND has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
@@ -1599,8 +1599,8 @@ WITH sessions AS (
     SELECT
         concat(project_path, if(project_path = '', '', '/'), session_id) AS name,
         total_cost,
-        ifNull(duration_minutes, 0) AS minutes
-    FROM ccusage_v_session_summary
+        ifNull(dateDiff('minute', first_activity, last_activity), 0) AS minutes
+    FROM ccusage_usage_sessions FINAL
     WHERE ifNull(toDate32(last_activity, {timezone:String}), toDate32('1900-01-01'))
             >= {since:Date32}
         AND has(['', machine_name], {machine:String})
@@ -1697,7 +1697,7 @@ SET param_recent = '1900-01-01';
 SELECT
     date,
     sum(daily.total_cost) AS total_cost
-FROM ccusage_v_daily_summary AS daily
+FROM ccusage_usage_daily AS daily FINAL
 WHERE date >= {recent:Date32}
 GROUP BY date
 ORDER BY date ASC;

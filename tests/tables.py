@@ -625,12 +625,12 @@ class Stub:
 case " $* " in
     *" --version "*) feed=version ;;
     *" --sections "*) feed=agents ;;
-    " codex "* | " opencode "*) feed="$1 $2" ;;
     *" --instances "*) feed=projects ;;
-    *" daily "*) feed=daily ;;
-    *" monthly "*) feed=monthly ;;
-    *" session "*) feed=session ;;
-    *" blocks "*) feed=blocks ;;
+    " daily "* | " claude daily "*) feed=daily ;;
+    " monthly "* | " claude monthly "*) feed=monthly ;;
+    " session "* | " claude session "*) feed=session ;;
+    " blocks "* | " claude blocks "*) feed=blocks ;;
+    *) feed="$1 $2" ;;  # of another agent
 esac
 cd {folder}
 echo "$feed" >> calls

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import transcripts
+from clickhouse_connect.driver.exceptions import DatabaseError
 from clickhouse_server import ClickHouseServer
 from crontab import Crontab
 from tables import PROGRAM, Database, Machine, at, footprint, noon
 from transcripts import Message, write_session
+
+from ccusage_importer import Settings, StoreError, read_schema, store_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,10 +147,10 @@ def test_a_check_leaves_no_trace_on_a_server(machine: Machine, database: Databas
     assert len(machine.history()) == 1
     tables = "SELECT count() FROM system.tables WHERE database = {name:String}"
     assert database.server.query(tables, name=database.name) == [(13,)]
-    assert found["writing"]["detail"] == "a table of its own"
+    assert found["writing"]["detail"] == "can create, write and drop a table"
 
 
-@pytest.mark.parametrize("statement", ["^INSERT", "^DELETE", "^CREATE TABLE"])
+@pytest.mark.parametrize("statement", ["^INSERT", "^DELETE", "^CREATE OR REPLACE TABLE"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_the_scratch_table_is_dropped_even_on_failure(
     machine: Machine, database: Database, statement: str, when: str
@@ -174,11 +177,14 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
         FEEDS, ("daily", "monthly", "sessions", "blocks", "projects"), strict=True
     ):
         count = len(feeds[name][key])
-        assert found[name]["detail"].startswith(f"{count} records, 110 tokens, $"), found[name]
-    assert found["other agents"]["status"] == "ok"
+        noun = "record" if count == 1 else "records"
+        assert found[name]["detail"].startswith(f"{count} {noun}, 110 tokens, $"), found[name]
+    assert found["other agents"]["detail"].startswith("none in 0.")
     assert found["version"]["detail"] == f"20.0.24: {machine.env['CCUSAGE_COMMAND']}"
     assert re.fullmatch(r"(excellent|good), \d+ ms", found["response"]["detail"])
-    assert found["schema"]["detail"] == "all tables, views and columns"
+    assert found["schema"]["detail"] == "all tables, views and columns are there"
+    assert found["writing"]["detail"] == "can create, write and drop a table"
+    assert found.keys().isdisjoint(("ccusage", "bunx", "npx", "left out"))  # what is not needed
     assert found["machine name"]["detail"] == "m1"
     assert found["time zone"]["detail"] == "UTC, as recorded"
     assert found["privacy"]["detail"] == "names are hashed, without PROJECT_HASH_KEY"
@@ -206,19 +212,18 @@ def test_missing_and_outdated_tables_columns_and_views_are_named(
     name = database.name
     database.server.query(f"DROP VIEW {name}.ccusage_v_active_blocks")
     found = check(machine, code=0)
-    assert found["schema"]["detail"] == "not there yet: ccusage_v_active_blocks"
+    assert found["schema"]["detail"] == "not up to date: create the view ccusage_v_active_blocks"
     assert found["last import"]["status"] == "ok"
-    machine.imports()
     database.server.query(f"DROP VIEW {name}.ccusage_v_daily_summary")
     database.server.query(f"CREATE VIEW {name}.ccusage_v_daily_summary AS SELECT 1 AS date")
-    found = check(machine, code=0)
-    assert found["schema"]["detail"] == "outdated: ccusage_v_daily_summary"
-    assert found["schema"]["remedy"].startswith("DROP VIEW ccusage_v_daily_summary")
     database.server.query(f"ALTER TABLE {name}.ccusage_usage_daily DROP COLUMN models_count")
-    found = check(machine, code=1)
-    assert "ccusage_usage_daily (models_count)" in found["schema"]["detail"]
-    assert "ADD COLUMN" in found["schema"]["remedy"]
-    assert machine.main().code == 1
+    found = check(machine, code=0)
+    assert "replace the view ccusage_v_daily_summary, which lacks mach" in found["schema"]["detail"]
+    assert "add to the table ccusage_usage_daily: models_count" in found["schema"]["detail"]
+    assert found["schema"]["remedy"] == "an import does this"
+    assert found["writing"]["status"] == "ok"
+    machine.imports()
+    assert check(machine, code=0)["schema"]["status"] == "ok"
 
 
 @pytest.mark.parametrize(
@@ -253,12 +258,24 @@ def test_rights_that_an_import_does_not_need_may_be_missing(
 ) -> None:
     machine = Machine(tmp_path, database=theirs)
     machine.imports()
+    steps = footprint(theirs.query, theirs.name)
     found = check(machine, CH_USER=user, CH_PASSWORD="pw", code=0)
-    assert found["writing"]["detail"] == "SELECT, INSERT, ALTER DELETE are granted"
+    assert found["writing"]["detail"].startswith("has the rights that an import needs")
+    assert footprint(theirs.query, theirs.name) == steps
     assert theirs.query("SELECT count() FROM system.tables WHERE name LIKE '%ccusage_check%'") == [
         (0,)
     ]
     machine.imports(CH_USER=user, CH_PASSWORD="pw")
+
+
+def test_a_first_import_needs_no_right_to_drop(tmp_path: Path, theirs: Database) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    machine.env |= {"CH_USER": "hoarder", "CH_PASSWORD": "pw"}
+    assert check(machine, code=0)["writing"]["status"] == "ok"
+    assert theirs.query("SELECT count() FROM system.tables WHERE name LIKE '%ccusage_check%'") == [
+        (0,)
+    ]
+    machine.imports()
 
 
 def test_a_database_that_the_user_may_not_create_fails_the_check(
@@ -402,6 +419,108 @@ def test_the_engine_waits_for_an_import_and_names_it(alone: Machine) -> None:
     assert f"another import (PID {os.getpid()})" in found["connection"]["detail"]
 
 
+# --- what an import does to the schema ---------------------------------------------------------
+
+OLD = (  # what an older version might have left
+    "ALTER TABLE {db}.ccusage_usage_daily DROP COLUMN models_count",
+    "ALTER TABLE {db}.ccusage_import_history DROP COLUMN held_reasons",
+    "DROP VIEW {db}.ccusage_v_active_blocks",
+    "DROP VIEW {db}.ccusage_v_daily_summary",
+    "CREATE VIEW {db}.ccusage_v_daily_summary AS SELECT 1 AS date",
+)
+CHANGES = (
+    "add to the table ccusage_usage_daily: models_count",
+    "add to the table ccusage_import_history: held_reasons",
+    "replace the view ccusage_v_daily_summary, which lacks machine_name, agent, ",
+    "create the view ccusage_v_active_blocks",
+)
+
+
+def columns(database: Database) -> set[tuple[Any, ...]]:
+    return set(
+        database.server.query(
+            "SELECT table, name, type, default_kind, default_expression, comment "
+            "FROM system.columns WHERE database = {name:String}",
+            name=database.name,
+        )
+    )
+
+
+def test_an_import_brings_the_schema_to_this_version_and_says_each_step(
+    machine: Machine, database: Database
+) -> None:
+    machine.imports()
+    wanted, rows = columns(database), machine.tables()
+    assert {(i.name, c) for i in read_schema() for c in i.columns} == {
+        row[:2] for row in wanted if row[3] != "MATERIALIZED" or row[1] in ("year", "month_num")
+    }
+    for statement in OLD:
+        database.server.query(statement.format(db=database.name))
+    database.server.query(f"ALTER TABLE {database.name}.ccusage_usage_daily ADD COLUMN newer UInt8")
+    done = machine.imports()
+    said = [line.partition(": ")[2] for line in done.err.splitlines() if line.startswith("test_")]
+    assert len(said) == len(CHANGES)
+    assert all(line.startswith(change) for line, change in zip(said, CHANGES, strict=True))
+    newer = ("ccusage_usage_daily", "newer")
+    assert {row for row in columns(database) if row[:2] != newer} == wanted
+    found = machine.tables()
+    assert found["ccusage_usage_daily"].keys() == rows["ccusage_usage_daily"].keys()
+    assert "test_" not in machine.imports().err
+
+
+def test_a_user_who_may_not_change_the_schema_gets_the_statements_to_run(
+    tmp_path: Path, theirs: Database
+) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    use(machine, noon())
+    machine.imports()
+    for statement in OLD:
+        theirs.server.query(statement.format(db=theirs.name))
+    user = {"CH_USER": "writer", "CH_PASSWORD": "pw"}
+    assert failures(check(machine, code=1, **user)) == ["writing"]
+    done = machine.main("--dry-run", **user)
+    assert done.code == 1
+    assert "remedy: run an import once: it adds the columns that are missing" in done.err
+    done = machine.main(**user)
+    assert done.code == 1
+    problem, statements = done.err.split(
+        "\n  remedy: have these statements run by somebody who may"
+    )
+    assert "Not enough privileges" in problem.splitlines()[-1]
+    use_it, *statements = statements.splitlines()[1:]
+    assert use_it == "    USE `guarded`;"
+    assert [line.split()[:3] for line in statements] == [  # it may alter tables
+        ["CREATE", "OR", "REPLACE"],
+        ["CREATE", "VIEW", "IF"],
+    ]
+    for line in statements:
+        text = line.strip().removesuffix(";")
+        for item in read_schema():
+            text = text.replace(f" {item.name} ", f" guarded.{item.name} ")
+        theirs.server.query(text)
+    machine.imports(**user)
+
+
+def test_a_database_that_is_not_there_is_named(machine: Machine, database: Database) -> None:
+    machine.imports()
+    for args in (("--stats",), ("--query", "all-time-totals")):
+        done = machine.main(*args, CH_DATABASE="typo")
+        assert (done.code, done.out) == (1, "")
+        assert f"{database.server.url}: there is no database 'typo'\n  remedy: check" in done.err
+    assert machine.main("--dry-run", CH_DATABASE="typo").code == 0
+
+
+@pytest.mark.parametrize("code", [241, 202, 252, 225, 242, 285, 286, 289, 319, 341, 999, 4242])
+def test_an_error_of_clickhouse_says_what_to_do_about_it(code: int, tmp_path: Path) -> None:
+    settings = Settings.from_env({"HOME": str(tmp_path), "CH_HOST": "db"})
+    error = DatabaseError(f"Code: {code}. DB::Exception: no luck", code=code)
+    with pytest.raises(StoreError) as raised, store_errors(settings):
+        raise error
+    remedy = str(raised.value).partition("remedy: ")[2]
+    assert len(remedy) > 20
+    assert "CH_HOST" not in remedy
+
+
 # --- schedule and data -------------------------------------------------------------------------
 
 
@@ -438,16 +557,63 @@ def test_the_retention_of_claude_code_is_reckoned(machine: Machine) -> None:
         "5 of 5 reported days are stored, 2 will be purged within a week, "
         "2 are in the database alone"
     )
+    assert found["deletion"]["detail"] == (
+        'Claude Code deletes transcripts after 20 days; "cleanupPeriodDays": 3650 in '
+        f"{machine.claude / 'settings.json'} keeps them for ten years"
+    )
     use(machine, noon() - timedelta(days=15))
     found = check(machine, code=0)
     assert found["retention"]["status"] == "warning"
     assert found["retention"]["detail"].startswith("5 of 6 reported days are stored, 3 will be")
 
 
+def test_transcripts_that_ccusage_leaves_out_are_counted(machine: Machine) -> None:
+    elsewhere, projects = machine.home / "elsewhere", machine.claude / "projects"
+    shutil.copytree(projects, elsewhere)
+    assert "left out" not in check(machine, code=0)
+    (projects / "-linked").symlink_to(elsewhere / "-home-dev-secret-plan")
+    for number in (1, 2):
+        (projects / f"-home-dev-secret-plan/{number}.jsonl").symlink_to(next(elsewhere.rglob("*l")))
+    found = check(machine, code=0)
+    assert found["left out"]["status"] == "warning"
+    assert "does not read 1 project folder and 2 transcripts: " in found["left out"]["detail"]
+    assert "secret" not in str(found["left out"])
+
+
+def test_the_last_three_imports_are_listed_with_their_codes(machine: Machine) -> None:
+    stub = machine.stub()
+    for failing in ((), ("blocks", "daily"), (), ()):
+        stub.fail(*failing)
+        machine.stores(code=3 if failing else 0)
+    found = check(machine, code=0)["last imports"]
+    assert re.fullmatch(
+        r"20\S+ \S+ code 0; 20\S+ \S+ code 0; 20\S+ \S+ code 3 \(without blocks, daily\)",
+        found["detail"],
+    )
+    assert found["status"] == "ok"
+    stub.fail("blocks")
+    machine.stores(code=3)
+    stub.fail()
+    found = check(machine, code=0)["last imports"]
+    assert found["status"] == "warning"
+    assert "ccusage_import.log" in found["remedy"]
+
+
 @pytest.mark.parametrize(
     ("text", "status", "detail"),
     [
         ("", "warning", "no entry"),
+        (
+            "1 * * * * PATH=/bin '/no where/python' /a.py # ccusage-import\n",
+            "warning",
+            "1 * * * *, but /no where/python does not exist any more",
+        ),
+        (
+            "@daily /bin/sh /gone/to\\%/importer.py --quiet # ccusage-import\n",
+            "warning",
+            "@daily, but /gone/to%/importer.py does not exist any more",
+        ),
+        ("1 * * * * A=/gone /bin/sh -c /gone # ccusage-import\n", "ok", "1 * * * *"),
         ("# 1 * * * * import # ccusage-import\n", "warning", "no entry"),
         ("*/5 1 * * * import # ccusage-import\n", "ok", "*/5 1 * * *"),
         ("1 * * * * a # ccusage-import\n2 * * * * b # ccusage-import\n", "warning", "1 * * * *; 2"),
@@ -487,7 +653,7 @@ def test_an_env_file_is_for_its_owner_alone(tmp_path: Path, machine: Machine) ->
 def test_the_findings_are_plain_lines_by_section(machine: Machine) -> None:
     done = machine.main("--check", "--agents", "claude")
     assert [part.split("\n")[0] for part in done.out.strip().split("\n\n")] == list(SECTIONS)
-    assert re.search(r"^daily +ok +1 records, 110 tokens, ", done.out, re.MULTILINE)
+    assert re.search(r"^daily +ok +1 record, 110 tokens, ", done.out, re.MULTILINE)
     assert re.search(r"^last import +warning +none yet\n +\S run ", done.out, re.MULTILINE)
     assert "\033" not in done.out
 
@@ -520,6 +686,9 @@ def test_the_other_agents_are_checked_too(machine: Machine) -> None:
         Path(machine.env["CODEX_HOME"]), "c0df", [Message(at=noon() + timedelta(days=1))]
     )
     done = machine.main("--check")
-    assert "codex" in next(line for line in done.out.splitlines() if "other agents" in line)
+    (line,) = (line for line in done.out.splitlines() if "other agents" in line)
+    told = machine.report("codex daily")["totals"]
+    cost = f"{told['costUSD']:,.2f}"
+    assert f"codex: 2 days, {told['totalTokens']:,} tokens, ${cost} in " in line
     assert "stale by 1 day, codex: stored 20" in done.out
     assert f"claude: stored {date.fromisoformat(f'{noon():%Y-%m-%d}')}" in done.out

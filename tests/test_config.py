@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,7 @@ def test_an_empty_variable_is_as_an_unset_one() -> None:
         ("CCUSAGE_JOBS", " 5 ", "jobs", 5),
         ("CCUSAGE_TIMEOUT", "0.5", "timeout", 0.5),
         ("PROJECT_HASH_KEY", "s3cret", "hash_key", "s3cret"),
+        ("PROJECT_HASH_KEY", " \t ", "hash_key", ""),
         ("CCUSAGE_STATE_DIR", "/s", "state_dir", Path("/s")),
         ("XDG_STATE_HOME", "/x", "state_dir", Path("/x/ccusage-import")),
     ],
@@ -160,8 +162,10 @@ def test_a_protocol_of_ones_own_overrides_the_ports() -> None:
 
 
 def test_a_tilde_in_a_path_is_home(home: Path) -> None:
-    settings = Settings.from_env({"CH_EMBEDDED_PATH": "~/ch", "CCUSAGE_STATE_DIR": "~/s"})
+    names = {"CH_EMBEDDED_PATH": "~/ch", "CCUSAGE_STATE_DIR": "~/s", "CH_CA_CERT": "~/ca.pem"}
+    settings = Settings.from_env(names)
     assert (settings.embedded_path, settings.state_dir) == (home / "ch", home / "s")
+    assert settings.ca_cert == str(home / "ca.pem")
 
 
 WRONG = [
@@ -387,12 +391,17 @@ def test_a_wrong_command_line_ends_with_2(
         main(argv)
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (2, "")
-    assert err.startswith("usage: ccusage-import ")
+    assert re.fullmatch("ccusage-import: .*; see --help\n", err)  # one line
 
 
 @pytest.mark.parametrize(
     ("text", "agents"),
-    [("all", set()), ("claude", {"claude"}), ("Claude, CODEX", {"claude", "codex"}), ("x,all", {})],
+    [
+        ("all", set()),
+        ("claude", {"claude"}),
+        ("Claude, CODEX", {"claude", "codex"}),
+        ("pi,all", {}),
+    ],
 )
 def test_agents_are_listed_with_commas(text: str, agents: Any) -> None:
     assert build_parser().parse_args(["--agents", text]).agents == frozenset(agents)
