@@ -3073,6 +3073,44 @@ class SchemaChange(NamedTuple):
     statement: str
 
 
+# What cannot be ours: another layout, or the plain engine that the importers before this program
+# used (somebody may have added columns to it); and what an adoption that was cut off has left.
+LEGACY_TABLES = """
+    SELECT table, groupArray(name) AS columns
+    FROM system.columns
+    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+    GROUP BY table
+    HAVING startsWith(table, 'ccusage_adopting_')
+        OR table = 'ccusage_import_history'
+            AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
+        OR has({tables:Array(String)}, table)
+            AND (NOT has(columns, 'agent') OR table IN (
+                SELECT name FROM system.tables
+                WHERE database = currentDatabase()
+                    AND match(engine, '^(Replicated|Shared)?MergeTree$')
+            ))
+    ORDER BY table
+"""
+
+
+def legacy_tables(client: Client) -> list[str]:
+    """The tables of ours that an older importer made, or that await their adoption."""
+    names = {"tables": [table.name for table in ALL_TABLES]}
+    return [row[0] for row in client.query(LEGACY_TABLES, parameters=names).result_rows]
+
+
+def refuse_legacy(client: Client, settings: Settings) -> None:
+    """Stop at tables of an older importer, which would be read wrong and are not to be changed."""
+    with store_errors(settings):
+        tables = legacy_tables(client)
+    if tables:
+        raise StoreError(
+            f"{settings.where}: these tables are an older importer's, and are to be adopted first: "
+            f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
+            "become of them"
+        )
+
+
 def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
     """What brings tables and views with these columns to the schema of this version.
 
@@ -3138,6 +3176,9 @@ PAST = f"""
     ORDER BY max(updated_at) DESC
 """  # noqa: S608 (our names)
 INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
+
+
+BEGINNING = date(1900, 1, 2)  # of what the tables hold
 
 
 class ClickHouseImporter:
@@ -3215,7 +3256,7 @@ class ClickHouseImporter:
         )
 
     def newest_row(self) -> datetime:
-        """The newest `updated_at` of this machine; a killed run's is newer than the history."""
+        """The newest `updated_at` of this machine, which of a killed run is not in the history."""
         tables = " UNION ALL ".join(
             f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
@@ -3276,7 +3317,9 @@ class ClickHouseImporter:
                 t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
                 for t in tables
             }
-            for line in self.query(_select(tables, names), **wanted, since=_as_text(since)):
+            # Of a killed run's rows, not even the parent may be there.
+            sql = _select(tables, names, recent=first > BEGINNING)
+            for line in self.query(sql, **wanted, since=_as_text(since)):
                 table, key_at, values_at = places[line[0]]
                 key = tuple([line[i] for i in key_at])
                 version, created_at, _, is_deleted = line[-4:]
@@ -3357,8 +3400,8 @@ class ClickHouseImporter:
         return {} if absent else {row[0]: row[1] for row in self.query(sql)}
 
 
-def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
-    """One SELECT over tables that differ in their columns."""
+def _select(tables: Sequence[Table], names: Sequence[str], *, recent: bool) -> str:
+    """One SELECT over tables that differ in their columns; of their recent rows, or of all."""
     selects = []
     for table in tables:
         own = {*table.key, *table.columns}
@@ -3366,7 +3409,7 @@ def _select(tables: Sequence[Table], names: Sequence[str]) -> str:
         selects.append(
             f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
             f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            f"WHERE machine_name = {{machine:String}} AND ({table.recent})"
+            f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1})"
         )
     return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
 
@@ -3471,6 +3514,7 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
         client = connect(settings, create=writing or path is not None, path=path)
         stack.enter_context(contextlib.closing(client))
         stack.callback(client.close_connections)  # whose pool is ours
+        refuse_legacy(client, settings)
         yield client
 
 
@@ -3577,9 +3621,6 @@ class Feeds(NamedTuple):
     reported: Reported
     failed: dict[str, str]
     ask_again: Callable[[], Mapping[tuple[str, str], Records]]
-
-
-BEGINNING = date(1900, 1, 2)  # of what the tables hold
 
 
 def plan_import(
@@ -6148,7 +6189,7 @@ GOES_WITH = {
     "--days": ("--stats",),
     "--machine": ("--stats", "--query"),
     "--names": (IMPORT, "--stats", "--query"),
-    "--no-hash-projects": (IMPORT, "--check"),
+    "--hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
@@ -6291,9 +6332,9 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
         plotly_script()  # better missed now than in the end
     stats = ask_statistics(settings, args.days, args.machine)
     if args.format == "html":
-        publish(read_page(settings, stats), args, settings)
+        publish(read_page(settings, stats), args)
     elif not args.quiet or args.output:
-        publish(figures_report(stats, statistics_sections(stats)), args, settings)
+        publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
 
 
@@ -6305,13 +6346,13 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
         if failed or not args.quiet:
-            publish(check_report(failed if args.quiet else checks), args, settings)
+            publish(check_report(failed if args.quiet else checks), args)
         return int(bool(failed))
     if args.list_queries:
-        publish(list_queries(), args, settings)
+        publish(list_queries(), args)
     elif args.query:
         query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
-        publish(ask_query(settings, query, args), args, settings)
+        publish_named(ask_query(settings, query, args), args, settings)
     elif args.stats:
         return show_statistics(settings, args)
     else:
@@ -6322,7 +6363,7 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         gc.enable()
         if not args.quiet or args.output:
             sections = import_sections(result, verbose=args.verbose)
-            publish(figures_report(result, sections), args, settings)
+            publish_named(figures_report(result, sections), args, settings)
         return 3 if result.feeds_failed else 0
     return 0
 
@@ -6341,15 +6382,18 @@ def check_output(path: Path) -> None:
         raise ConfigError(f"--output {path}: {problem}")
 
 
-def publish(report: Report, args: argparse.Namespace, settings: Settings) -> None:
+def publish_named(report: Report, args: argparse.Namespace, settings: Settings) -> None:
+    """Print an answer, with --names showing the names behind its hashes."""
+    publish(with_names(report, local_names(settings)) if args.names else report, args)
+
+
+def publish(report: Report, args: argparse.Namespace) -> None:
     """Print an answer, or write it to --output, in the form that was asked for."""
     import shutil
 
     out = sys.stdout
     width = shutil.get_terminal_size((report.width, 24)).columns
     width, colour = (report.width, False) if args.output else (width, out.isatty())
-    if args.names:
-        report = with_names(report, local_names(settings))
     if args.format == "table":
         text = render_table(report, width, colour=colour)
     else:

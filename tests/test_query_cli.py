@@ -459,7 +459,7 @@ def test_what_statistics_are_made_of_is_not_listed_but_answers(machine: Machine)
     [
         ("<&-", "--query -: no SQL came from stdin"),
         ("< /dev/null", "--query -: no SQL came from stdin"),
-        ("<<< $'SELECT \\xff'", "--query -: what came from stdin is not UTF-8"),
+        ("<<< $'SELECT \\xff'", "--query -: stdin is not in UTF-8"),
     ],
 )
 def test_a_stdin_that_holds_no_sql_is_told(redirection: str, message: str, tmp_path: Path) -> None:

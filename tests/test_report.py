@@ -23,7 +23,7 @@ from ccusage_importer import (
     RENDERERS,
     Identity,
     ImportResult,
-    Lowered,
+    LoweredRow,
     Report,
     Scope,
     Section,
@@ -543,7 +543,7 @@ RESULT = ImportResult(
     feeds_failed={"blocks": "blocks: exit code 1"},
     tables={f"ccusage_{name}": TableCount(1, 2, 0, 34_567) for name in TABLES},
     held={"their transcripts are gone": 12},
-    lowered=[Lowered("daily", "2026-11-01", 500, 400)],
+    lowered=[LoweredRow("daily", "2026-11-01", 500, 400)],
     total_tokens=280_000_000,
     total_cost=151.23,
     previous={
@@ -600,7 +600,7 @@ def test_a_dry_run_says_would() -> None:
 
 def test_what_allow_shrink_lowered_is_listed() -> None:
     shown = summary(RESULT._replace(allow_shrink=True))
-    assert re.search("Lowered by --allow-shrink .*\ndaily 2026-11-01 500 400", shown) or (
+    assert re.search("LoweredRow by --allow-shrink .*\ndaily 2026-11-01 500 400", shown) or (
         "daily 2026-11-01 500 400" in shown
     )
 
