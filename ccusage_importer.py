@@ -4790,6 +4790,10 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
+    if result.former_prices.days:
+        days, dollars = result.former_prices
+        more = f"{money(abs(dollars))} {'less' if dollars < 0 else 'more'}"
+        yield "Note", f"{counted(days, 'day')} at former prices; at the present ones {more}"
     yield from notes(stats, result.held) if stats else ()
 
 
@@ -5587,16 +5591,15 @@ def list_queries() -> Report:
     """The queries of queries.sql under its headings."""
     names = ("name", "question", "parameters", "heading")
     queries = [(*query[:3], query.heading) for query in questions().values()]
-    wide = max(len(query[0]) for query in queries)
-    sections = []
-    for heading in dict.fromkeys(query[3] for query in queries):
-        rows = []
-        for name, question, parameters, _ in (query for query in queries if query[3] == heading):
-            values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
-            rows.append((f"{name:{wide}}", f"{question} [{values}]" if values else question))
-        sections.append(Section((heading, ""), rows))
+    rows, above = [], ""
+    for name, question, parameters, heading in queries:
+        if heading != above:
+            rows += [("", ""), (f"{heading.split(': ')[0]}:", "")]
+            above = heading
+        values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
+        rows.append((name, f"{question} [{values}]" if values else question))
     value = [dict(zip(names, query, strict=True)) for query in queries]
-    return Report(value, sections, names, queries, WIDE)
+    return Report(value, [Section(("Name", "Question"), rows)], names, queries, WIDE)
 
 
 # --- check ----------------------------------------------------------------------------
@@ -6205,13 +6208,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
     mode = next((mode for mode in MODES if values[mode]), IMPORT)
     for option, modes in GOES_WITH.items():
-        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
+        value = values[option]
+        if mode not in modes and value != parser.get_default(option[2:].replace("-", "_")):
             *others, last = modes
+            given = f"--no-{option[2:]}" if value is False else option
             if others:
                 parser.error(
-                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
+                    f"argument {given}: not with {mode}, but with {', '.join(others)} or {last}"
                 )
-            parser.error(f"argument {option}: only with {last}")
+            parser.error(f"argument {given}: only with {last}")
     if args.format is None:
         ending = args.output.suffix.lower() if args.output else ""
         args.format = ENDINGS.get(ending, "table")

@@ -83,8 +83,8 @@ def test_every_query_answers_with_its_defaults(machine: Machine) -> None:
 def test_the_list_shows_names_and_questions(machine: Machine) -> None:
     done = machine.main("--list-queries")
     assert done.code == 0
-    assert done.out.startswith("Days\n")
-    assert "\nModels\nmodel-costs  " in done.out
+    assert re.match("Name +Question\n\nDays:\nall-time-totals  ", done.out)
+    assert "\n\nModels:\nmodel-costs  " in done.out
     assert "\ndaily-cost-trend  " in done.out
     assert "What did each of the last days cost" in done.out
     assert "week before it? [days=30, machine='']" in " ".join(done.out.split())

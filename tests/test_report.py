@@ -577,6 +577,14 @@ def test_the_summary_says_what_was_held_corrected_and_left_out() -> None:
     assert re.search("^daily 1 2 0 34,567$", summary(RESULT, verbose=True), re.MULTILINE)
 
 
+def test_days_at_former_prices_are_told_with_the_difference() -> None:
+    assert "former prices" not in summary(RESULT)
+    for dollars, text in ((1.2, "$1.20 more"), (-0.5, "$0.50 less")):
+        prices = program.FormerPriceSum(3, dollars)
+        shown = summary(RESULT._replace(former_prices=prices))
+        assert f"Note 3 days at former prices; at the present ones {text}\n" in shown
+
+
 def test_what_is_new_is_told_in_a_line() -> None:
     nothing = {name: TableCount(0, 0, 0, 9) for name in RESULT.tables}
     assert "New nothing new since 14:30\n" in summary(RESULT._replace(tables=nothing))
