@@ -1753,8 +1753,8 @@ def displayed(record: Record) -> dict[str, Any]:
 # What the sessions tell
 
 
-def session_of(record: Record, version: str, ids: Ids, zone: tzinfo) -> Session:
-    """A session's record as evidence; `version` is the ccusage that reports it, if it is new."""
+def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
+    """A session's record as evidence."""
     project, name = record.details["project_path"], record.details["session_id"]
     if ids.key(project, name) == record.key[0]:  # these are the names themselves
         project, name = (part and ids.key(part)[:8] for part in (project, name))
@@ -1763,7 +1763,7 @@ def session_of(record: Record, version: str, ids: Ids, zone: tzinfo) -> Session:
     elif name == ids.key("subagents")[:8]:  # as they report a part of a session, of any project
         project = ""
     end = record.details["last_activity"] or FAR_OFF
-    if major(record.version or version) < 20 and end < FAR_OFF:
+    if end < FAR_OFF and end.astimezone(zone).time() == datetime.min.time():  # it is a day
         day = end.astimezone(zone).date() + timedelta(1)
         end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
     return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
@@ -1791,7 +1791,7 @@ def evidence_of(
         agents.discard("claude")
     olds, news = (
         {
-            key: session_of(record, policy.version_text, ids, policy.zone)
+            key: session_of(record, ids, policy.zone)
             for key, record in records.items()
             if record.agent in agents
         }
@@ -1962,7 +1962,8 @@ def gather_evidence(
         elif key not in news:
             (uncounted if old.name in policy.on_disk else lost).append(old)
     apart = {key: new for key, new in news.items() if key not in following and key not in waiting}
-    grown = (growth(olds.get(key), new, policy) for key, new in apart.items() if policy.steady)
+    known = policy.steady and (policy.upgraded or whole_projects)
+    grown = (growth(olds.get(key), new, policy) for key, new in apart.items() if known)
     return Evidence(
         policy,
         agents,
@@ -2179,8 +2180,11 @@ def decide_all(
     stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
-    evidence, stored = evidence_of(stored, reported, ids, policy)
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    if not policy.upgraded and policy.version >= (19, 0, 0):
+        lumped = split_lumped_sessions(stored["session"], feeds["session"])
+        stored = {**stored, "session": lumped}
+    evidence, stored = evidence_of(stored, reported, ids, policy)
     feeds["session"] = at_stored_paths(stored["session"], feeds["session"], ids, evidence)
     sessions = decide_sessions(stored["session"], feeds["session"], evidence)
     prices = FormerPrices(sessions.after, feeds["session"], ids, policy)
@@ -2203,14 +2207,14 @@ def at_stored_paths(stored: Records, reported: Records, ids: Ids, evidence: Evid
     So the next run with evidence still sees that they moved.
     """
     homes = {
-        (old.agent, session_of(old, "", ids, UTC).name): old
+        (old.agent, session_of(old, ids, UTC).name): old
         for old in stored.values()
         if old.agent not in evidence.agents and old.id not in reported
     }
     placed = {}
     for key, new in reported.items():
         moves = homes and key not in stored
-        old = homes.get((new.agent, session_of(new, "", ids, UTC).name)) if moves else None
+        old = homes.get((new.agent, session_of(new, ids, UTC).name)) if moves else None
         record = (
             new._replace(key=old.key, details={**new.details, **displayed(old)}) if old else new
         )
@@ -2244,8 +2248,6 @@ def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> D
             decision.drop(old, MOVED)
         elif evidence.removes(old, span_of("session", old, policy.zone)):
             decision.drop(old)
-    if not policy.upgraded and policy.version >= (19, 0, 0):
-        split_lumped_sessions(decision, stored, reported)
     return decision
 
 
@@ -2256,8 +2258,8 @@ def not_used_since(old: Record, new: Record) -> bool:
     return bool(more and old.agent == "claude" and before and after and after <= before)
 
 
-def split_lumped_sessions(decision: Decision, stored: Records, reported: Records) -> None:
-    """Take the sessions that ccusage 19 tells apart out of the rows in which 15 to 18 lumped them.
+def split_lumped_sessions(stored: Records, reported: Records) -> Records:
+    """The stored sessions, without what ccusage 19 tells apart of those that 15 to 18 lumped.
 
     Models' shares of a newer version were already reduced, by a run that was then killed.
     """
@@ -2276,11 +2278,8 @@ def split_lumped_sessions(decision: Decision, stored: Records, reported: Records
             models = old.models - (old.shares.keys() - shares.keys())
             lumps[key] = rest._replace(shares=shares, models=models, version=old.version)
             alone = add(alone, less=[old])
-    for key, record in lumps.items():
-        if any(record.tokens):
-            decision.after[key] = record._replace(version="")
-        else:
-            del decision.after[key]
+    kept = {key: rest._replace(version="") for key, rest in lumps.items() if any(rest.tokens)}
+    return {key: old for key, old in stored.items() if key not in lumps} | kept
 
 
 def major(version: str) -> int:
@@ -2293,7 +2292,7 @@ class FormerPrices:
     def __init__(self, decided: Records, reported: Records, ids: Ids, policy: Policy) -> None:
         self.reported = reported
         self.sessions = SessionIndex(
-            session_of(record, policy.version_text, ids, policy.zone)
+            session_of(record, ids, policy.zone)
             for key, record in decided.items()
             if key in reported
             and record.tokens == reported[key].tokens

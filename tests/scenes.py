@@ -199,7 +199,7 @@ class Seesaw:
 
     def _say(self, side: int) -> None:
         self.stub.say(**self.feeds[side])
-        self.args = ("--allow-shrink", *(["--no-hash-projects"] if side else []))
+        self.args = ("--allow-shrink", "--no-hash-projects" if side else "--hash-projects")
 
     @property
     def before(self) -> Tables:
