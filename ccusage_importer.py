@@ -4913,7 +4913,7 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     width = min(width, WIDE)
     file = io.StringIO()
     console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
-    shown = [part for part in report.sections if part != Section()]
+    shown = [part for part in report.sections if part.header or part.rows or part.drawing]
     for section in shown:
         common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
         for number, line in enumerate(section.title):

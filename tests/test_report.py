@@ -621,7 +621,7 @@ def test_a_summary_without_statistics_still_tells_of_the_import() -> None:
 
 
 def test_sections_without_rows_are_left_out() -> None:
-    report = figures_report({}, [Section(), Section(rows=[("a", "b")])])
+    report = figures_report({}, [Section(rows=[]), Section(rows=[("a", "b")])])
     assert render_table(report, 80, colour=False) == "a  b\n\n"
     assert RENDERERS["markdown"](report) == "- **a:** b\n"
 
