@@ -39,7 +39,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
@@ -1756,17 +1756,29 @@ def displayed(record: Record) -> dict[str, Any]:
 def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
     """A session's record as evidence."""
     project, name = record.details["project_path"], record.details["session_id"]
-    if ids.key(project, name) == record.key[0]:  # these are the names themselves
+    if not is_hash(name) and ids.key(project, name) == record.key[0]:  # true names
         project, name = (part and ids.key(part)[:8] for part in (project, name))
-    if project == ids.key("Unknown Project")[:8]:  # as ccusage 15 to 18 report a whole project
+    unknown, subagents = lumped_names(ids)
+    if project == unknown:
         project = name
-    elif name == ids.key("subagents")[:8]:  # as they report a part of a session, of any project
-        project = ""
+    elif name == subagents:
+        project = ""  # which may be any
     end = record.details["last_activity"] or FAR_OFF
     if end < FAR_OFF and end.astimezone(zone).time() == datetime.min.time():  # it is a day
         day = end.astimezone(zone).date() + timedelta(1)
         end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
     return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
+
+
+def is_hash(name: str) -> bool:
+    """Whether a name may be what is shown of a hash."""
+    return re.fullmatch("[0-9a-f]{8}", name) is not None
+
+
+@lru_cache
+def lumped_names(ids: Ids) -> tuple[str, str]:
+    """What ccusage 15 to 18 call the path of a whole project, and the sessions of sub-agents."""
+    return ids.key("Unknown Project")[:8], ids.key("subagents")[:8]
 
 
 def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
@@ -1996,9 +2008,10 @@ def growth(old: Session | None, new: Session, policy: Policy) -> Session | None:
     """What a session used since it was stored, and when: from its former end to the present one."""
     if old is None:
         return new
-    more = add(new.record, less=[old.record])
-    used = old.record.version == policy.version_text and new.end >= old.end and any(more.tokens)
-    return new._replace(record=more, start=old.end) if used else None
+    same_ccusage = old.record.version == policy.version_text
+    if new.record.tokens == old.record.tokens or new.end < old.end or not same_ccusage:
+        return None
+    return new._replace(record=add(new.record, less=[old.record]), start=old.end)
 
 
 def conversations(
@@ -2020,7 +2033,9 @@ def conversations(
     for session in (*olds.values(), *news.values()):
         exact = session.start is not None and session.record.agent == "claude"
         for instant in filter(None, (session.start, session.end) if exact else ()):
-            join(instants.setdefault(instant, session.record.id), session.record.id)
+            other = instants.setdefault(instant, session.record.id)
+            if other != session.record.id:
+                join(other, session.record.id)
     takers = [new for key, new in news.items() if begins_earlier(new, olds.get(key))]
     for key, old in olds.items():
         here = key in news or old.name in on_disk
@@ -2126,7 +2141,7 @@ def keep_prices(old: Record | None, new: Record) -> Record:
     Where the costs of models do not add up to that of the row (blocks have none), the row as a
     whole keeps its cost in the same way.
     """
-    if old is None:
+    if old is None or not differ(old, new):
         return new
     if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
         shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
@@ -2582,7 +2597,8 @@ def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
     for record in list(records.values()) if ids.hidden else ():
         names = displayed(record)
-        if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
+        plain = not all(map(is_hash, filter(None, names.values())))
+        if plain and ids.key(*names.values()) == record.key[-1]:
             shown = {name: value and ids.shown(value) for name, value in names.items()}
             records[record.id] = record._replace(details={**record.details, **shown})
 
