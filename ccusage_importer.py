@@ -37,7 +37,7 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
 from itertools import accumulate, groupby, pairwise, takewhile
@@ -3674,6 +3674,7 @@ def plan_import(
     notes = [
         *correction_notes(decisions, policy.version_text),
         *twin_notes(importer, changes, stored),
+        *budget_notes(importer, records["daily"], after["daily"], zone),
     ]
     if hiding:
         notes += hidden_names_notes(records, feeds.reported, ids)
@@ -3879,6 +3880,22 @@ def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -
             "where two machines import the same transcripts, these count twice "
             "(--query twin-machines lists them)"
         )
+
+
+def budget_notes(
+    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
+) -> Iterator[str]:
+    """Whether this run takes the spending of all machines over a part of a budget."""
+    limits = Spending.limits(importer.settings)
+    if any(limits):
+        scope = Scope(datetime.now(UTC), zone.key)
+        total = read_spending(importer, scope)
+        was, now = (
+            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
+            for days in (before, after)
+        )
+        if alarm := budget_alarm(total, total.after(was, now), limits):
+            yield alarm
 
 
 def refuse_twins(
@@ -4157,10 +4174,10 @@ class Spending(NamedTuple):
         return cls(settings.budget_month or 0.0, settings.budget_day or 0.0)
 
     @classmethod
-    def of(cls, costs: Mapping[date, float], today: date) -> Spending:
-        """What the days of this month cost, and today."""
-        month = (cost for day, cost in costs.items() if f"{day:%Y-%m}" == f"{today:%Y-%m}")
-        return cls(math.fsum(month), costs.get(today, 0.0))
+    def of(cls, costs: Collection[tuple[date, float]], today: date) -> Spending:
+        """What the days of this month cost, and today; a date has a day of each agent."""
+        month = (cost for day, cost in costs if f"{day:%Y-%m}" == f"{today:%Y-%m}")
+        return cls(math.fsum(month), math.fsum(cost for day, cost in costs if day == today))
 
     def after(self, own_before: Spending, own: Spending) -> Spending:
         """The total after a run that took one machine from `own_before` to `own`."""
@@ -4432,7 +4449,7 @@ def projection(costs: Mapping[date, float], today: date) -> float | None:
 
 def budgets(costs: Mapping[date, float], limits: Spending, today: date) -> Iterator[Budget]:
     """The budgets that are set; `costs` are those of all machines and agents."""
-    spent = Spending.of(costs, today)
+    spent = Spending.of(costs.items(), today)
     if limits.month:
         days = list(forecast(costs, today))
         so_far = accumulate(cost for _, cost in days)
@@ -4461,7 +4478,7 @@ def read_spending(importer: ClickHouseImporter, scope: Scope) -> Spending:
         return Spending()
     sql = read_queries(QUERIES.read_text(encoding="utf-8"))[f"{FIGURE}spending"].sql
     rows = importer.query(sql, recent=scope.today.replace(day=1))
-    return Spending.of({row[0]: row[1] for row in rows}, scope.today)
+    return Spending.of([(row[0], row[1]) for row in rows], scope.today)
 
 
 def months(days: Mapping[date, Usage], today: date) -> Iterator[Month]:
