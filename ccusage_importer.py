@@ -5678,6 +5678,7 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
+        self.shows_names = False  # whether a stored row shows a name, and not its hash
         self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
@@ -5763,6 +5764,7 @@ class Checkup:
         self.check_schema(stored, changes)
         with self.failing("writing"):
             self.check_writing(importer, changes)
+        importer.absent = frozenset(item.name for item in read_schema()) - stored.keys()
         if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
             self.read_stored(importer)
 
@@ -5780,6 +5782,10 @@ class Checkup:
             (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
         ]
         self.past = importer.read_past()
+        self.shows_names = importer.shows_names()
+        if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
+            with self.failing("name in use"):
+                refuse_twins(importer, self.past.identity, self.past, {})
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -5838,9 +5844,7 @@ class Checkup:
             self.note(".env", f"{dotenv}, mode {mode:o}", remedy, when=mode & 0o077)
         else:
             self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
-        key = "with" if settings.hash_key else "without"
-        hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
+        self.check_privacy()
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
@@ -5851,6 +5855,17 @@ class Checkup:
             self.note("time zone", f"{identity.timezone}, {source}")
             return identity.timezone
         return known.timezone if known else "UTC"
+
+    def check_privacy(self) -> None:
+        """Whether the next import hides names: as it is told, else as the last one did."""
+        hashed = self.settings.hash_projects
+        if hashed is None and self.recorded:
+            hashed = self.recorded.hashed
+        if hashed is None:
+            hashed = not self.shows_names
+        key = "with" if self.settings.hash_key else "without"
+        said = f"hashed, {key} PROJECT_HASH_KEY" if hashed else "stored as they are"
+        self.note("privacy", f"names are {said}")
 
     def check_ccusage(self, zone: str) -> None:
         """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
