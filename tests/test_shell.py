@@ -175,8 +175,8 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
 @pytest.mark.parametrize("name", ["m1", "a \"b\\c' d"])
 def test_the_machine_is_the_one_that_the_first_import_recorded(project: Project, name: str) -> None:
     project.machine.stores(MACHINE_NAME=name)
-    project.setup()
     project.machine.env["MACHINE_NAME"] = ""
+    project.setup()
     assert project.verify()["last import"] == ("ok", f"{name}: 0 hours ago")
     del project.machine.env["CCUSAGE_STATE_DIR"]  # .env says it
     assert project.verify()["last import"] == ("ok", f"{name}: 0 hours ago")
