@@ -1087,6 +1087,7 @@ class Ids(NamedTuple):
 # The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
 Text = Annotated[str, Meta(min_length=1)]
+Time = datetime  # a name of its own: tests put a clock in place of the name datetime
 
 
 class Checked(Struct, rename="camel"):
@@ -1101,9 +1102,9 @@ class Checked(Struct, rename="camel"):
                 )
             elif kind is float:
                 expected = "" if abs(value) < 1e300 else "a number of dollars"
-            elif kind is datetime and value.utcoffset() != timedelta(0):
+            elif kind is Time and value.utcoffset() != timedelta(0):
                 expected = "a time in UTC"
-            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
+            elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
                 expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
             else:
                 continue
@@ -1171,6 +1172,8 @@ class FeedRow(Totals, kw_only=True):
 
 
 class DayRow(FeedRow, kw_only=True):
+    """What was used on a day."""
+
     day: date = field(name="date")
 
     def record(self, *_: Any) -> Record:
@@ -1178,6 +1181,8 @@ class DayRow(FeedRow, kw_only=True):
 
 
 class MonthRow(FeedRow, kw_only=True):
+    """What was used in a month."""
+
     month: str
 
     def __post_init__(self) -> None:
@@ -1204,11 +1209,11 @@ class SessionRow(FeedRow, kw_only=True):
 
     session_id: Text
     project_path: str = ""
-    first_activity: datetime | None = None
+    first_activity: Time | None = None
     last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
 
     def __post_init__(self) -> None:
-        kind = date if len(str(self.last_activity)) == len("2026-11-22") else datetime | None
+        kind = date if len(str(self.last_activity)) == len("2026-11-22") else Time | None
         try:
             self.last_activity = msgspec.convert(self.last_activity, kind)
         except msgspec.ValidationError as error:
@@ -1239,6 +1244,8 @@ class SessionRow(FeedRow, kw_only=True):
 
 
 class ClaudeSessionRow(SessionRow, kw_only=True):
+    """A session of Claude, which has a project, and always a last activity."""
+
     project_path: Text
     last_activity: Text
 
@@ -1247,22 +1254,28 @@ class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
 
     class Counts(Checked):
+        """The tokens of a block, under names of their own."""
+
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int
         cache_read_input_tokens: int
 
     class BurnRate(Checked):
+        """What an active block costs in an hour."""
+
         cost_per_hour: float
 
     class Projection(Checked):
+        """What an active block will have cost at its end."""
+
         total_cost: float
 
     agent: str = "claude"
     id: Text
-    start_time: datetime
-    end_time: datetime
-    actual_end_time: datetime | None
+    start_time: Time
+    end_time: Time
+    actual_end_time: Time | None
     is_active: bool
     is_gap: bool
     entries: int
@@ -1270,7 +1283,7 @@ class BlockRow(Checked, kw_only=True):
     total_tokens: int
     total_cost: float = field(name="costUSD")
     models: list[Text]
-    usage_limit_reset_time: datetime | None = None
+    usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
@@ -2196,6 +2209,9 @@ def decide_all(
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
     if not policy.upgraded and policy.version >= (19, 0, 0):
         lumped = split_lumped_sessions(stored["session"], feeds["session"])
         stored = {**stored, "session": lumped}
@@ -2211,8 +2227,6 @@ def decide_all(
     months = decide_months(stored, feeds, days, agents, evidence)
     blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
     decisions = (days, months, sessions, blocks, projects)
-    for decision in decisions:
-        hide_names(decision.after, ids)
     return dict(zip(TABLES, decisions, strict=True))
 
 
@@ -6225,6 +6239,7 @@ GOES_WITH = {
     "--names": (IMPORT, "--stats", "--query"),
     "--hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
