@@ -5073,7 +5073,9 @@ def fold(section: Section, width: int) -> list[int] | None:
             header, *cells = columns[index]
             least = max(map(cell_len, cells), default=0)
             least = min(least, longest) if texts[index] else least
-            cut = max(min(excess, widths[index] - max([least, *map(cell_len, header.split())])), 0)
+            # A header alone in its line is a title, which stays whole.
+            words = header.split() if any(section.header[1:]) else [header]
+            cut = max(min(excess, widths[index] - max([least, *map(cell_len, words)])), 0)
             widths[index] -= cut
             excess -= cut
     return None if excess > 0 and section.header else widths
