@@ -125,25 +125,25 @@ def interrupts_wait() -> Iterator[None]:
 class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
-    host: str | None
-    port: int
-    protocol: str
-    user: str
-    password: str
-    database: str
-    ca_cert: str | None
-    verify: bool
-    embedded_path: Path
-    machine_name: str | None
-    ccusage_command: tuple[str, ...]
-    ccusage_args: tuple[str, ...]
-    timezone: str | None
-    jobs: int
-    timeout: float
-    patience: float  # a report that failed after so long is not asked for again
-    hash_key: str
-    state_dir: Path
     environment: Mapping[str, str]
+    protocol: str
+    embedded_path: Path
+    state_dir: Path
+    patience: float  # a report that failed after so long is not asked for again
+    host: str | None = None
+    port: int = 8123
+    user: str = "default"
+    password: str = ""
+    database: str = "default"
+    ca_cert: str | None = None
+    verify: bool = True
+    machine_name: str | None = None
+    ccusage_command: tuple[str, ...] = ()
+    ccusage_args: tuple[str, ...] = ()
+    timezone: str | None = None
+    jobs: int = 3
+    timeout: float = 120
+    hash_key: str = ""
     agents: frozenset[str] = frozenset()  # empty: all
     hash_projects: bool | None = None  # None: as this machine did before
     claims_name: bool = False  # MACHINE_NAME is given for this very run, and not by .env
@@ -155,36 +155,17 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        given = {name: value for name, value in env.items() if value.strip()}
-        for name in VARIABLES & given.keys():
-            _one_line(name, given[name])
-        get = given.get
-        port = _number(given, "CH_PORT", 8123, int)
-        protocol = "https" if port in (443, 8443, 9440) else "http"
-        timeout = _number(given, "CCUSAGE_TIMEOUT", 120, float)
-        data = _xdg(env, "XDG_DATA_HOME", ".local/share")
-        return cls(
-            host=_host(get("CH_HOST")),
-            port=port,
-            protocol=_choice("CH_PROTOCOL", get("CH_PROTOCOL", protocol), ("http", "https")),
-            user=get("CH_USER", "default"),
-            password=env.get("CH_PASSWORD", ""),
-            database=get("CH_DATABASE", "default"),
-            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
-            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
-            embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
-            machine_name=get("MACHINE_NAME"),
-            ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
-            ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
-            timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
-            jobs=_number(given, "CCUSAGE_JOBS", 3, int),
-            timeout=timeout,
-            patience=1.5 * timeout,
-            hash_key=get("PROJECT_HASH_KEY", ""),
-            state_dir=state_directory(env),
-            environment=env,
-            **options,
-        )
+        given = {field: _read(env, name) for name, (field, _) in READERS.items()}
+        given = {field: value for field, value in given.items() if value is not None}
+        values = {
+            "environment": env,
+            "protocol": "https" if given.get("port") in (443, 8443, 9440) else "http",
+            "embedded_path": _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse",
+            "state_dir": state_directory(env),
+            "patience": 1.5 * given.get("timeout", 120),
+            "password": env.get("CH_PASSWORD", ""),  # one of spaces, too
+        }
+        return cls(**values | given | options)
 
     @property
     def where(self) -> str:
@@ -197,13 +178,131 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
-# The variables that are ours, and those that ccusage's agents take directories from.
-VARIABLES = {
-    *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
-    *("CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
-    *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
-    "CCUSAGE_STATE_DIR",
+def _read(env: Mapping[str, str], name: str) -> Any:
+    """The value of a variable of ours, or None when it is unset or empty."""
+    text = env.get(name, "")
+    try:
+        return READERS[name][1](_one_line(text)) if text.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def state_directory(env: Mapping[str, str]) -> Path:
+    found: Path | None = _read(env, "CCUSAGE_STATE_DIR")
+    return found or _xdg(env, "XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
+    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
+
+
+def _path(text: str | None, default: Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute() if text else default
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's has no bytes that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+# What reads a variable says in a ValueError what it expected.
+
+
+def _one_line(text: str) -> str:
+    """Refuse what could not be stored or would break a line of the log."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ValueError("expected one line without control characters")
+    if not _is_utf8(text):
+        raise ValueError("expected text in UTF-8")
+    return text
+
+
+def _folder(text: str) -> Path:
+    """A directory, which may be there or not, but must not be a file."""
+    path = _path(text.strip(), Path())
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"expected a directory, but {path} is a file")
+    return path
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
+        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
+        raise ValueError(f"expected a host name, got {shown!r}; the port is CH_PORT")
+    return text
+
+
+def _one_of(known: Sequence[str], text: str) -> str:
+    if text not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
+    return text
+
+
+def _truth(text: str) -> bool:
+    yes = ("true", "1", "yes", "on")
+    return _one_of((*yes, "false", "0", "no", "off"), text.lower()) in yes
+
+
+def _number(kind: type[float], text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < 65536:
+            return value
+    whole = "whole " if kind is int else ""
+    raise ValueError(f"expected a {whole}number above 0 and below 65536, got {text.strip()!r}")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{error} in {text!r}") from None
+
+
+def _arguments(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    if any(re.match("-z|--timezone", word) for word in words):
+        raise ValueError(f"the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
+    return words
+
+
+def zone_name(source: str, name: str, remedy: str = "") -> str:
+    """The IANA name of the time zone that `source` names; UTC where it is empty."""
+    try:
+        return ZoneInfo(name or "UTC").key
+    except (ValueError, OSError, KeyError):
+        remedy = remedy or "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
+        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
+
+
+def recorded_zone(name: str) -> str:
+    return zone_name("import history", name, "update the tzdata of this machine")
+
+
+# The variables that are ours: the setting that each gives, and what reads it.
+READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "CH_HOST": ("host", _host),
+    "CH_PORT": ("port", partial(_number, int)),
+    "CH_PROTOCOL": ("protocol", partial(_one_of, ("http", "https"))),
+    "CH_USER": ("user", str),
+    "CH_PASSWORD": ("password", str),
+    "CH_DATABASE": ("database", str),
+    "CH_CA_CERT": ("ca_cert", os.path.expanduser),
+    "CH_VERIFY": ("verify", _truth),
+    "CH_EMBEDDED_PATH": ("embedded_path", _folder),
+    "MACHINE_NAME": ("machine_name", str),
+    "CCUSAGE_COMMAND": ("ccusage_command", _words),
+    "CCUSAGE_ARGS": ("ccusage_args", _arguments),
+    "CCUSAGE_TIMEZONE": ("timezone", partial(zone_name, "CCUSAGE_TIMEZONE")),
+    "CCUSAGE_JOBS": ("jobs", partial(_number, int)),
+    "CCUSAGE_TIMEOUT": ("timeout", partial(_number, float)),
+    "CCUSAGE_STATE_DIR": ("state_dir", _folder),
+    "PROJECT_HASH_KEY": ("hash_key", str),
 }
+VARIABLES = READERS.keys()
+# Those that ccusage's agents take directories from, and others that hold a path.
 AGENT_DIRECTORIES = {
     *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
     *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
@@ -214,95 +313,6 @@ PATHS = {
     *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
 }
-_TRUE = ("true", "1", "yes", "on")
-_BOOLEANS = (*_TRUE, "false", "0", "no", "off")
-
-
-def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
-
-
-def state_directory(env: Mapping[str, str]) -> Path:
-    default = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return _folder("CCUSAGE_STATE_DIR", env.get("CCUSAGE_STATE_DIR", "").strip(), default)
-
-
-def _one_line(name: str, text: str) -> None:
-    """Refuse what could not be stored or would break a line of the log."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ConfigError(f"{name}: expected one line without control characters")
-    if not _is_utf8(text):
-        raise ConfigError(f"{name}: expected text in UTF-8")
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text of the system's has no bytes that are not UTF-8."""
-    return not re.search("[\ud800-\udfff]", text)
-
-
-def _folder(name: str, text: str | None, default: Path) -> Path:
-    """A directory, which may be there or not, but must not be a file."""
-    path = _path(text, default)
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ConfigError(f"{name}: expected a directory, but {path} is a file")
-    return path
-
-
-def _path(text: str | None, default: Path) -> Path:
-    try:
-        return Path(text).expanduser().absolute() if text else default
-    except RuntimeError as error:
-        raise ConfigError(f"{text}: {error}") from None
-
-
-def _host(text: str | None) -> str | None:
-    if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
-        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
-        raise ConfigError(f"CH_HOST: expected a host name, got {shown!r}; the port is CH_PORT")
-    return text
-
-
-def _choice(name: str, text: str, known: Sequence[str]) -> str:
-    if text not in known:
-        raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
-    return text
-
-
-def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = env.get(name, str(default)).strip()
-    with contextlib.suppress(ValueError):
-        if 0 < (value := kind(text)) < 65536:
-            return value
-    whole = "whole " if kind is int else ""
-    raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
-
-
-def _words(name: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error} in {text!r}") from None
-
-
-def _arguments(text: str) -> tuple[str, ...]:
-    words = _words("CCUSAGE_ARGS", text)
-    if any(re.match("-z|--timezone", word) for word in words):
-        raise ConfigError(f"CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
-    return words
-
-
-SET_ZONE = "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
-
-
-def _zone_name(source: str, name: str | None, remedy: str = SET_ZONE) -> str | None:
-    try:
-        return ZoneInfo(name).key if name else None
-    except (ValueError, OSError, KeyError):
-        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
-
-
-def _recorded_zone(name: str) -> str:
-    return _zone_name("import history", name, "update the tzdata of this machine") or "UTC"
 
 
 def dotenv_path(env: Mapping[str, str]) -> Path:
@@ -321,45 +331,31 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    bindings = list(parse_stream(io.StringIO(text)))
-    for binding in bindings:
-        line = binding.original.line + binding.original.string[:-1].count("\n")
-        if binding.error:  # its text may hold a secret
-            raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
-        if binding.key and binding.value and _is_relative(binding.key, binding.value):
+    values = {}
+    for name, value, original, failed in parse_stream(io.StringIO(text)):
+        line = f"{path}, line {original.line + original.string[:-1].count(chr(10))}"
+        if failed:  # its text may hold a secret
+            raise ConfigError(f"{line}: expected NAME=VALUE, or # for a comment")
+        if name and value and _is_relative(name, value):
             raise ConfigError(
-                f"{path}, line {line}: {binding.key}: expected a path that begins with /, "
-                f"got {binding.value!r}, which would be another place in each working directory"
+                f"{line}: {name}: expected a path that begins with /, got {value!r}, which would "
+                "be another place in each working directory"
             )
-    return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
+        if name and value is not None:
+            values[name] = value
+    return {**values, **environ}
 
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
+    parts, whole = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
-        program = (_words(name, value) or ("",))[0]
-        return "/" in program and not program.startswith(("/", "~"))
-    if name in PATHS:
-        return bool(value.strip()) and not value.strip().startswith(("/", "~"))
-    # ccusage takes several, and ~ for a name.
-    several = [part.strip() for part in value.split(",") if part.strip()]
-    return name in AGENT_DIRECTORIES and not all(part.startswith("/") for part in several)
-
-
-def unknown_variables(env: Mapping[str, str], dotenv: Iterable[str]) -> dict[str, str]:
-    """Variables that look like ours and are not, each with the name that may have been meant.
-
-    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
-    """
-    from difflib import get_close_matches
-
-    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
-    unknown = {}
-    for name in sorted({*filter(ours, env), *dotenv} - VARIABLES):
-        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
-        if env[name].strip() and (ours(name) or near):
-            unknown[name] = "".join(near)
-    return unknown
+        parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
+    elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
+        parts, whole = [part.strip() for part in value.split(",")], "/"
+    elif name not in PATHS:
+        return False
+    return any(part and part[0] not in whole for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -367,12 +363,12 @@ def system_zone(env: Mapping[str, str]) -> str:
     zone = env.get("TZ", "/etc/localtime").lstrip(":")
     path = "/etc/localtime" if zone == "localtime" else zone
     if not path.startswith("/"):
-        return _zone_name("TZ", zone) or "UTC"
+        return zone_name("TZ", zone)
     # macOS links to zoneinfo.default, until it has loaded newer zones.
     if match := re.search("/zoneinfo[^/]*/(?:posix/)?(.+)", os.path.realpath(path)):
-        return _zone_name(path, match[1]) or "UTC"
+        return zone_name(path, match[1])
     with contextlib.suppress(OSError):
-        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
+        return zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip())
     return "UTC"
 
 
@@ -394,23 +390,16 @@ class Identity(NamedTuple):
         path = state_dir / "machine.json"
         try:
             content = json.loads(path.read_text())
-            names = tuple(content[name] for name in cls._fields[:4])
-            hashed = content.get("hashed")
-            if not all(isinstance(name, str) for name in names) or hashed not in (
-                None,
-                True,
-                False,
-            ):
-                raise TypeError(content)
-            ZoneInfo(content["timezone"])
+            identity = msgspec.convert([content.get(name) for name in cls._fields], cls)
+            ZoneInfo(identity.timezone)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
             ) from error
-        return cls(names[0], names[1], names[2], names[3], hashed)
+        return identity
 
     def save(self, state_dir: Path) -> None:
         _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
@@ -418,8 +407,6 @@ class Identity(NamedTuple):
 
 def _write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    import tempfile
-
     # By these names the shell's own file, with something in it, would be replaced.
     opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
     if opened or (path.exists() and not path.is_file()):
@@ -427,44 +414,28 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    prefix = f".{target.name}.part-"
-    remove_abandoned(target.parent.glob(glob.escape(prefix) + "*"))
-    with claimed(partial(tempfile.mkstemp, dir=target.parent, prefix=prefix)) as name:
-        try:
-            Path(name).write_text(text, encoding="utf-8")
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(name, target.stat().st_mode)
-            os.replace(name, target)
-        except OSError as error:
-            os.unlink(name)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with _scratch(target.parent, f".{target.name}.part-") as scratch:
+            part = scratch / target.name
+            part.touch(mode=0o600)
+            part.write_text(text, encoding="utf-8")
+            if target.exists():
+                part.chmod(target.stat().st_mode)
+            part.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
-def claimed(make: Callable[[], tuple[int, str]]) -> Iterator[str]:
-    """Make a temporary file or directory, and hold a lock on it until the end.
+def _scratch(place: Path, prefix: str) -> Iterator[Path]:
+    """A temporary directory for the time of a call. What killed runs left of theirs is removed.
 
-    The kernel frees the lock however a process ends, so that the next run can tell what a killed
-    one left from what is in use.
+    Each is locked while it is in use, and the kernel frees the lock however a process ends.
     """
-    while True:
-        handle, name = make()
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.path.exists(name):  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
-    try:
-        yield name
-    finally:
-        os.close(handle)
-
-
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove of these temporary files and directories those that nobody holds."""
     import shutil
+    import tempfile
 
-    for path in paths:
+    for path in place.glob(glob.escape(prefix) + "*"):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
@@ -472,31 +443,34 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(handle)
+    while True:
+        path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
+        handle = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():  # else another run has just taken it for abandoned
+            break
+        os.close(handle)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for the time of a call. What killed runs left of theirs is removed."""
-    import shutil
-    import tempfile
-
+    """A directory for the time of a call, in TMPDIR."""
     place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
-
-    def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
-        return os.open(name, os.O_RDONLY), name
-
     with contextlib.ExitStack() as stack:
         try:
-            remove_abandoned(place.glob("ccusage-import-*"))
-            name = stack.enter_context(claimed(make))
+            path = stack.enter_context(_scratch(place, "ccusage-import-"))
         except OSError as error:
             raise ConfigError(
                 f"the temporary directory {place} cannot be written: {error.strerror}; "
                 "set TMPDIR to a directory of yours"
             ) from error
-        stack.callback(shutil.rmtree, name, ignore_errors=True)
-        yield Path(name)
+        yield path
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -506,6 +480,13 @@ def key_fingerprint(hash_key: str) -> str:
     return hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()[:16]
 
 
+def machine_name(settings: Settings, recorded: Identity | None) -> str:
+    import socket
+
+    known = settings.machine_name or (recorded and recorded.machine_name)
+    return known or socket.gethostname().lower() or "localhost"
+
+
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
     """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
@@ -513,9 +494,10 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     count twice, in another zone every day would move, with another key every project would become
     another one.
     """
+    known = [identity for identity in (recorded, past) if identity]
+    zone = settings.timezone or next((recorded_zone(i.timezone) for i in known), None)
+    zone = zone or system_zone(settings.environment)
     fingerprint = key_fingerprint(settings.hash_key)
-    recorded_zone = next((_recorded_zone(i.timezone) for i in (recorded, past) if i), None)
-    zone = settings.timezone or recorded_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
     if recorded and name != recorded.machine_name:
         raise ConfigError(
@@ -523,18 +505,17 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    for stored in filter(None, (recorded, past)):
-        if zone != stored.timezone:
-            raise ConfigError(
-                f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
-                f"{stored.timezone}; unset it, or import as another MACHINE_NAME with a state "
-                "directory (CCUSAGE_STATE_DIR) of its own"
-            )
-        if fingerprint != stored.key_fingerprint:
-            raise ConfigError(
-                "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
-                "set the former one (it is the same on all machines)"
-            )
+    if others := [i.timezone for i in known if i.timezone != zone]:
+        raise ConfigError(
+            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in {others[0]}; unset "
+            "it, or import as another MACHINE_NAME with a state directory (CCUSAGE_STATE_DIR) of "
+            "its own"
+        )
+    if any(identity.key_fingerprint != fingerprint for identity in known):
+        raise ConfigError(
+            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+            "set the former one (it is the same on all machines)"
+        )
     # Who names a machine, or has its database, takes up the identity that it had.
     former = recorded or (past if settings.claims_name or not settings.host else None)
     installation = former.installation_id if former else os.urandom(8).hex()
@@ -542,16 +523,6 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     if hashed is None and recorded:
         hashed = recorded.hashed
     return Identity(name, zone, fingerprint, installation, hashed)
-
-
-def machine_name(settings: Settings, recorded: Identity | None) -> str:
-    return settings.machine_name or (recorded and recorded.machine_name) or host_name()
-
-
-def host_name() -> str:
-    import socket
-
-    return socket.gethostname().lower() or "localhost"
 
 
 def claude_directories(env: Mapping[str, str]) -> list[Path]:
@@ -562,38 +533,38 @@ def claude_directories(env: Mapping[str, str]) -> list[Path]:
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
 
 
+def transcript_directories(env: Mapping[str, str]) -> list[Path]:
+    """Where Claude Code's transcripts are; ccusage 20 takes these directories, too."""
+    found = claude_directories(env)
+    return [path if path.name == "projects" else path / "projects" for path in found]
+
+
 def transcripts(env: Mapping[str, str]) -> Iterator[str]:
     """The names of Claude's sessions that have a regular, readable transcript.
 
     A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
     ccusage 19 and newer do not.
     """
-    for directory in claude_directories(env):
-        home = directory if directory.name == "projects" else directory / "projects"
+    for home in transcript_directories(env):
         for folder, _, files in os.walk(home):
             inside = Path(folder).relative_to(home).parts
             for name in files:
                 path = os.path.join(folder, name)
-                if (
-                    name.endswith(".jsonl")
-                    and not os.path.islink(path)
-                    and os.access(path, os.R_OK)
-                ):
+                regular = name.endswith(".jsonl") and not os.path.islink(path)
+                if regular and os.access(path, os.R_OK):
                     yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
 
 
 def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
     """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
     periods = {}
-    for directory in claude_directories(env):
-        # ccusage 20 takes the directory of the transcripts too.
-        home = directory.parent if directory.name == "projects" else directory
-        path = home / "settings.json"
+    for home in transcript_directories(env):
+        path = home.parent / "settings.json"
         days: object = 0
         try:
             days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
         except FileNotFoundError:
-            if not (home / "projects").exists():
+            if not home.exists():
                 continue
             days = 30
         except (OSError, ValueError, AttributeError):
@@ -5604,7 +5575,7 @@ def read_statistics(settings: Settings, days: int | None, machine: str) -> Stati
         zone = zones.get(machine) or (recorded and recorded.timezone)
         zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
         agents = tuple(sorted(settings.agents))
-        scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
+        scope = Scope(datetime.now(UTC), recorded_zone(zone), days, machine, agents)
         return importer.statistics(scope)
 
 
@@ -5920,11 +5891,19 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
 
 
 def tell_unknown_variables(env: Mapping[str, str]) -> None:
-    """Warn of variables that would silently do nothing."""
-    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
-        near = f"did you mean {meant}?" if meant else ".env.example lists them"
-        place = "the environment" if name in os.environ else dotenv_path(os.environ)
-        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+    """Warn of variables that look like ours, and would silently do nothing.
+
+    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
+    """
+    from difflib import get_close_matches
+
+    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
+    for name in sorted({*filter(ours, env), *(env.keys() - os.environ.keys())} - VARIABLES):
+        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
+        if env[name].strip() and (ours(name) or near):
+            hint = f"did you mean {near[0]}?" if near else ".env.example lists them"
+            place = "the environment" if name in os.environ else dotenv_path(os.environ)
+            log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
 
 
 FULL = "free some disk space"
