@@ -5563,9 +5563,12 @@ def reading(settings: Settings) -> Iterator[Client]:
         yield client
 
 
-def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
+def read_statistics(settings: Settings, args: argparse.Namespace) -> Report:
     """What is stored, with the days of the machine, by default of this one."""
-    recorded = Identity.load(settings.state_dir)
+    page = args.format == "html"
+    if page:
+        plotly_script()  # better missed now than in the end
+    recorded, machine = Identity.load(settings.state_dir), args.machine
     with reading(settings) as client:
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
@@ -5575,17 +5578,11 @@ def read_statistics(settings: Settings, days: int | None, machine: str) -> Stati
         zone = zones.get(machine) or (recorded and recorded.timezone)
         zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
         agents = tuple(sorted(settings.agents))
-        scope = Scope(datetime.now(UTC), recorded_zone(zone), days, machine, agents)
-        return importer.statistics(scope)
-
-
-def read_page(settings: Settings, stats: Statistics) -> Report:
-    """The HTML report about what these statistics are about."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, stats.scope.machine)
-        importer.prepare(create=False)
-        details = read_details(importer, stats.scope)
-    return Report(page_figures(stats, details), (), (), ())
+        scope = Scope(datetime.now(UTC), recorded_zone(zone), args.days, machine, agents)
+        stats = importer.statistics(scope)
+        if page:
+            return Report(page_figures(stats, read_details(importer, scope)), (), (), ())
+    return figures_report(stats, statistics_sections(stats))
 
 
 class Parser(argparse.ArgumentParser):
@@ -5601,95 +5598,79 @@ def build_parser() -> Parser:
         prog="ccusage-import",
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
-    add = parser.add_argument
-    mode = parser.add_mutually_exclusive_group().add_argument
-    mode("--check", action="store_true", help="system check; imports nothing")
-    mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    mode("--query", type=_query, metavar="NAME", help="run a query of queries.sql, - for stdin's")
-    mode("--list-queries", action="store_true", help="list the queries of queries.sql")
-    add(
-        "--param",
-        type=_parameter,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the query, such as days=7",
-    )
-    add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", type=_text, default="", metavar="NAME", help="statistics of one machine")
-    names = parser.add_mutually_exclusive_group().add_argument
-    names(
-        "--hash-projects",
-        action="store_true",
-        default=None,
-        help="store project names and session ids as hashes (as this machine did before; at first)",
-    )
-    names(
-        "--no-hash-projects",
-        action="store_false",
-        dest="hash_projects",
-        default=None,
-        help="store project names and session ids as they are",
-    )
-    add("--dry-run", action="store_true", help="say what would change; write nothing")
-    add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
-    add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
-    add(
-        "--agents",
-        type=_agents,
-        default=frozenset(),
-        metavar="all|claude,codex,…",
-        help="which agents' usage to import (all that this ccusage reports)",
-    )
-    add(
-        "--lock-timeout",
-        type=_seconds,
-        default=300.0,
-        metavar="SECONDS",
-        help="how long to wait for another import (300)",
-    )
-    add("--format", choices=("table", "json", "csv", "markdown", "html"))
-    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
-    loudness.add_argument("--verbose", action="store_true", help="print every step")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
+    mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
+
+    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
+        group.add_argument(option, help=says, **{"action": "store_true", **more})
+
+    def value(
+        option: str, kind: Callable[[str], Any], shown: str, says: str, group: Any = parser
+    ) -> None:
+        action = "append" if option == "--param" else "store"
+        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
+
+    switch("--check", "system check; imports nothing", mode)
+    switch("--stats", "statistics of what is stored; imports nothing", mode)
+    value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
+    switch("--list-queries", "list the queries of queries.sql", mode)
+    value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
+    value("--days", _days, "N", "statistics of the last N days")
+    value("--machine", _text, "NAME", "statistics of one machine")
+    says = "store project names and session ids as hashes (as this machine did before; at first)"
+    switch("--hash-projects", says, names)
+    says = "store project names and session ids as they are"
+    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    switch("--dry-run", "say what would change; write nothing")
+    switch("--reprice", "take ccusage's present prices for what it reports")
+    switch("--allow-shrink", "accept rows smaller than the stored ones")
+    says = "which agents' usage to import (all that this ccusage reports)"
+    value("--agents", _agents, "all|claude,codex,…", says)
+    value("--lock-timeout", _seconds, "SECONDS", "how long to wait for another import (300)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
+    value("--output", Path, "FILE", "write the result there, as its ending says")
+    switch("--quiet", "print only what is wrong", loudness)
+    switch("--verbose", "print every step", loudness)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
+    parser.set_defaults(hash_projects=None)
     return parser
 
 
 # What each option goes with. With anything else it would do nothing, and is refused. The check
 # takes the options of the import that it is about.
 IMPORT = "an import"
+MODES = ("--check", "--stats", "--query", "--list-queries")
 GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
     "--machine": ("--stats",),
+    "--hash-projects": (IMPORT, "--check"),
     "--no-hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
 }
-MODES = ("--check", "--stats", "--query", "--list-queries")
-ENDINGS = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
-    values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    mode = next((mode for mode in MODES if values[mode]), IMPORT)
-    for option, modes in GOES_WITH.items():
-        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
-            *others, last = modes
-            if others:
-                parser.error(
-                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
-                )
-            parser.error(f"argument {option}: only with {last}")
+    given = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if value != parser.get_default(name)
+    ]
+    mode = next((option for option in given if option in MODES), IMPORT)
+    for option in given:
+        *others, last = GOES_WITH.get(option, (mode,))
+        if mode not in (*others, last):
+            fits = f"not with {mode}, but with {', '.join(others)} or" if others else "only with"
+            parser.error(f"argument {option}: {fits} {last}")
     if args.format is None:
-        ending = args.output.suffix.lower() if args.output else ""
-        args.format = ENDINGS.get(ending, "table")
+        endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+        args.format = endings.get(args.output.suffix.lower() if args.output else "", "table")
     if args.format == "html":
         if not args.stats:
             parser.error("argument --format: html only with --stats")
@@ -5750,8 +5731,7 @@ class TerminalHandler(logging.Handler):
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        styles = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
-        style = styles.get(record.levelno, "dim")
+        style = {"WARNING": "yellow", "ERROR": "bold red"}.get(record.levelname, "dim")
         self.console.print(record.getMessage(), style=style, soft_wrap=True)
 
 
@@ -5809,32 +5789,30 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         if failed or not args.quiet:
             publish(check_report(failed if args.quiet else checks), args)
         return int(bool(failed))
+    if imports(args):
+        return run_import(settings, args)
     if args.list_queries:
-        publish(list_queries(), args)
-    elif args.query:
+        report = list_queries()
+    elif args.stats:
+        report = read_statistics(settings, args)
+    else:
         query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
         values = bind(query, dict(args.param))
         with reading(settings) as client:
             report = answer_query(client, settings, query, values)
-        publish(report, args)
-    elif args.stats:
-        if args.format == "html":
-            plotly_script()  # better missed now than in the end
-        stats = read_statistics(settings, args.days, args.machine)
-        report = figures_report(stats, statistics_sections(stats))
-        if args.format == "html":
-            report = read_page(settings, stats)
-        publish(report, args)
-    else:
-        gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
-        with spinner("importing"):
-            result = import_usage(settings, summary=not args.quiet)
-        gc.freeze()  # nor is what is left, when the process ends
-        gc.enable()
-        if not args.quiet or args.output:
-            publish(figures_report(result, import_sections(result)), args)
-        return 3 if result.feeds_failed else 0
+    publish(report, args)
     return 0
+
+
+def run_import(settings: Settings, args: argparse.Namespace) -> int:
+    gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
+    with spinner("importing"):
+        result = import_usage(settings, summary=not args.quiet)
+    gc.freeze()  # nor is what is left, when the process ends
+    gc.enable()
+    if not args.quiet or args.output:
+        publish(figures_report(result, import_sections(result)), args)
+    return 3 if result.feeds_failed else 0
 
 
 def check_output(path: Path) -> None:
@@ -5906,12 +5884,9 @@ def tell_unknown_variables(env: Mapping[str, str]) -> None:
             log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
 
 
-FULL = "free some disk space"
 DISK_REMEDIES = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EACCES: "make it accessible to you",
-    errno.EPERM: "make it accessible to you",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it accessible to you"),
     errno.EROFS: "choose a place that can be written",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
