@@ -2721,72 +2721,39 @@ def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
 
 # --- store ----------------------------------------------------------------------------
 
-SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# A DELETE waits for the engine's background threads. By default there are two, too few for many
-# parts, and each that finds nothing to do, as while a part is merged, sleeps for up to a second.
-# Compiling a statement takes longer than reading a few thousand rows without.
-CHDB_OPTIONS = {
-    "background_pool_size": 16,
-    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
-    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
-    "compile_aggregate_expressions": 0,
-}
 # Codes of ClickHouse.
 UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
-LATER = "nothing is lost: the next import tries again"
-# What to do about ClickHouse's own errors, by code.
+# What to do about its own errors, by their codes.
 CLICKHOUSE_REMEDIES = {
-    code: remedy
-    for codes, remedy in (
-        ((16, 47), "run an import once: it adds the columns that are missing"),
-        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
-        ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
-        ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
-        ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
-        ((READONLY,), "the user may only read: give CH_USER the right to write"),
-        ((192, 193, 516), "check CH_USER and CH_PASSWORD"),
-        ((194,), "set CH_PASSWORD"),
-        ((195,), "let the server accept CH_USER from this machine's address"),
-        ((201,), f"raise the quota of CH_USER, or wait until it begins anew; {LATER}"),
-        ((202, 439, 745), f"the server is busy: import at another minute; {LATER}"),
-        (
-            (225, 279, 999),
-            f"look at ClickHouse Keeper, which the server cannot reach or is waiting for; {LATER}",
-        ),
-        ((241, 173), f"the server is short of memory: free some, or raise its limit; {LATER}"),
-        (
-            (242,),
-            "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA "
-            "where its data there are lost",
-        ),
-        (
-            (243,),
-            "free some disk space",
-        ),
-        (
-            (252,),
-            "the table has more parts than merges keep up with: look at system.merges and the "
-            f"disk, or raise parts_to_throw_insert; {LATER}",
-        ),
-        (
-            (285, 286, 289),
-            "too few replicas answer for insert_quorum: start those that are down, see "
-            f"system.replicas; {LATER}",
-        ),
-        (
-            (319,),
-            "the server does not know whether the rows were inserted: import again, which "
-            "inserts none twice",
-        ),
-        (
-            (341,),
-            "the rows are written, former versions of them are not deleted yet: look at "
-            "system.mutations; the next import finishes it",
-        ),
-        ((452,), "let CH_USER's settings profile allow the setting that the message names"),
-        ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
-    )
-    for code in codes
+    "run an import once: it adds the columns that are missing": (16, 47),
+    "run an import once: it creates the tables and views": (UNKNOWN_TABLE,),
+    "create the database, or set CH_DATABASE": (UNKNOWN_DATABASE,),
+    "check CH_USER and CH_PASSWORD": (192, 193, 516),
+    "set CH_PASSWORD": (194,),
+    "let the server accept CH_USER from this machine's address": (195,),
+    "the user may only read: give CH_USER the right to write": (READONLY,),
+    "grant CH_USER the rights that the message names": (NOT_GRANTED,),
+    "let CH_USER's settings profile allow the setting that the message names": (452,),
+    "free some disk space": (243,),
+    "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA where its "
+    "data there are lost": (242,),
+    "the server does not know whether the rows were inserted: import again, which inserts none "
+    "twice": (319,),
+    "the rows are written, former versions of them are not deleted yet: look at system.mutations; "
+    "the next import finishes it": (341,),
+}
+# The same of errors that are often over by the next import.
+PASSING_REMEDIES = {
+    "raise the limits of CH_USER's settings profile": (158, 307, 396),
+    "raise the quota of CH_USER, or wait until it begins anew": (201,),
+    "look at the server's load, and how long a statement may take": (159, 160, 209),
+    "the server is busy: import at another minute": (202, 439, 745),
+    "the server is short of memory: free some, or raise its limit": (173, 241),
+    "look at ClickHouse Keeper, which the server cannot reach or is waiting for": (225, 279, 999),
+    "the table has more parts than merges keep up with: look at system.merges and the disk, or "
+    "raise parts_to_throw_insert": (252,),
+    "too few replicas answer for insert_quorum: look at system.replicas, and start those that "
+    "are down": (285, 286, 289),
 }
 # By what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
@@ -2811,20 +2778,28 @@ def store_errors(settings: Settings) -> Iterator[None]:
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
-        remedy = "check the disk and its permissions, then run it again"
-        if code and settings.host is not None:
-            remedy = "look up the code in ClickHouse's documentation, and the server's log"
-        elif settings.host is not None:
-            remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
-            if proxy_url(settings):
-                name = _proxy_variable(settings)
-                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
-        remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
-        if code == UNKNOWN_TABLE and "ccusage_" not in text:
-            remedy = "check the name of the table"
+        remedy = store_remedy(settings, code, text)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
         raise failure from error
+
+
+def store_remedy(settings: Settings, code: int, text: str) -> str:
+    if code == UNKNOWN_TABLE and "ccusage_" not in text:
+        return "check the name of the table"
+    for remedy, codes in {**CLICKHOUSE_REMEDIES, **PASSING_REMEDIES}.items():
+        if code in codes:
+            passing = remedy in PASSING_REMEDIES
+            return remedy + "; nothing is lost: the next import tries again" * passing
+    if settings.host is None:
+        return "check the disk and its permissions, then run it again"
+    if code:
+        return "look up the code in ClickHouse's documentation, and the server's log"
+    remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+    if proxy_url(settings):
+        name = f"{settings.protocol.upper()}_PROXY"
+        remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
+    return remedy
 
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
@@ -2843,22 +2818,17 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
                 raise
         if not create:
             return make("system")  # which has none of our tables
-        _create_database(settings, make)
+        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+        try:
+            with contextlib.closing(make("default")) as client:
+                client.command(statement)
+        except ClickHouseError as error:
+            raise StoreError(
+                f"{settings.where}: no database {settings.database!r}, and it could not be "
+                f"created: {' '.join(str(error).split())[:200]}\n"
+                f"  remedy: have somebody run {statement}"
+            ) from error
         return make(settings.database)
-
-
-def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-    try:
-        with contextlib.closing(make("default")) as client:
-            client.command(statement)
-    except ClickHouseError as error:
-        raise StoreError(
-            f"{settings.where}: no database {settings.database!r}, and it could not be created: "
-            f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
-        ) from error
 
 
 def _quoted(name: str) -> str:
@@ -2899,15 +2869,11 @@ def proxy_url(settings: Settings) -> str | None:
 
     host = (settings.host or "").strip("[]").lower()
     places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
-    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
-        domain = f".{name.lstrip('*.')}"
-        if name == "*" or (name and any(place.endswith(domain) for place in places)):
-            return None
-    return get(_proxy_variable(settings).lower()) or None
-
-
-def _proxy_variable(settings: Settings) -> str:
-    return f"{settings.protocol}_proxy".upper()
+    names = re.split(r"[,\s]+", get("no_proxy").lower())
+    domains = tuple(f".{name.lstrip('*.')}" for name in names if name.strip("*"))
+    if "*" in names or any(place.endswith(domains) for place in places):
+        return None
+    return get(f"{settings.protocol}_proxy") or None
 
 
 def _proxy(settings: Settings) -> dict[str, Any]:
@@ -2919,17 +2885,15 @@ def _proxy(settings: Settings) -> dict[str, Any]:
 
     if not (text := proxy_url(settings)):
         return {}
-    try:
+    with contextlib.suppress(LocationParseError):
         url = parse_url(text if "://" in text else f"http://{text}")
-    except LocationParseError:
-        url = parse_url("")
-    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
-        raise ConfigError(
-            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
-            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
-        )
-    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
-    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+        if url.scheme in ("http", "https") and url.host:
+            headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+            return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+    raise ConfigError(  # what is wrong may be a password
+        f"{settings.protocol.upper()}_PROXY: expected the URL of an HTTP proxy, such as "
+        "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
+    )
 
 
 def _trust(settings: Settings) -> dict[str, Any]:
@@ -2963,7 +2927,15 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
                 interface="chdb",
                 path=str(path),
                 database=database,
-                chdb_options=CHDB_OPTIONS,
+                # A DELETE waits for background threads. By default there are two, too few for
+                # many parts, and each that finds nothing to do sleeps for up to a second.
+                # Compiling a statement takes longer than reading a few thousand rows without.
+                chdb_options={
+                    "background_pool_size": 16,
+                    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
+                    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
+                    "compile_aggregate_expressions": 0,
+                },
                 tz_mode="aware",
             )
     except ImportError as error:
@@ -3012,7 +2984,8 @@ class SchemaItem(NamedTuple):
 
 def read_schema() -> list[SchemaItem]:
     """The tables and views of the schema file, in its order."""
-    text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    file = HERE / "ccusage_clickhouse_schema.sql"
+    text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     items = []
     for statement in map(str.strip, text.split(";\n")):
         if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
@@ -3025,37 +2998,51 @@ def read_schema() -> list[SchemaItem]:
     return items
 
 
-class SchemaChange(NamedTuple):
-    """What the schema still needs: in words, and as a statement that may be run twice."""
+def schema_changes(stored: Mapping[str, set[str]]) -> dict[str, str]:
+    """What brings tables and views with these columns to the schema of this version.
 
-    says: str
-    statement: str
-
-
-# What cannot be ours: another layout, or the plain engine that the importers before this program
-# used (somebody may have added columns to it); and what an adoption that was cut off has left.
-LEGACY_TABLES = """
-    SELECT table, groupArray(name) AS columns
-    FROM system.columns
-    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-    GROUP BY table
-    HAVING startsWith(table, 'ccusage_adopting_')
-        OR table = 'ccusage_import_history'
-            AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
-        OR has({tables:Array(String)}, table)
-            AND (NOT has(columns, 'agent') OR table IN (
-                SELECT name FROM system.tables
-                WHERE database = currentDatabase()
-                    AND match(engine, '^(Replicated|Shared)?MergeTree$')
-            ))
-    ORDER BY table
-"""
+    Each step in words, with a statement that may be run twice. Columns that are not in the schema
+    stay: a newer version on another machine may have added them.
+    """
+    changes = {}
+    for name, statement, columns, select in read_schema():
+        lacks = [column for column in columns if column not in stored.get(name, ())]
+        listed = ", ".join(lacks)
+        if name not in stored:
+            changes[f"create the {'view' if select else 'table'} {name}"] = statement
+        elif lacks and select:
+            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
+            changes[f"replace the view {name}, which lacks {listed}"] = replace
+        elif lacks:
+            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
+            changes[f"add to the table {name}: {listed}"] = f"ALTER TABLE {name} {added}"
+    return changes
 
 
 def legacy_tables(client: Client) -> list[str]:
-    """The tables of ours that an older importer made, or that await their adoption."""
+    """The tables of ours that an older importer made, or that await their adoption.
+
+    What cannot be ours: another layout, or the plain engine that the importers before this program
+    used (somebody may have added columns to it); and what an adoption that was cut off has left.
+    """
+    sql = """
+        SELECT table, groupArray(name) AS columns
+        FROM system.columns
+        WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+        GROUP BY table
+        HAVING startsWith(table, 'ccusage_adopting_')
+            OR table = 'ccusage_import_history'
+                AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
+            OR has({tables:Array(String)}, table)
+                AND (NOT has(columns, 'agent') OR table IN (
+                    SELECT name FROM system.tables
+                    WHERE database = currentDatabase()
+                        AND match(engine, '^(Replicated|Shared)?MergeTree$')
+                ))
+        ORDER BY table
+    """
     names = {"tables": [table.name for table in ALL_TABLES]}
-    return [row[0] for row in client.query(LEGACY_TABLES, parameters=names).result_rows]
+    return [row[0] for row in client.query(sql, parameters=names).result_rows]
 
 
 def refuse_legacy(client: Client, settings: Settings) -> None:
@@ -3070,71 +3057,17 @@ def refuse_legacy(client: Client, settings: Settings) -> None:
         )
 
 
-def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
-    """What brings tables and views with these columns to the schema of this version.
-
-    Columns that are not in it stay: a newer version on another machine may have added them.
-    """
-    for name, statement, columns, select in read_schema():
-        kind = "view" if select else "table"
-        lacks = [column for column in columns if column not in stored.get(name, ())]
-        listed = ", ".join(lacks)
-        if name not in stored:
-            yield SchemaChange(f"create the {kind} {name}", statement)
-        elif lacks and select:
-            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
-            yield SchemaChange(f"replace the view {name}, which lacks {listed}", replace)
-        elif lacks:
-            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
-            yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
-
-
-def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
-    """The statements for somebody with more rights, each in a line."""
-    lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
-    return "\n".join(f"    {' '.join(line.split())};" for line in lines)
-
-
 class Past(NamedTuple):
-    """What the import history says of this machine.
+    """What the import history says of this machine's name."""
 
-    `newest` is the newest `updated_at` of a run that ended; `installations` are those under its
-    name, and when they last imported; `upgraded`: its sessions were imported by ccusage 19 or
-    newer; `previous` is the row of the last run; `complete_version` is the ccusage of the last run
-    in which no feed failed, and `complete`: that was the last one.
-    """
-
-    identity: Identity | None = None
-    newest: datetime = EPOCH
-    cleanup_period_days: int = 2**32
-    upgraded: bool = False
-    installations: Mapping[str, datetime] = {}
-    complete_version: str = ""
-    complete: bool = True
-    previous: Mapping[str, Any] | None = None
-
-
-PREVIOUS = ("started_at", "total_tokens", "total_cost")
-PAST = f"""
-    SELECT
-        installation_id,
-        argMax(timezone, updated_at),
-        argMax(key_fingerprint, updated_at),
-        max(updated_at),
-        min(cleanup_period_days),
-        countIf(
-            has(feeds_imported, 'session')
-            AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
-        ),
-        argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
-        argMax(empty(feeds_failed), updated_at),
-        {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
-    FROM ccusage_import_history
-    WHERE machine_name = {{machine:String}}
-    GROUP BY installation_id
-    ORDER BY max(updated_at) DESC
-"""  # noqa: S608 (our names)
-INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
+    identity: Identity | None = None  # that of the last run
+    newest: datetime = EPOCH  # the newest `updated_at` of a run that ended
+    cleanup_period_days: int = 2**32  # the fewest that transcripts were ever kept
+    upgraded: bool = False  # sessions were imported by ccusage 19 or newer
+    installations: Mapping[str, datetime] = {}  # when each last imported
+    complete_version: str = ""  # the ccusage of the last run in which no feed failed
+    complete: bool = True  # that was the last run
+    previous: Mapping[str, Any] | None = None  # of the row of the last run
 
 
 BEGINNING = date(1900, 1, 2)  # of what the tables hold
@@ -3160,6 +3093,11 @@ class ClickHouseImporter:
         with store_errors(self.settings):
             return self.client.query(sql, parameters=parameters).result_rows
 
+    def query_own(self, table: str, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        """Rows of a statement about this machine; none, where the table is not there."""
+        absent = table in self.absent
+        return [] if absent else self.query(sql, machine=self.machine_name, **parameters)
+
     def command(self, sql: str, **parameters: Any) -> None:
         """Run a statement without rows, with bound parameters."""
         with store_errors(self.settings):
@@ -3176,42 +3114,62 @@ class ClickHouseImporter:
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
         stored = self.columns()
-        changes = list(schema_changes(stored))
         if not create:
             self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
             return
-        for done, change in enumerate(changes):
-            log.info("%s: %s", self.settings.database, change.says)
+        changes = schema_changes(stored)
+        for done, (says, statement) in enumerate(changes.items()):
+            log.info("%s: %s", self.settings.database, says)
             try:
-                self.command(change.statement)
+                self.command(statement)
             except StoreError as error:
                 if error.code not in (NOT_GRANTED, READONLY):
                     raise
-                said = str(error).partition("\n")[0]
+                use = f"USE {_quoted(self.settings.database)}"
+                statements = (use, *list(changes.values())[done:])
+                lines = [f"    {' '.join(each.split())};" for each in statements]
                 raise StoreError(
-                    f"{said}\n  remedy: have these statements run by somebody who may, or grant "
-                    f"CH_USER the rights to create, alter and drop tables and views:\n"
-                    f"{by_hand(changes[done:], self.settings)}"
+                    str(error).partition("\n")[0]
+                    + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
+                    "the rights to create, alter and drop tables and views:\n" + "\n".join(lines)
                 ) from error
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        absent = "ccusage_import_history" in self.absent
-        rows = [] if absent else self.query(PAST, machine=self.machine_name)
+        last = ("started_at", "total_tokens", "total_cost")
+        sql = f"""
+            SELECT
+                installation_id,
+                argMax(timezone, updated_at),
+                argMax(key_fingerprint, updated_at),
+                max(updated_at),
+                min(cleanup_period_days),
+                countIf(
+                    has(feeds_imported, 'session')
+                    AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
+                ),
+                argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
+                argMax(empty(feeds_failed), updated_at),
+                {", ".join(f"argMax({name}, updated_at)" for name in last)}
+            FROM ccusage_import_history
+            WHERE machine_name = {{machine:String}}
+            GROUP BY installation_id
+            ORDER BY max(updated_at) DESC
+        """  # noqa: S608 (our names)
+        rows = self.query_own("ccusage_import_history", sql)
         if not rows:
             return Past()
-        ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
-            *rows, strict=True
-        )
+        ids, _, _, newest, periods, upgrades, *_ = zip(*rows, strict=True)
+        _, zone, key, _, _, _, version, complete, *values = rows[0]
         return Past(
-            identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
+            identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            complete_version=versions[0][0],
-            complete=bool(versions[1][0]),
-            previous=dict(zip(PREVIOUS, (times[0], tokens[0], costs[0]), strict=True)),
+            complete_version=version,
+            complete=bool(complete),
+            previous=dict(zip(last, values, strict=True)),
         )
 
     def newest_row(self) -> datetime:
@@ -3232,18 +3190,16 @@ class ClickHouseImporter:
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
-        absent = "ccusage_usage_daily" in self.absent
-        rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
+        rows = self.query_own("ccusage_usage_daily", sql, first=first)
         return DaySum(*rows[0]) if rows else DaySum()
 
     def shows_names(self) -> bool:
         """Whether a stored row of this machine shows a project's name, and not its hash."""
         sql = (
-            "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
+            "SELECT 1 FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
             "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
         )
-        absent = "ccusage_usage_projects_daily" in self.absent
-        return not absent and self.query(sql, machine=self.machine_name)[0][0] > 0
+        return bool(self.query_own("ccusage_usage_projects_daily", sql))
 
     def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
         """Other machines under whose names these sessions are stored, with their numbers."""
@@ -3253,10 +3209,9 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        absent = "ccusage_usage_sessions" in self.absent
-        for batch in [] if absent else _batches([(key,) for key in session_keys]):
+        for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
+            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:
@@ -3324,7 +3279,11 @@ class ClickHouseImporter:
                 table,
                 columns,
                 json.dumps(by_column, default=_as_text, ensure_ascii=False).encode(),
-                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+                settings={
+                    "async_insert": 0,
+                    "precise_float_parsing": 1,
+                    "insert_deduplication_token": token,
+                },
                 fmt="JSONCompactColumns",
             )
 
@@ -3401,15 +3360,13 @@ def _as_text(value: date | datetime) -> str:
     return value.isoformat()
 
 
-FIELD_LIMIT = 60_000  # characters, that even escaped a field of ClickHouse's forms holds (128 KiB)
-
-
-def _batches(keys: Sequence[Key], limit: int = FIELD_LIMIT) -> Iterator[list[Key]]:
+def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """Keys that even escaped fit into a field of ClickHouse's forms (128 KiB)."""
     batch: list[Key] = []
     size = 0
     for key in keys:
         length = sum(2 * len(str(part).encode()) + 4 for part in key)
-        if batch and size + length > limit:
+        if batch and size + length > 60_000:
             yield batch
             batch, size = [], 0
         batch.append(key)
@@ -5131,8 +5088,6 @@ def list_queries() -> Report:
 # --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
-KEPT = 3650  # days that transcripts should be kept, if not for ever
-SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
 NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
@@ -5158,7 +5113,7 @@ class Checkup:
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
         self.past = Past()
-        self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
+        self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
@@ -5190,8 +5145,11 @@ class Checkup:
         self.check_ccusage(zone)
         self.section = "Schedule and data"
         self.check_schedule()
-        self.check_days(datetime.now(ZoneInfo(zone)).date())
-        return sorted(self.found, key=lambda check: SECTIONS.index(check.section))
+        if self.stored is not None:
+            self.check_imports()
+            self.check_days(self.stored, datetime.now(ZoneInfo(zone)).date())
+        order = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
+        return sorted(self.found, key=lambda check: order.index(check.section))
 
     def check_clickhouse(self) -> None:
         settings = self.settings
@@ -5239,42 +5197,37 @@ class Checkup:
             self.check_creation(importer)
             return
         stored = importer.columns()
-        changes = list(schema_changes(stored))
+        changes = schema_changes(stored)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, changes)
+            self.check_writing(importer, stored, changes)
         if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
-            self.read_stored(importer)
+            self.read_stored(importer, self.stored)
 
-    def read_stored(self, importer: ClickHouseImporter) -> None:
+    def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
         """What the database knows of this machine."""
         where = "WHERE machine_name = {machine:String}"
         days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
         runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
         runs += " ORDER BY updated_at DESC LIMIT 3"
-        stored = defaultdict(set)
         for agent, day in importer.query(days, machine=importer.machine_name):
             stored[agent].add(day)
-        self.stored = stored
-        self.runs = [
-            (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
-        ]
+        self.runs = importer.query(runs, machine=importer.machine_name)
         self.past = importer.read_past()
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, user = self.settings.database, self.settings.user
+        name, quoted = self.settings.database, _quoted(self.settings.database)
         # As no engine has this name, it is not created in any case.
-        create = f"CREATE DATABASE {_quoted(name)} ENGINE = OfNoSuchName"
-        if refused := _refused(partial(_ask, importer, create)):
-            remedy = (
-                f"CREATE DATABASE {_quoted(name)}; GRANT {NEEDED} ON {_quoted(name)}.* TO {user}"
-            )
-            self.fail("database", f"{name}: not there, and {''.join(refused.values())}", remedy)
+        refused = _lacking(importer, [f"CREATE DATABASE {quoted} ENGINE = OfNoSuchName"])
+        if refused:
+            grant = f"GRANT {NEEDED} ON {quoted}.* TO {self.settings.user}"
+            detail = f"{name}: not there, and {''.join(refused.values())}"
+            self.fail("database", detail, f"CREATE DATABASE {quoted}; {grant}")
         else:
             self.note("database", f"{name}: not there yet", "an import creates it")
 
-    def check_schema(self, stored: Mapping[str, set[str]], changes: Sequence[SchemaChange]) -> None:
+    def check_schema(self, stored: Mapping[str, set[str]], changes: Mapping[str, str]) -> None:
         there = [item for item in read_schema() if item.name in stored]
         views = sum(bool(item.select) for item in there)
         tables = f"{len(there) - views} tables and {views} views"
@@ -5282,21 +5235,25 @@ class Checkup:
         if not there:
             self.note("schema", "nothing is there yet", "an import creates the tables and views")
         elif changes:
-            todo = "; ".join(change.says for change in changes)
-            self.note("schema", f"not up to date: {todo}", "an import does this")
+            self.note("schema", f"not up to date: {'; '.join(changes)}", "an import does this")
         else:
             self.note("schema", "all tables, views and columns are there")
 
-    def check_writing(self, importer: ClickHouseImporter, changes: Sequence[SchemaChange]) -> None:
+    def check_writing(
+        self, importer: ClickHouseImporter, stored: Iterable[str], changes: Mapping[str, str]
+    ) -> None:
         """Do what an import does with a table of our own; where that may not be, ask for rights."""
-        refused = _refused(partial(_use_table, importer, changing=bool(changes)))
-        if not refused:
+        try:
+            _use_table(importer, changing=bool(changes))
+        except StoreError as error:
+            refused = _right(error)
+        else:
             self.note("writing", "can create, write and drop a table")
             return
-        lacking = _lacking(importer, creating=bool(changes))
+        lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
         # To drop is needed only to replace a view.
-        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
-        if changes and not "".join(refused).startswith(needless):
+        replacing = any("REPLACE" in statement for statement in changes.values())
+        if changes and not "".join(refused).startswith("DROP TABLE" if replacing else "DROP"):
             lacking = {**refused, **lacking}
         if lacking:
             grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
@@ -5366,16 +5323,14 @@ class Checkup:
 
     def check_transcripts(self, ccusage: Ccusage) -> None:
         """What ccusage leaves out without a word: links, and what it may not read."""
-        folders = transcripts = 0
-        for directory in claude_directories(self.settings.environment):
-            top = directory if directory.name == "projects" else directory / "projects"
-            for place, names, files in os.walk(top):
-                paths = [os.path.join(place, name) for name in names]
-                folders += sum(_left_out(path, ccusage) for path in paths)
-                paths = [os.path.join(place, name) for name in files if name.endswith(".jsonl")]
-                transcripts += sum(_left_out(path, ccusage) for path in paths)
-        if folders or transcripts:
-            what = f"{counted(folders, 'project folder')} and {counted(transcripts, 'transcript')}"
+        left: Counter[str] = Counter()
+        for top in transcript_directories(self.settings.environment):
+            for place, folders, files in os.walk(top):
+                files = [name for name in files if name.endswith(".jsonl")]
+                for kind, names in (("project folder", folders), ("transcript", files)):
+                    left[kind] += sum(_left_out(place, name, ccusage) for name in names)
+        if any(left.values()):
+            what = " and ".join(counted(number, kind) for kind, number in left.items())
             self.note(
                 "left out",
                 f"ccusage does not read {what}: they are links, or it may not read them",
@@ -5393,8 +5348,6 @@ class Checkup:
         detail = "; ".join(times) or "no entry"
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
-        if self.stored is not None:
-            self.check_imports()
 
     def check_imports(self) -> None:
         """When the last imports were, and how they ended."""
@@ -5407,19 +5360,16 @@ class Checkup:
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
         ends = [
-            f"{at:%Y-%m-%d %H:%M} code {3 if names else 0}"
-            + (f" (without {', '.join(names)})" if names else "")
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
             for at, names in self.runs
         ]
         self.note("last imports", "; ".join(ends), remedy, when=failed)
 
-    def check_days(self, today: date) -> None:
+    def check_days(self, stored: Mapping[str, set[date]], today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
-        if self.stored is None:
-            return
         newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
         for agent, day in newest.items():
-            old = max(self.stored[agent], default=None)
+            old = max(stored[agent], default=None)
             stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
             detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
             self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
@@ -5427,8 +5377,9 @@ class Checkup:
             return
         if not newest:
             self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept, told = self.stored["claude"], self.reported["claude"]
-        period = cleanup_period(self.settings.environment)
+        kept, told = stored["claude"], self.reported["claude"]
+        periods = cleanup_periods(self.settings.environment)
+        period = min(periods.values(), default=30)
         last = today + timedelta(days=7 - min(period, 36_500))
         soon = {day for day in told if period and day <= last}
         detail = (
@@ -5436,10 +5387,10 @@ class Checkup:
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
         self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
-        for path, days in cleanup_periods(self.settings.environment).items():
-            if 0 < days < KEPT:
-                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+        for path, days in periods.items():
+            if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
 
 
@@ -5448,22 +5399,13 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _said(error: StoreError) -> str:
-    """What the server itself says."""
+def _right(error: StoreError) -> dict[str, str]:
+    """The right that the server says is lacking, and its words; another error is raised again."""
+    if error.code != NOT_GRANTED:
+        raise error
     said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-    return " ".join(said.split())
-
-
-def _refused(attempt: Callable[[], None]) -> dict[str, str]:
-    """The right that the server says is lacking, and its words; other errors are raised."""
-    try:
-        attempt()
-    except StoreError as error:
-        if error.code != NOT_GRANTED:
-            raise
-        right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", _said(error))
-        return {right[1] if right else NEEDED: _said(error)}
-    return {}
+    right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", said)
+    return {right[1] if right else NEEDED: " ".join(said.split())}
 
 
 def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
@@ -5486,28 +5428,28 @@ def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
         importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
 
-def _lacking(importer: ClickHouseImporter, *, creating: bool) -> dict[str, str]:
-    """The rights that an import lacks: the server checks them before what else is wrong here."""
+def _use_nothing(stored: Iterable[str], *, creating: bool) -> list[str]:
+    """Statements of an import that do nothing: the server checks the rights, then what is wrong."""
     statements = []
     if creating:
         statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
         statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
-    for name in importer.columns().keys() & {table.name for table in ALL_TABLES}:
+    for name in {table.name for table in ALL_TABLES}.intersection(stored):
         statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
         statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
+    return statements
+
+
+def _lacking(importer: ClickHouseImporter, statements: Iterable[str]) -> dict[str, str]:
+    """The rights for which the server refuses the statements; for what else does not matter."""
     lacking: dict[str, str] = {}
     for statement in statements:
-        lacking |= _refused(partial(_ask, importer, statement))
+        try:
+            importer.command(statement)
+        except StoreError as error:
+            if error.code in (0, READONLY, NOT_GRANTED):
+                lacking |= _right(error)
     return lacking
-
-
-def _ask(importer: ClickHouseImporter, statement: str) -> None:
-    """Have a statement refused, which is no error unless it is for lack of rights."""
-    try:
-        importer.command(statement)
-    except StoreError as error:
-        if error.code in (0, READONLY, NOT_GRANTED):
-            raise
 
 
 def _sums(records: Mapping[Any, Record], noun: str) -> str:
@@ -5516,8 +5458,9 @@ def _sums(records: Mapping[Any, Record], noun: str) -> str:
     return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
 
 
-def _left_out(path: str, ccusage: Ccusage) -> bool:
+def _left_out(place: str, name: str, ccusage: Ccusage) -> bool:
     """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
+    path = os.path.join(place, name)
     if os.path.islink(path) and ccusage.version >= (19, 0, 0):
         return True
     return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
@@ -5908,16 +5851,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
         tell_unknown_variables(env)
-        settings = Settings.from_env(
-            env,
-            agents=args.agents,
-            hash_projects=args.hash_projects,
-            claims_name=bool(os.environ.get("MACHINE_NAME", "").strip()),
-            reprice=args.reprice,
-            allow_shrink=args.allow_shrink,
-            dry_run=args.dry_run,
-            lock_timeout=args.lock_timeout,
-        )
+        options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
+        claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
+        given = {name: getattr(args, name) for name in options}
+        settings = Settings.from_env(env, claims_name=claims_name, **given)
         return run_command(settings, args)
     except ImporterError as error:
         log.error("%s", error)
