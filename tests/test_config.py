@@ -78,6 +78,8 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "hash_key": "",
         "state_dir": home / ".local/state/ccusage-import",
         "environment": {},
+        "budget_month": None,
+        "budget_day": None,
         "agents": frozenset(),
         "hash_projects": True,
         "allow_shrink": False,

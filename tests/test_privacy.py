@@ -110,7 +110,9 @@ def test_no_answer_in_any_format_tells_a_name(machine: Machine) -> None:
 
 
 def test_the_run_says_whether_names_are_hidden(machine: Machine) -> None:
-    hidden, shown = machine.imports().out, machine.imports("--no-hash-projects").out
+    hidden, shown = (
+        machine.imports("--verbose", *more).out for more in ([], ["--no-hash-projects"])
+    )
     assert "names hashed" in hidden
     assert "names stored as they are" in shown
 
