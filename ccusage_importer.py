@@ -3129,20 +3129,21 @@ class ClickHouseImporter:
             self.client.command(sql, parameters=parameters)
 
     def columns(self) -> dict[str, set[str]]:
-        """The columns of our tables and views, as far as they are there."""
+        """The columns of our tables and views that are there; the others are noted as absent."""
         sql = (
             "SELECT table, groupArray(name) FROM system.columns "
             "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') GROUP BY table"
         )
-        return {name: set(columns) for name, columns in self.query(sql)}
+        found = {name: set(columns) for name, columns in self.query(sql)}
+        self.absent = frozenset(item.name for item in read_schema()) - found.keys()
+        return found
 
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
-        stored = self.columns()
+        found = self.columns()
         if not create:
-            self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
             return
-        changes = schema_changes(stored)
+        changes = schema_changes(found)
         for done, (says, statement) in enumerate(changes.items()):
             log.info("%s: %s", self.settings.database, says)
             try:
@@ -3158,6 +3159,7 @@ class ClickHouseImporter:
                     + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
                     "the rights to create, alter and drop tables and views:\n" + "\n".join(lines)
                 ) from error
+        self.absent = frozenset()
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
@@ -5587,6 +5589,9 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
+        self.hashed = settings.hash_projects
+        if self.hashed is None and self.recorded:
+            self.hashed = self.recorded.hashed
         self.past = Past()
         self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
@@ -5676,8 +5681,7 @@ class Checkup:
         self.check_schema(stored, changes)
         with self.failing("writing"):
             self.check_writing(importer, stored, changes)
-        if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
-            self.read_stored(importer, self.stored)
+        self.read_stored(importer, self.stored)
 
     def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
         """What the database knows of this machine."""
@@ -5685,10 +5689,12 @@ class Checkup:
         days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
         runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
         runs += " ORDER BY updated_at DESC LIMIT 3"
-        for agent, day in importer.query(days, machine=importer.machine_name):
+        for agent, day in importer.query_own("ccusage_usage_daily", days):
             stored[agent].add(day)
-        self.runs = importer.query(runs, machine=importer.machine_name)
+        self.runs = importer.query_own("ccusage_import_history", runs)
         self.past = importer.read_past()
+        if self.hashed is None:
+            self.hashed = not importer.shows_names()
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -5752,7 +5758,7 @@ class Checkup:
             self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
+        self.note("privacy", "names are stored as they are" if self.hashed is False else hashed)
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
@@ -5990,8 +5996,8 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def reading(settings: Settings) -> Iterator[Client]:
-    """A client that reads; a database that is not there is not created, nor locked."""
+def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
+    """What reads the tables; a database that is not there is not created, nor locked."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -6001,7 +6007,9 @@ def reading(settings: Settings) -> Iterator[Client]:
                 f"{settings.where}: there is no database {settings.database!r}\n"
                 "  remedy: check CH_DATABASE; if the name is right, an import creates it"
             )
-        yield client
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        yield importer
 
 
 def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
@@ -6014,16 +6022,6 @@ def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
     return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
 
 
-def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
-    """What is stored, with the days of the machine, by default of this one."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, machine)
-        importer.prepare(create=False)
-        scope = scope_of(importer, machine, "--machine")
-        agents = tuple(sorted(settings.agents))
-        return read_statistics(importer, scope._replace(days=days, agents=agents))
-
-
 def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
     """The answer to a query, in the time zone of the machine that it is about."""
     given = dict(args.param)
@@ -6033,23 +6031,12 @@ def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Rep
         given.setdefault("budget", f"{settings.budget_month:.2f}")
     values = bind(query, given)
     machine = "" if query.name == "-" else values.get("machine", "")
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, machine)
-        importer.prepare(create=False)
+    with reading(settings, machine) as importer:
         option = "--machine" if args.machine else "--param machine"
         scope = scope_of(importer, machine, option)
         if "timezone" in query.parameters and query.name != "-":
             values = {**values, "timezone": given.get("timezone", scope.zone)}
         return answer_query(importer, query, values, scope)
-
-
-def read_page(settings: Settings, stats: Statistics) -> Report:
-    """The HTML report about what these statistics are about."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, stats.scope.machine)
-        importer.prepare(create=False)
-        details = read_details(importer, stats.scope)
-    return Report(page_figures(stats, details), (), (), ())
 
 
 class Parser(argparse.ArgumentParser):
@@ -6252,11 +6239,16 @@ def log_file(state_dir: Path) -> logging.Handler:
 
 def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
-    if args.format == "html":
+    page = args.format == "html"
+    if page:
         plotly_script()  # better missed now than in the end
-    stats = ask_statistics(settings, args.days, args.machine)
-    if args.format == "html":
-        publish(read_page(settings, stats), args)
+    with reading(settings, args.machine) as importer:
+        scope = scope_of(importer, args.machine, "--machine")
+        scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
+        stats = read_statistics(importer, scope)
+        details = read_details(importer, stats.scope) if page else {}
+    if page:
+        publish(Report(page_figures(stats, details), (), (), ()), args)
     elif not args.quiet or args.output:
         publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
