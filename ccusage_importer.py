@@ -238,15 +238,10 @@ def _host(text: str) -> str:
     return text
 
 
-def _one_of(known: Sequence[str], text: str) -> str:
-    if text not in known:
+def _one_of(known: Mapping[str, Any], text: str) -> Any:
+    if (word := text.lower()) not in known:
         raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
-    return text
-
-
-def _truth(text: str) -> bool:
-    yes = ("true", "1", "yes", "on")
-    return _one_of((*yes, "false", "0", "no", "off"), text.lower()) in yes
+    return known[word]
 
 
 def _number(kind: type[float], text: str) -> float:
@@ -290,16 +285,20 @@ def _recorded_zone(name: str) -> str:
     return _zone_name("import history", name, "update the tzdata of this machine")
 
 
+TRUTH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 # The variables that are ours: the setting that each gives, and what reads it.
 READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "CH_HOST": ("host", _host),
     "CH_PORT": ("port", partial(_number, int)),
-    "CH_PROTOCOL": ("protocol", partial(_one_of, ("http", "https"))),
+    "CH_PROTOCOL": ("protocol", partial(_one_of, {"http": "http", "https": "https"})),
     "CH_USER": ("user", str),
     "CH_PASSWORD": ("password", str),
     "CH_DATABASE": ("database", str),
     "CH_CA_CERT": ("ca_cert", os.path.expanduser),
-    "CH_VERIFY": ("verify", _truth),
+    "CH_VERIFY": ("verify", partial(_one_of, TRUTH)),
     "CH_EMBEDDED_PATH": ("embedded_path", _folder),
     "MACHINE_NAME": ("machine_name", str),
     "CCUSAGE_COMMAND": ("ccusage_command", _words),
@@ -486,9 +485,8 @@ def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
 
 def key_fingerprint(hash_key: str) -> str:
     """Tells two PROJECT_HASH_KEYs apart without giving either away."""
-    if not hash_key:
-        return ""
-    return hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()[:16]
+    digest = hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()
+    return digest[:16] if hash_key else ""
 
 
 def machine_name(settings: Settings, recorded: Identity | None) -> str:
@@ -2782,7 +2780,7 @@ PASSING_REMEDIES = {
     "too few replicas answer for insert_quorum: look at system.replicas, and start those that "
     "are down": (285, 286, 289),
 }
-# By what is said where ClickHouse has no code, as a regular expression.
+# The same, by what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
     "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
@@ -2822,7 +2820,7 @@ def store_remedy(settings: Settings, code: int, text: str) -> str:
         return "check the disk and its permissions, then run it again"
     if code:
         return "look up the code in ClickHouse's documentation, and the server's log"
-    remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
+    remedy = next(remedy for sign, remedy in NETWORK_REMEDIES.items() if re.search(sign, text))
     if proxy_url(settings):
         name = f"{settings.protocol.upper()}_PROXY"
         remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
@@ -2927,9 +2925,8 @@ def _trust(settings: Settings) -> dict[str, Any]:
     """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
     import ssl
 
-    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
     if settings.protocol == "http" or settings.ca_cert or not settings.verify:
-        return options
+        return {"verify": settings.verify, "ca_cert": settings.ca_cert}
     context = ssl.create_default_context()
     for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
         if file := settings.environment.get(name):
@@ -2940,7 +2937,7 @@ def _trust(settings: Settings) -> dict[str, Any]:
                     f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
                     "set it to a file of certificates (PEM), or unset it"
                 ) from error
-    return {**options, "ssl_context": context}
+    return {"ssl_context": context}
 
 
 def _embedded(settings: Settings, path: Path, database: str) -> Client:
@@ -2967,14 +2964,12 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
             )
     except ImportError as error:
         cause = error.__context__ or error  # some chDBs call each a missing engine
-        if "time zone" in str(cause):
-            raise ConfigError(
-                f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
-            ) from error
-        raise ConfigError(
+        zone = f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
+        missing = (
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
-        ) from error
+        )
+        raise ConfigError(zone if "time zone" in str(cause) else missing) from error
 
 
 @contextlib.contextmanager
@@ -2996,9 +2991,6 @@ def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None
             del sys.modules["pyarrow"]
 
 
-SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-
-
 class SchemaItem(NamedTuple):
     """A table or a view of the schema file."""
 
@@ -3010,7 +3002,8 @@ class SchemaItem(NamedTuple):
 
 def read_schema() -> list[SchemaItem]:
     """The tables and views of the schema file, in its order."""
-    text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    file = Path(__file__).with_name("ccusage_clickhouse_schema.sql")
+    text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     items = []
     for statement in map(str.strip, text.split(";\n")):
         if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
@@ -3201,15 +3194,14 @@ class ClickHouseImporter:
 
     def newest_row(self) -> datetime:
         """The newest `updated_at` of this machine, which of a killed run is not in the history."""
-        tables = " UNION ALL ".join(
-            f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
+        there = [table.name for table in ALL_TABLES if table.name not in self.absent]
+        sql = " UNION ALL ".join(
+            f"SELECT max(updated_at) FROM {name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
-            for table in ALL_TABLES
-            if table.name not in self.absent
+            for name in there
         )
-        sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
-        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
-        return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
+        rows = self.query(sql, machine=self.machine_name) if there else []
+        return max((newest for (newest,) in rows), default=EPOCH)
 
     def days_before(self, first: date) -> DaySum:
         """What the days before the first one that is read hold."""
