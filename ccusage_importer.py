@@ -499,9 +499,8 @@ def machine_name(settings: Settings, recorded: Identity | None) -> str:
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
     """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
-    Raises ConfigError where the settings contradict what is recorded: under another name all would
-    count twice, in another zone every day would move, with another key every project would become
-    another one.
+    Another name than recorded would count all twice, another zone would move every day, and
+    another key would make every project another one.
     """
     known = [identity for identity in (recorded, past) if identity]
     zone = settings.timezone or next((_recorded_zone(i.timezone) for i in known), None)
@@ -5731,11 +5730,10 @@ class Checkup:
         """Do what an import does with a table of our own; where that may not be, ask for rights."""
         try:
             _use_table(importer, changing=bool(changes))
-        except StoreError as error:
-            refused = _right(error)
-        else:
             self.note("writing", "can create, write and drop a table")
             return
+        except StoreError as error:
+            refused = _right(error)
         lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
         # To drop is needed only to replace a view.
         replacing = any("REPLACE" in statement for statement in changes.values())
