@@ -7,7 +7,8 @@ private and writes what changed to ClickHouse, for this machine only. Without CH
 ClickHouse engine runs inside this process (chDB).
 
 Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
-imported and some failed, 4 another import holds the lock, 130 interrupted.
+imported and some failed, 4 another import holds the lock, 5 a budget is exceeded (--stats
+--quiet alone), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
-from functools import partial
-from itertools import groupby, takewhile
+from functools import lru_cache, partial
+from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
@@ -145,6 +146,8 @@ class Settings(NamedTuple):
     hash_key: str
     state_dir: Path
     environment: Mapping[str, str]
+    budget_month: float | None = None  # dollars
+    budget_day: float | None = None
     agents: frozenset[str] = frozenset()  # empty: all
     hash_projects: bool | None = None  # None: as this machine did before
     claims_name: bool = False  # MACHINE_NAME is given for this very run, and not by .env
@@ -184,6 +187,8 @@ class Settings(NamedTuple):
             hash_key=get("PROJECT_HASH_KEY", ""),
             state_dir=state_directory(env),
             environment=env,
+            budget_month=_dollars("BUDGET_MONTH", get("BUDGET_MONTH")),
+            budget_day=_dollars("BUDGET_DAY", get("BUDGET_DAY")),
             **options,
         )
 
@@ -276,6 +281,12 @@ def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str
             return value
     whole = "whole " if kind is int else ""
     raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
+
+
+def _dollars(name: str, text: str | None) -> float | None:
+    if text and not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
+        raise ConfigError(f"{name}: expected dollars, such as 200, got {text!r}")
+    return float(text) if text else None
 
 
 def _words(name: str, text: str) -> tuple[str, ...]:
@@ -1049,6 +1060,7 @@ class Ids(NamedTuple):
 # The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
 Text = Annotated[str, Meta(min_length=1)]
+Time = datetime  # a name of its own: tests put a clock in place of the name datetime
 
 
 class Checked(Struct, rename="camel"):
@@ -1065,9 +1077,9 @@ class Checked(Struct, rename="camel"):
                 )
             elif kind is float:
                 fits, expected = abs(value) < 1e300, "a number of dollars"
-            elif kind is datetime and value.utcoffset() != timedelta(0):
+            elif kind is Time and value.utcoffset() != timedelta(0):
                 fits, expected = False, "a time in UTC"
-            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
+            elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
                 fits, expected = 1900 < value.year < 2299, "a year from 1901 to 2298"
             if not fits:
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
@@ -1122,11 +1134,11 @@ class SessionRow(FeedRow, kw_only=True):
 
     session_id: Text
     project_path: str = ""
-    first_activity: datetime | None = None
+    first_activity: Time | None = None
     last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
 
     def __post_init__(self) -> None:
-        kind = date if len(str(self.last_activity)) == len("2026-11-22") else datetime | None
+        kind = date if len(str(self.last_activity)) == len("2026-11-22") else Time | None
         try:
             self.last_activity = msgspec.convert(self.last_activity, kind)
         except msgspec.ValidationError as error:
@@ -1138,22 +1150,28 @@ class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
 
     class Counts(Checked):
+        """The tokens of a block, under names of their own."""
+
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int
         cache_read_input_tokens: int
 
     class BurnRate(Checked):
+        """What an active block costs in an hour."""
+
         cost_per_hour: float
 
     class Projection(Checked):
+        """What an active block will have cost at its end."""
+
         total_cost: float
 
     agent: str = "claude"
     id: Text
-    start_time: datetime
-    end_time: datetime
-    actual_end_time: datetime | None
+    start_time: Time
+    end_time: Time
+    actual_end_time: Time | None
     is_active: bool
     is_gap: bool
     entries: int
@@ -1162,7 +1180,7 @@ class BlockRow(Checked, kw_only=True):
     total_cost: float = field(name="costUSD")
     models_used: list[Text] = field(name="models")
     model_breakdowns: ClassVar[list[ModelRow]] = []
-    usage_limit_reset_time: datetime | None = None
+    usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
@@ -1340,8 +1358,8 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
             names = [record.details[name] for name in DISPLAY if name in record.details]
             what = " ".join(map(str, (*record.key, *names)))
             raise FeedError(f"{place}: {what} is repeated")
-        former = records.get(record.id)
-        records[record.id] = merge_repeated(former, record) if former else record
+        earlier = records.get(record.id)
+        records[record.id] = merge_repeated(earlier, record) if earlier else record
     return parsed
 
 
@@ -1522,8 +1540,8 @@ class Policy(NamedTuple):
     """
 
     version: tuple[int, int, int]
-    window_start: datetime | None
-    zone: tzinfo
+    window_start: datetime | None = None
+    zone: tzinfo = UTC
     allow_shrink: bool = False
     reprice: bool = False
     upgraded: bool = True
@@ -1686,17 +1704,29 @@ def displayed(record: Record) -> dict[str, Any]:
 def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
     """A session's record as evidence."""
     project, name = record.details["project_path"], record.details["session_id"]
-    if ids.key(project, name) == record.key[0]:  # these are the names themselves
+    if not is_hash(name) and ids.key(project, name) == record.key[0]:  # true names
         project, name = (part and ids.key(part)[:8] for part in (project, name))
-    if project == ids.key("Unknown Project")[:8]:  # as ccusage 15 to 18 report a whole project
+    unknown, subagents = lumped_names(ids)
+    if project == unknown:
         project = name
-    elif name == ids.key("subagents")[:8]:  # as they report a part of a session, of any project
-        project = ""
+    elif name == subagents:
+        project = ""  # which may be any
     end = record.details["last_activity"] or FAR_OFF
     if end < FAR_OFF and end.astimezone(zone).time() == datetime.min.time():  # it is a day
         day = end.astimezone(zone).date() + timedelta(1)
         end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
     return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
+
+
+def is_hash(name: str) -> bool:
+    """Whether a name may be what is shown of a hash."""
+    return re.fullmatch("[0-9a-f]{8}", name) is not None
+
+
+@lru_cache
+def lumped_names(ids: Ids) -> tuple[str, str]:
+    """What ccusage 15 to 18 call the path of a whole project, and the sessions of sub-agents."""
+    return ids.key("Unknown Project")[:8], ids.key("subagents")[:8]
 
 
 def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
@@ -1926,9 +1956,10 @@ def growth(old: Session | None, new: Session, policy: Policy) -> Session | None:
     """What a session used since it was stored, and when: from its former end to the present one."""
     if old is None:
         return new
-    more = add(new.record, less=[old.record])
-    used = old.record.version == policy.version_text and new.end >= old.end and any(more.tokens)
-    return new._replace(record=more, start=old.end) if used else None
+    same_ccusage = old.record.version == policy.version_text
+    if new.record.tokens == old.record.tokens or new.end < old.end or not same_ccusage:
+        return None
+    return new._replace(record=add(new.record, less=[old.record]), start=old.end)
 
 
 def conversations(
@@ -1950,7 +1981,9 @@ def conversations(
     for session in (*olds.values(), *news.values()):
         exact = session.start is not None and session.record.agent == "claude"
         for instant in filter(None, (session.start, session.end) if exact else ()):
-            join(instants.setdefault(instant, session.record.id), session.record.id)
+            other = instants.setdefault(instant, session.record.id)
+            if other != session.record.id:
+                join(other, session.record.id)
     takers = [new for key, new in news.items() if begins_earlier(new, olds.get(key))]
     for key, old in olds.items():
         here = key in news or old.name in on_disk
@@ -2056,7 +2089,7 @@ def keep_prices(old: Record | None, new: Record) -> Record:
     Where the costs of models do not add up to that of the row (blocks have none), the row as a
     whole keeps its cost in the same way.
     """
-    if old is None:
+    if old is None or not differ(old, new):
         return new
     if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
         shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
@@ -2111,6 +2144,9 @@ def decide_all(
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
     if not policy.upgraded and policy.version >= (19, 0, 0):
         lumped = split_lumped_sessions(stored["session"], feeds["session"])
         stored = {**stored, "session": lumped}
@@ -2126,8 +2162,6 @@ def decide_all(
     months = decide_months(stored, feeds, days, agents, evidence)
     blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
     decisions = (days, months, sessions, blocks, projects)
-    for decision in decisions:
-        hide_names(decision.after, ids)
     return dict(zip(TABLES, decisions, strict=True))
 
 
@@ -2512,7 +2546,8 @@ def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
     for record in list(records.values()) if ids.hidden else ():
         names = displayed(record)
-        if names and ids.key(*names.values()) == record.key[-1]:  # true names, not their hashes
+        plain = not all(map(is_hash, filter(None, names.values())))
+        if plain and ids.key(*names.values()) == record.key[-1]:
             shown = {name: value and ids.shown(value) for name, value in names.items()}
             records[record.id] = record._replace(details={**record.details, **shown})
 
@@ -3196,15 +3231,15 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(sql, machine=self.machine_name)
         return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
 
-    def days_before(self, first: date) -> DaySum:
-        """What the days before the first one that is read hold."""
+    def days_before(self, first: date) -> tuple[int, int, float]:
+        """The days before the first one that is read: how many, their tokens and dollars."""
         sql = (
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
         absent = "ccusage_usage_daily" in self.absent
         rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
-        return DaySum(*rows[0]) if rows else DaySum()
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, 0, 0.0)
 
     def shows_names(self) -> bool:
         """Whether a stored row of this machine shows a project's name, and not its hash."""
@@ -3318,22 +3353,6 @@ class ClickHouseImporter:
         """One row in the history. It is the last write of a run: with it the import counts."""
         token = f"{at.isoformat()}/{self.machine_name}/all"
         self._insert("ccusage_import_history", list(row), [list(row.values())], token)
-
-    def statistics(self, scope: Scope) -> Statistics:
-        """What is stored, in one statement."""
-        figures: Figures = {name: [] for name in FIGURES}
-        if not self.empty:
-            for name, row in self.query(
-                " UNION ALL ".join(map(_figure_sql, FIGURES)),
-                machine=scope.machine,
-                agents=list(scope.agents),
-                since=scope.since,
-                year=scope.year,
-                zone=scope.zone,
-                now=_as_text(scope.now),
-            ):
-                figures[name].append(row)
-        return summarise(figures, scope)
 
     def zones(self) -> dict[str, str]:
         """The machines that imported, the latest first, and their time zones."""
@@ -3494,27 +3513,13 @@ class PriceChange(NamedTuple):
     cost: float
 
 
-class FormerPriceSum(NamedTuple):
-    """Days that keep their former price, and the dollars that ccusage now asks more for them."""
-
-    days: int = 0
-    dollars: float = 0.0
-
-
-class DaySum(NamedTuple):
-    """What several days hold."""
-
-    number: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-
 class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored. `repriced` are the changes of prices, and
-    `not_reported` the days that no feed reports any more.
+    `statistics` are of all that is stored. `former_price_days` keep their former price, for which
+    ccusage now asks `former_price_difference` dollars more; `repriced` are changes by --reprice,
+    which cannot change the `days_not_reported`.
     """
 
     identity: Identity
@@ -3531,17 +3536,10 @@ class ImportResult(NamedTuple):
     dry_run: bool = False
     allow_shrink: bool = False
     statistics: Statistics | None = None
-    former_prices: FormerPriceSum = FormerPriceSum()
+    former_price_days: int = 0
+    former_price_difference: float = 0.0
     repriced: Sequence[PriceChange] = ()
-    not_reported: int = 0
-
-    def beside(self, earlier: DaySum) -> ImportResult:
-        """The result with the days that were not read, since nothing is reported of their time."""
-        return self._replace(
-            total_tokens=min(self.total_tokens + earlier.tokens, UINT64_MAX),
-            total_cost=round(self.total_cost + earlier.cost, 8),
-            not_reported=self.not_reported + earlier.number,
-        )
+    days_not_reported: int = 0
 
 
 class Plan(NamedTuple):
@@ -3584,16 +3582,10 @@ def plan_import(
         first = BEGINNING
     stored = importer.read_stored(first, zone)
     records, at = stored_records(stored), next_version(past.newest, newest)
-    policy = Policy(
-        version=feeds.version,
+    policy = policy_of(settings, past, feeds, records["session"], ids)._replace(
         window_start=window_start(retention(settings, past), at),
         zone=zone,
-        allow_shrink=settings.allow_shrink,
-        reprice=settings.reprice,
-        upgraded=past.upgraded or has_sessions_of_19(records["session"]),
-        previous=past.complete_version,
         steady=past.complete and newest <= past.newest,
-        on_disk=names_on_disk(records["session"], feeds.reported, settings, ids),
     )
     accept_feeds(feeds, policy)
     decisions = decide_all(records, feeds.reported, ids, policy)
@@ -3604,49 +3596,62 @@ def plan_import(
     notes = [
         *correction_notes(decisions, policy.version_text),
         *twin_notes(importer, changes, stored),
+        *budget_notes(importer, records["daily"], after["daily"], zone),
     ]
     if hiding:
         notes += hidden_names_notes(records, feeds.reported, ids)
-    result = import_result(identity, past, feeds, decisions, records["daily"])
     return Plan(
         at=at,
         cleanup_period_days=retention(settings, past),
         changes=changes,
         stored=stored,
         notes=notes,
-        result=result._replace(
+        result=ImportResult(
+            identity=identity,
+            ccusage_version=policy.version_text,
+            feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
+            feeds_failed=feeds.failed,
             tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
+            previous=past.previous,
+            hashed=bool(identity.hashed),
             dry_run=settings.dry_run,
             allow_shrink=settings.allow_shrink,
-        ).beside(importer.days_before(first)),
+            **result_of(decisions, records["daily"], feeds.reported, importer.days_before(first)),
+        ),
     )
 
 
-def import_result(
-    identity: Identity,
-    past: Past,
-    feeds: Feeds,
+def policy_of(settings: Settings, past: Past, feeds: Feeds, sessions: Records, ids: Ids) -> Policy:
+    """What a run may believe, but for the time."""
+    return Policy(
+        version=feeds.version,
+        allow_shrink=settings.allow_shrink,
+        reprice=settings.reprice,
+        upgraded=past.upgraded or has_sessions_of_19(sessions),
+        previous=past.complete_version,
+        on_disk=names_on_disk(sessions, feeds.reported, settings, ids),
+    )
+
+
+def result_of(
     decisions: Mapping[str, Decision],
     days: Records,
-) -> ImportResult:
-    """What a run does, as far as the rows that it reads; `days` are as they are stored."""
+    reported: Reported,
+    earlier: tuple[int, int, float],
+) -> dict[str, Any]:
+    """What the decisions mean; `days` are as they are stored, `earlier` sums those not read."""
     after, prices = decisions["daily"].after, decisions["daily"].prices.values()
-    return ImportResult(
-        identity=identity,
-        ccusage_version=".".join(map(str, feeds.version)),
-        feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
-        feeds_failed=feeds.failed,
-        tables={},
-        held=kept_reasons(decisions),
-        lowered=list(lowered_rows(decisions)),
-        total_tokens=_total(after.values()),
-        total_cost=math.fsum(_costs(after.values())),
-        previous=past.previous,
-        hashed=bool(identity.hashed),
-        former_prices=FormerPriceSum(len(prices), round(math.fsum(prices), 8)),
-        repriced=price_changes(days, after),
-        not_reported=len(after.keys() - merged(feeds.reported, "daily").keys()),
-    )
+    number, tokens, cost = earlier
+    return {
+        "held": kept_reasons(decisions),
+        "lowered": list(lowered_rows(decisions)),
+        "total_tokens": min(_total(after.values()) + tokens, UINT64_MAX),
+        "total_cost": round(math.fsum([cost, *_costs(after.values())]), 8),
+        "former_price_days": len(prices),
+        "former_price_difference": round(math.fsum(prices), 8),
+        "repriced": price_changes(days, after),
+        "days_not_reported": number + len(after.keys() - merged(reported, "daily").keys()),
+    }
 
 
 def first_to_read(reported: Reported) -> date:
@@ -3721,94 +3726,6 @@ def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
     return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
-
-
-def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
-    """How many rows are not as ccusage reports them, by reason."""
-    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
-    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
-    return {reason: number for reason, number in reasons.items() if number}
-
-
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
-    """The rows that get smaller, with their names, and their keys where these are no hashes."""
-    for feed, decision in decisions.items():
-        for old, new, cause in decision.lowered.values():
-            if cause != MOVED:
-                words = [] if old.agent == "claude" else [old.agent]
-                words += [] if feed == "session" else [str(old.key[0])]
-                words += [name for name in displayed(old).values() if name]
-                tokens = new.tokens.total if new else 0
-                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
-
-
-def price_changes(before: Records, after: Records) -> list[PriceChange]:
-    """What the days of each month and model cost before and after, where their price changes."""
-    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
-    for key, new in after.items():
-        old = before.get(key)
-        if old is None or not differ(old, new):
-            continue
-        for model, share in new.shares.items():
-            if (was := old.shares.get(model)) and was.tokens == share.tokens:
-                sums[f"{key[1]:%Y-%m}", model] += [was, share]
-    costs = {
-        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
-        for place, shares in sorted(sums.items())
-    }
-    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
-
-
-def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
-    """What another version of ccusage counts less, of days, or else of any table."""
-    rows = {
-        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
-        for feed, decision in decisions.items()
-    }
-    number = sum(map(len, rows.values()))
-    if number:
-        counted_rows = rows["daily"] or next(filter(None, rows.values()))
-        before = [row.old for row in counted_rows]
-        after = [row.new for row in counted_rows if row.new]
-        versions = ", ".join(sorted({old.version for old in before if old.version}))
-        tokens = _total(before) - _total(after)
-        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
-        yield (
-            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
-            f"{versions} did, in {number:,} rows"
-        )
-
-
-def hidden_names_notes(
-    before: Mapping[str, Records], reported: Reported, ids: Ids
-) -> Iterator[str]:
-    """How many names are about to be hidden that no transcript can show again."""
-    names: set[str] = set()
-    there: set[str] = set()
-    for feed in ("session", "projects"):
-        for old in before[feed].values():
-            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
-                names.update(displayed(old).values())
-        for row in merged(reported, feed).values():
-            there.update(displayed(row).values())
-    gone = [name for name in names if name and ids.shown(name) not in there]
-    if gone:
-        yield (
-            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
-            "are gone, so --no-hash-projects cannot show them again"
-        )
-
-
-def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
-    """Warnings of new sessions that another machine has, too."""
-    sessions = TABLES["session"]
-    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
-    for machine, number in importer.twins(new).items() if new else ():
-        yield (
-            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
-            "where two machines import the same transcripts, these count twice "
-            "(--query twin-machines lists them)"
-        )
 
 
 def refuse_twins(
@@ -3975,7 +3892,7 @@ def read_feeds(
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
     """Statistics after an import, which has succeeded even if these cannot be had."""
     try:
-        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
+        return read_statistics(importer, Scope(datetime.now(UTC), identity.timezone))
     except StoreError as error:
         log.warning("all is imported, but no statistics: %s", error)
         return None
@@ -4003,73 +3920,38 @@ class Scope(NamedTuple):
         return max(self.today - timedelta(self.days - 1), first) if self.days else first
 
     @property
+    def recent(self) -> date:
+        """The first day that this month is compared with: last month's first."""
+        return (self.today.replace(day=1) - timedelta(1)).replace(day=1)
+
+    @property
     def year(self) -> date:
         """The Monday with which a year's heatmap starts."""
         return self.today - timedelta(52 * 7 + self.today.weekday())
 
 
-# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
-_MACHINE = "has(['', machine_name], {machine:String})"
-_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
-_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
-_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
-_MINUTES = "dateDiff('minute', first_activity, last_activity)"
-_RUNS = (
-    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
-    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
-)
-_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
-# What statistics are made of. All in one form, so that one statement can ask for all: texts,
-# whole numbers, other numbers.
-FIGURES = {
-    "days": f"""([toString(date)],
-        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
-        sum(cache_read_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_daily FINAL WHERE {_SCOPE} GROUP BY date""",
-    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_daily FINAL WHERE {_SINCE} GROUP BY machine_name, agent""",
-    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
-        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
-        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
-        GROUP BY model_name, agent""",
-    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
-        [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
-    "sessions": f"""(
-        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull({_MINUTES}, 0))],
-        [count(), toUInt64(ifNull(max({_MINUTES}), 0))],
-        [sum(total_cost), max(total_cost)]) AS row
-        FROM ccusage_usage_sessions FINAL WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
-        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
-    "blocks": f"""([machine_name],
-        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
-        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
-        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
-        AND start_time <= {{now:DateTime64(3, 'UTC')}}
-        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
-    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
-        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
-        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
-    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
-        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
-        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
-        argMax(hashed_projects, updated_at)],
-        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
-        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
-    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
-        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
-    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
-        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
-        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
-        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
-}
-FigureRow = tuple[list[str], list[int], list[float]]
-Figures = dict[str, list[FigureRow]]
+# The rows of each query statistics-… of queries.sql, by the rest of its name.
+Rows = Sequence[Sequence[Any]]
 
 
-def _figure_sql(name: str) -> str:
-    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
-    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
+def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
+    """What is stored, asked for in one statement: each figure is a subquery's array of rows."""
+    if importer.empty:
+        return summarise({}, scope)
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    names = [name for name in queries if name.startswith(FIGURE)]
+    arrays = (f"groupArray(tuple(*)) FROM ({queries[name].sql})" for name in names)
+    (row,) = importer.query(
+        f"SELECT {', '.join(f'(SELECT {array})' for array in arrays)}",
+        machine=scope.machine,
+        agents=",".join(scope.agents),
+        since=scope.since,
+        recent=scope.recent,
+        year=scope.year,
+        timezone=scope.zone,
+    )
+    figures = {name.removeprefix(FIGURE): rows for name, rows in zip(names, row, strict=True)}
+    return summarise(figures, scope, Spending.limits(importer.settings))
 
 
 class Usage(NamedTuple):
@@ -4079,7 +3961,7 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage | Part]) -> Usage:
+    def of(cls, usages: Iterable[Usage | Part | Month]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
 
@@ -4098,7 +3980,7 @@ class Part(NamedTuple):
 
 
 class Period(NamedTuple):
-    """A period so far, against the whole one before, and against as many days of that one."""
+    """A period so far, against the whole one before, and against that one until the same hour."""
 
     name: str
     start: date
@@ -4108,6 +3990,52 @@ class Period(NamedTuple):
     tokens_before: int
     cost_before_so_far: float
     projected_cost: float | None
+
+
+class Spending(NamedTuple):
+    """Dollars of this month and of today: the budgets, or what was spent of them."""
+
+    month: float = 0.0
+    day: float = 0.0
+
+    @classmethod
+    def limits(cls, settings: Settings) -> Spending:
+        """The budgets; 0 is none."""
+        return cls(settings.budget_month or 0.0, settings.budget_day or 0.0)
+
+    @classmethod
+    def of(cls, costs: Collection[tuple[date, float]], today: date) -> Spending:
+        """What the days of this month cost, and today; a date has a day of each agent."""
+        month = (cost for day, cost in costs if f"{day:%Y-%m}" == f"{today:%Y-%m}")
+        return cls(math.fsum(month), math.fsum(cost for day, cost in costs if day == today))
+
+    def after(self, own_before: Spending, own: Spending) -> Spending:
+        """The total after a run that took one machine from `own_before` to `own`."""
+        return Spending(
+            self.month + own.month - own_before.month, self.day + own.day - own_before.day
+        )
+
+
+class Budget(NamedTuple):
+    """A budget, and what all machines and agents have spent of it.
+
+    `reached` is the first day on which it is, or at this pace will be, exceeded.
+    """
+
+    name: str
+    limit: float
+    cost: float
+    projected_cost: float | None
+    reached: date | None
+
+
+class Month(NamedTuple):
+    """A month, from its days in the scope."""
+
+    month: str
+    cost: float
+    tokens: int
+    active_days: int
 
 
 class Sessions(NamedTuple):
@@ -4135,7 +4063,7 @@ class ActiveBlock(NamedTuple):
 
 
 class HeatDay(NamedTuple):
-    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not imported."""
+    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not known."""
 
     date: date
     cost: float
@@ -4166,7 +4094,11 @@ class Statistics(NamedTuple):
     - scope: what was asked for, and when
     - first_day, last_day: of the rows in the scope; active_days: those with tokens
     - cost, tokens: the totals; cache_share: of the input, what was read from the cache
-    - periods: today, this week from Monday, this month; of all days, whatever --days says
+    - periods: today, this week from Monday, this month; of all days, whatever --days says.
+      What was spent before until the same hour is reckoned from blocks, whose costs are spread
+      evenly over their hours; the projected cost of a month from its complete days
+    - months: the last twelve
+    - budgets: BUDGET_MONTH and BUDGET_DAY, as far as they are set, whatever the scope is
     - models, projects, agents, machines: the most expensive first
     - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
     - sessions; blocks: the active ones
@@ -4184,6 +4116,8 @@ class Statistics(NamedTuple):
     tokens: int
     cache_share: float | None
     periods: list[Period]
+    months: list[Month]
+    budgets: list[Budget]
     models: list[Part]
     projects: list[Part]
     agents: list[Part]
@@ -4200,24 +4134,23 @@ class Statistics(NamedTuple):
     runs: list[LastRun]
 
 
-def summarise(figures: Figures, scope: Scope) -> Statistics:
-    """Statistics of the rows of FIGURES."""
-    said = [(date.fromisoformat(day), n, cost) for (day,), n, (cost,) in figures["days"]]
-    days = {day: Usage(cost, n[0]) for day, n, cost in said}
+def summarise(
+    figures: Mapping[str, Rows], scope: Scope, limits: Spending | None = None
+) -> Statistics:
+    """Statistics of the rows of all figures; a figure that is not there has none."""
+    rows: dict[str, Rows] = defaultdict(list, figures)
+    zone = ZoneInfo(scope.zone)
+    days = {day: Usage(cost, tokens) for day, cost, tokens, *_ in rows["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(n[place] for day, n, _ in said if day in inside) for place in (1, 2))
-    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
-    streak, longest = streaks(past, scope.today)
+    prompt, cached = (sum(row[at] for row in rows["days"] if row[0] in inside) for at in (3, 4))
+    hours = {(day, hour): cost for day, hour, cost in rows["clock"]}
+    used = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    streak, longest = streaks(used, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
-    agents = parts(figures["machines"], total, 1, 1)
-    sessions = Sessions()
-    for (costliest, longest_name), (number, minutes), (cost, most) in figures["sessions"]:
-        name = longest_name if minutes else ""
-        sessions = Sessions(number, cost / number, most, costliest, minutes, name)
+    agents = parts(((agent, agent, *usage) for _, agent, *usage in rows["machines"]), total)
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -4225,76 +4158,169 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         active_days=sum(usage.tokens > 0 for usage in inside.values()),
         cost=total.cost,
         tokens=total.tokens,
-        cache_share=cached / given if given else None,
-        periods=list(periods(days, scope.today)),
-        models=parts(figures["models"], total, 0, 1),
-        projects=parts(figures["projects"], total, 0, 1, 2),
+        cache_share=cached / prompt if prompt else None,
+        periods=list(periods(days, hours, scope.now.astimezone(zone))),
+        months=list(months(inside, scope.today)),
+        budgets=list(
+            budgets({row[0]: row[1] for row in rows["spending"]}, limits or Spending(), scope.today)
+        ),
+        models=parts(rows["models"], total),
+        projects=parts(rows["projects"], total, merge=False),
         agents=agents,
-        machines=parts(figures["machines"], total, 0),
-        unpriced=unpriced_models(figures["models"], agents),
-        sessions=sessions,
-        blocks=[active_block(row, scope) for row in figures["blocks"]],
+        machines=parts(((name, "", *usage) for name, _, *usage in rows["machines"]), total),
+        unpriced=unpriced_models(rows["models"], agents),
+        sessions=Sessions(*next(iter(rows["sessions"]), ())),
+        blocks=list(active_blocks(rows["blocks"], scope)),
         streak=streak,
         longest_streak=longest,
         costliest_day=max(inside, key=inside.__getitem__, default=None),
         busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
-        busiest_hour=max(hours, key=hours.__getitem__, default=None),
-        heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
-        runs=list(last_runs(figures, ZoneInfo(scope.zone))),
+        busiest_hour=max(rows["hours"], key=lambda row: row[1], default=(None,))[0],
+        heatmap=heatmap(days, {row[0]: row[1] for row in rows["imports"]}, scope),
+        runs=list(last_runs(rows["runs"], zone)),
     )
 
 
-def parts(rows: Sequence[FigureRow], whole: Usage, *key: int) -> list[Part]:
-    """The parts of a whole, told apart by the texts at `key`: name, perhaps agent, and more."""
-    found: dict[tuple[str, ...], list[Usage]] = defaultdict(list)
-    for texts, counts, costs in rows:
-        found[tuple(texts[place] for place in key)].append(Usage(costs[0], counts[0]))
+def parts(rows: Iterable[Sequence[Any]], whole: Usage, *, merge: bool = True) -> list[Part]:
+    """The parts of a whole. Rows of one name and agent are one part, unless they must not merge."""
+    usages: dict[Any, list[Usage]] = defaultdict(list)
+    for number, (name, agent, cost, tokens, *_) in enumerate(rows):
+        usages[name, agent, 0 if merge else number].append(Usage(cost, tokens))
     shares = []
-    for (name, *rest), usages in found.items():
-        usage = Usage.of(usages)
+    for (name, agent, _), some in usages.items():
+        usage = Usage.of(some)
         share = usage.cost / whole.cost if whole.cost else usage.tokens / (whole.tokens or 1)
-        shares.append(Part(name, rest[0] if rest else "", *usage, share))
+        shares.append(Part(name, agent, *usage, share))
     return sorted(shares, key=lambda part: (-part.cost, -part.tokens, part.name))
 
 
-def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[str, int]:
+def unpriced_models(rows: Rows, agents: Sequence[Part]) -> dict[str, int]:
     """Tokens without a price. Some agents tell the cost of a day, but not of its models."""
-    told = {agent for (_, agent), _, (cost,) in rows if cost}
+    told = {agent for _, agent, cost, *_ in rows if cost}
     untold = {agent.name for agent in agents if agent.cost} - told
-    found: Counter[str] = Counter()
-    for (model, agent), (_, tokens), _ in rows:
-        found[model] += 0 if agent in untold else tokens
-    return {model: tokens for model, tokens in found.most_common() if tokens}
+    unpriced: Counter[str] = Counter()
+    for model, agent, _, _, tokens in rows:
+        unpriced[model] += 0 if agent in untold else tokens
+    return {model: tokens for model, tokens in unpriced.most_common() if tokens}
 
 
-def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
-    (machine,), (*times, tokens), (cost, *rates) = row
-    start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
-    left = int((end - scope.now).total_seconds() // 60)
-    known = (rate if math.isfinite(rate) else None for rate in rates)
-    return ActiveBlock(machine, start, end, left, tokens, cost, *known)
+def active_blocks(rows: Rows, scope: Scope) -> Iterator[ActiveBlock]:
+    """The blocks that still run now."""
+    for machine, start, end, *amounts in rows:
+        if start <= scope.now < end:
+            left = int((end - scope.now).total_seconds() // 60)
+            zone = ZoneInfo(scope.zone)
+            times = (start.astimezone(zone), end.astimezone(zone))
+            yield ActiveBlock(machine, *times, left, *amounts)
 
 
-def moment(milliseconds: int, zone: tzinfo) -> datetime:
-    return (EPOCH + timedelta(milliseconds=milliseconds)).astimezone(zone)
+def periods(
+    days: Mapping[date, Usage], hours: Mapping[tuple[date, int], float], now: datetime
+) -> Iterator[Period]:
+    """Today, this week and this month; `now` is the machine's local time."""
+    today, nothing = now.date(), Usage(0.0, 0)
 
-
-def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
     def between(start: date, end: date) -> Usage:
         return Usage.of(usage for day, usage in days.items() if start <= day < end)
 
     monday, first = today - timedelta(today.weekday()), today.replace(day=1)
-    month = ((first + timedelta(31)).replace(day=1) - first).days
     for name, start, before in (
         ("today", today, today - timedelta(1)),
         ("this week", monday, monday - timedelta(7)),
         ("this month", first, (first - timedelta(1)).replace(day=1)),
     ):
-        passed = today - start + timedelta(1)
-        now = between(start, start + passed)
-        so_far = between(before, min(before + passed, start))
-        projected = now.cost / passed.days * month if name == "this month" else None
-        yield Period(name, start, *now, *between(before, start), so_far.cost, projected)
+        usage, whole = between(start, today + timedelta(1)), between(before, start)
+        same = before + (today - start)  # the day that is compared with today
+        so_far = between(before, min(same, start)).cost
+        if same < start:
+            so_far += days.get(same, nothing).cost * share_until(hours, same, now)
+        projected = None
+        if name == "this month":
+            projected = projection({day: usage.cost for day, usage in days.items()}, today)
+        yield Period(name, start, *usage, *whole, so_far, projected)
+
+
+def share_until(hours: Mapping[tuple[date, int], float], day: date, now: datetime) -> float:
+    """The share of a day's cost that was spent until the time of `now`, by its blocks' hours."""
+    costs = [hours.get((day, hour), 0.0) for hour in range(24)]
+    costs = costs if any(costs) else [1.0] * 24
+    return (sum(costs[: now.hour]) + costs[now.hour] * now.minute / 60) / sum(costs)
+
+
+def pace(costs: Mapping[date, float], today: date) -> float | None:
+    """Dollars a day: the average of this month's complete days, else of last month's."""
+    first = today.replace(day=1)
+    before = (first - timedelta(1)).replace(day=1)
+    start = max(first, min(costs, default=today))
+    if start < today:
+        return (
+            math.fsum(c for day, c in costs.items() if start <= day < today) / (today - start).days
+        )
+    spent = math.fsum(cost for day, cost in costs.items() if before <= day < first)
+    return spent / (first - before).days if spent else None
+
+
+def forecast(costs: Mapping[date, float], today: date) -> Iterator[tuple[date, float]]:
+    """Each day of this month and its cost: today's and later ones go on at the pace so far."""
+    average = pace(costs, today) or 0.0
+    day = today.replace(day=1)
+    while day.month == today.month:
+        expected = average if day >= today else 0.0
+        yield day, expected if day > today else max(costs.get(day, 0.0), expected)
+        day += timedelta(1)
+
+
+def projection(costs: Mapping[date, float], today: date) -> float | None:
+    """This month's cost by its end, unless there is no complete day to tell it from."""
+    if pace(costs, today) is None:
+        return None
+    return math.fsum(cost for _, cost in forecast(costs, today))
+
+
+def budgets(costs: Mapping[date, float], limits: Spending, today: date) -> Iterator[Budget]:
+    """The budgets that are set; `costs` are those of all machines and agents."""
+    spent = Spending.of(costs.items(), today)
+    if limits.month:
+        days = list(forecast(costs, today))
+        so_far = accumulate(cost for _, cost in days)
+        over = (day for (day, _), cost in zip(days, so_far, strict=True) if cost > limits.month)
+        projected = projection(costs, today)
+        yield Budget("this month", limits.month, spent.month, projected, next(over, None))
+    if limits.day:
+        reached = today if spent.day > limits.day else None
+        yield Budget("today", limits.day, spent.day, None, reached)
+
+
+def budget_alarm(before: Spending, after: Spending, limits: Spending) -> str | None:
+    """A line when a run has taken the total of all machines over 80 % or 100 % of a budget."""
+    lines = []
+    for name, was, now, limit in zip(("this month", "today"), before, after, limits, strict=True):
+        crossed = [share for share in (0.8, 1.0) if limit and was <= share * limit < now]
+        if crossed:
+            what = "exceeded" if crossed[-1] == 1.0 else "80 % used"
+            lines.append(f"the budget of {name} is {what}: {budget_text(now, limit)}")
+    return "; ".join(lines) or None
+
+
+def read_spending(importer: ClickHouseImporter, scope: Scope) -> Spending:
+    """What all machines and agents have spent this month and today."""
+    if importer.empty:
+        return Spending()
+    sql = read_queries(QUERIES.read_text(encoding="utf-8"))[f"{FIGURE}spending"].sql
+    rows = importer.query(sql, recent=scope.today.replace(day=1))
+    return Spending.of([(row[0], row[1]) for row in rows], scope.today)
+
+
+def months(days: Mapping[date, Usage], today: date) -> Iterator[Month]:
+    """The last twelve months, from the first of them with usage on."""
+    this, seen = 12 * today.year + today.month - 1, False
+    for number in range(this - 11, this + 1):
+        name = f"{number // 12}-{number % 12 + 1:02}"
+        usages = [usage for day, usage in days.items() if f"{day:%Y-%m}" == name]
+        active = sum(usage.tokens > 0 for usage in usages)
+        seen = seen or active > 0
+        if seen:
+            yield Month(name, *Usage.of(usages), active)
 
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
@@ -4305,45 +4331,54 @@ def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
 
 
-def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
+def heatmap(
+    days: Mapping[date, Usage], imported: Mapping[date, int], scope: Scope
+) -> list[HeatDay]:
     """The last year by day. An import saw all days that Claude Code then still kept."""
-    first, found = max(scope.year, scope.since), []
+    first, cells = max(scope.year, scope.since), []
     usages = sorted(u for day, u in days.items() if u.tokens and first <= day <= scope.today)
     seen_from = scope.today + timedelta(1)
     for age in range((scope.today - first).days + 1):
         day = scope.today - timedelta(age)
-        if (kept := imported.get(day.isoformat())) is not None:
+        if (kept := imported.get(day)) is not None:
             seen_from = min(seen_from, day - timedelta(min(max(kept - 1, 0), 400)))
         usage = days.get(day, Usage(0.0, 0))
         level = 0 if day in days or day >= seen_from else None
         if usage.tokens:
             level = math.ceil(4 * bisect_right(usages, usage) / len(usages))
-        found.append(HeatDay(day, *usage, level))
-    return found[::-1]
+        cells.append(HeatDay(day, *usage, level))
+    return cells[::-1]
 
 
-def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
-    held: dict[str, dict[str, int]] = defaultdict(dict)
-    for (machine, reason), (number,), _ in figures["held"]:
-        held[machine][reason] = number
-    for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
-        at, before, tokens, tokens_before, hashed = counts
-        run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
-        previous = moment(before, zone) if before < at else None
-        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
-        yield LastRun(*run, previous, *added, held[machine])
+def last_runs(rows: Rows, zone: tzinfo) -> Iterator[LastRun]:
+    """The last run of each machine, the newest first, and what it added to the one before."""
+    runs: dict[str, list[Sequence[Any]]] = defaultdict(list)
+    for machine, *run in sorted(rows, key=lambda row: row[1], reverse=True):
+        runs[machine].append(run)
+    for machine, ((at, version, hashed, cost, tokens, held), *older) in runs.items():
+        previous, before = None, Usage(cost, tokens)
+        if older:
+            previous, before = older[0][0].astimezone(zone), Usage(*older[0][3:5])
+        found = (at.astimezone(zone), version, bool(hashed), cost, tokens)
+        yield LastRun(machine, *found, previous, *Usage(cost, tokens).less(before), held)
 
 
 # --- output ---------------------------------------------------------------------------
 
 
 class Section(NamedTuple):
-    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing."""
+    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing.
+
+    A terminal shows the drawing, which is made for its width, and the title above; Markdown shows
+    the rows where there are any. With `total`, the last row is a total.
+    """
 
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     shares: Sequence[float] = ()
-    drawing: Sequence[str] = ()
+    drawing: Callable[[int], Sequence[str]] | None = None
+    title: Sequence[str] = ()
+    total: bool = False
 
 
 def human(number: float, sign: str = "") -> str:
@@ -4383,14 +4418,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def budget_text(cost: float, limit: float) -> str:
+    texts = (f"${n:,.0f}" if n >= 100 or n == int(n) else money(n) for n in (cost, limit))
+    return f"{' of '.join(texts)} ({cost / limit:.0%})".replace("%", " %")
+
+
+def budget_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    for budget in stats.budgets:
+        text = budget_text(budget.cost, budget.limit)
+        if budget.projected_cost is not None:
+            text += f", ${budget.projected_cost:,.0f} at this pace"
+        if budget.reached and budget.name == "this month":
+            exceeded = budget.cost > budget.limit
+            text += f", {'exceeded' if exceeded else 'reached'} on {budget.reached:%b %d}"
+        elif budget.reached:
+            text += ", exceeded"
+        yield "Budget" if budget.name == "this month" else "Budget today", text
+
+
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
     yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
     yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
-    number, mean, most, costliest, minutes, longest = stats.sessions
-    if mean is not None:
-        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
-        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
+
+
+def block_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
@@ -4401,6 +4453,10 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
 
 
 def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    number, mean, most, costliest, minutes, longest = stats.sessions
+    if mean is not None:
+        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
+        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
     if stats.longest_streak:
         text = f"{counted(stats.streak, 'day')} in a row, {stats.longest_streak:,} at most"
         yield "Streak", f"{text}; most expensive {stats.costliest_day}"
@@ -4424,39 +4480,92 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 
 
 def period_section(stats: Statistics) -> Section:
-    rows = []
-    for period in stats.periods:
-        amounts = money(period.cost), human(period.tokens), money(period.cost_before)
-        pace = change(period.cost, period.cost_before_so_far)
-        forecast = "" if period.projected_cost is None else money(period.projected_cost)
-        rows.append((period.name.capitalize(), *amounts, pace, forecast))
+    """Periods so far; before stands for the one before until the same hour."""
+    rows = [
+        (
+            period.name.capitalize(),
+            money(period.cost),
+            human(period.tokens),
+            money(period.cost_before_so_far),
+            change(period.cost, period.cost_before_so_far),
+            "" if period.projected_cost is None else money(period.projected_cost),
+        )
+        for period in stats.periods
+    ]
     return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
+def month_section(stats: Statistics) -> Section:
+    """The last months and their total; this one is not over, so it is not compared."""
+    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(stats.months))]
+    active = sum(month.active_days for month in stats.months)
+    whole = Month(counted(len(stats.months), "month"), *Usage.of(stats.months), active)
+    rows = [
+        (name, money(cost), human(tokens), f"{days}", text)
+        for (name, cost, tokens, days), text in zip(
+            [*stats.months, whole], [*changes[:-1], "", ""], strict=True
+        )
+    ]
+    most = max(month.cost for month in stats.months) or 1
+    shares = [month.cost / most for month in stats.months]
+    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
+
+
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
-    """The largest models and projects, and where there are several, agents and machines."""
-    for title, found, least in (
+    """The largest models and projects, and where there are several, machines and agents."""
+    for title, every, least in (
         ("Models", stats.models, 1),
         ("Projects", stats.projects, 1),
-        ("Agents", stats.agents, 2),
         ("Machines", stats.machines, 2),
+        ("Agents", stats.agents, 2),
     ):
-        shown, rest = found[:limit], found[limit:]
+        shown, rest = every[:limit], every[limit:]
         if rest:
             share = math.fsum(part.share for part in rest)
             shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
-        shares = [part.share for part in shown]
-        columns = {
-            title: [part.name for part in shown],
-            "agent": [part.agent for part in shown],
-            "share": ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in shares],
-            "cost": [money(part.cost) for part in shown],
-            "tokens": [human(part.tokens) for part in shown],
-        }
-        if title != "Models" or len(stats.agents) < 2:
-            del columns["agent"]
-        if len(found) >= least:
-            yield Section(list(columns), list(zip(*columns.values(), strict=True)), shares)
+        agents = {(part.name, part.agent) for part in every}
+        owners = Counter(name for name, _ in agents)
+        rows = []
+        for name, agent, cost, tokens, share in shown:
+            told = f"{name} ({agent})" if owners[name] > 1 else name
+            percent = "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+            rows.append((told, percent, money(cost), human(tokens)))
+        if len(every) >= least:
+            yield Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
+
+
+HEIGHTS = " ▁▂▃▄▅▆▇█"
+
+
+def column_chart(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
+    """Lines with a column for each value. Where there are too many, the highest of a few."""
+    each = max(width // max(len(values), 1), 1)
+    few = -(-len(values) // max(width, 1)) or 1
+    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
+    eighths = [math.ceil(8 * height * max(value, 0) / top) if top else 0 for value in highest]
+    bar, gap = max(each - 1, 1), " " * (each > 1)
+    return [
+        gap.join(HEIGHTS[min(max(level - 8 * line, 0), 8)] * bar for level in eighths)
+        for line in reversed(range(height))
+    ]
+
+
+def chart(
+    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
+) -> list[str]:
+    """A column chart, on the left the label of its `top`, below its first and last day."""
+    margin = " " * (len(label) + 1)
+    first, *lines = column_chart(values, width - len(margin), 4, top)
+    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
+    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
+
+
+def chart_section(stats: Statistics) -> Section:
+    """The cost of each of the last 30 days."""
+    last = stats.heatmap[-30:]
+    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
+    title, top = f"Cost of the last {counted(len(days), 'day')}", max(costs)
+    return Section(drawing=lambda w: [title, *chart(costs, days, w, money(top), top)])
 
 
 SHADES = "·░▒▓█"
@@ -4468,15 +4577,22 @@ def heat_section(stats: Statistics) -> Section:
     cells = [" "] * first.weekday()
     cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
     cells += [" "] * (-len(cells) % 7)
-    weeks, months = len(cells) // 7, ""
-    for week in range(weeks):
-        monday = first + timedelta(7 * week - first.weekday())
-        if monday.day <= 7 and len(months) <= week:
-            months = months.ljust(week) + f"{monday:%b} "
-    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
-    lines = [f"{label:<4}{''.join(cells[day::7])}" for day, label in enumerate(labels)]
-    legend = f"    less {SHADES} more, blank: not imported"
-    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
+    weeks = len(cells) // 7
+    mondays = [first + timedelta(7 * week - first.weekday()) for week in range(weeks)]
+
+    def draw(width: int) -> list[str]:
+        wide, months = 2 if width >= 4 + 2 * weeks else 1, ""
+        for week, monday in enumerate(mondays):
+            if monday.day <= 7 and len(months) <= week * wide:
+                months = months.ljust(week * wide) + f"{monday:%b} "
+        lines = [
+            f"{label:<4}{''.join(cell * wide for cell in cells[day::7])}"
+            for day, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun"))
+        ]
+        legend = f"    less {SHADES} more, blank: nothing known"
+        return [f"    {months[: weeks * wide]}", *lines, legend]
+
+    return Section(drawing=draw)
 
 
 def statistics_sections(stats: Statistics) -> Iterator[Section]:
@@ -4485,8 +4601,11 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
         yield Section(rows=[("Empty", nothing)])
         return
-    yield Section(rows=list(total_facts(stats)))
+    yield Section(rows=[*total_facts(stats), *budget_facts(stats), *block_facts(stats)])
     yield period_section(stats)
+    if stats.months:
+        yield month_section(stats)
+    yield chart_section(stats)
     yield from part_sections(stats, 10)
     yield heat_section(stats)
     yield Section(rows=list(habit_facts(stats)))
@@ -4494,47 +4613,192 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     yield Section(rows=list(notes(stats, held)))
 
 
+# What an import says
+
+
+def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """How many rows are not as ccusage reports them, by reason."""
+    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
+    """The rows that get smaller, with their names, and their keys where these are no hashes."""
+    for feed, decision in decisions.items():
+        for old, new, cause in decision.lowered.values():
+            if cause != MOVED:
+                words = [] if old.agent == "claude" else [old.agent]
+                words += [] if feed == "session" else [str(old.key[0])]
+                words += [name for name in displayed(old).values() if name]
+                tokens = new.tokens.total if new else 0
+                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+
+
+def price_changes(before: Records, after: Records) -> list[PriceChange]:
+    """What the days of each month and model cost before and after, where their price changes."""
+    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
+    for key, new in after.items():
+        old = before.get(key)
+        if old is None or not differ(old, new):
+            continue
+        for model, share in new.shares.items():
+            if (was := old.shares.get(model)) and was.tokens == share.tokens:
+                sums[f"{key[1]:%Y-%m}", model] += [was, share]
+    costs = {
+        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
+        for place, shares in sorted(sums.items())
+    }
+    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+    """What another version of ccusage counts less, of days, or else of any table."""
+    rows = {
+        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        for feed, decision in decisions.items()
+    }
+    number = sum(map(len, rows.values()))
+    if number:
+        counted_rows = rows["daily"] or next(filter(None, rows.values()))
+        before = [row.old for row in counted_rows]
+        after = [row.new for row in counted_rows if row.new]
+        versions = ", ".join(sorted({old.version for old in before if old.version}))
+        tokens = _total(before) - _total(after)
+        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        yield (
+            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+            f"{versions} did, in {number:,} rows"
+        )
+
+
+def hidden_names_notes(
+    before: Mapping[str, Records], reported: Reported, ids: Ids
+) -> Iterator[str]:
+    """How many names are about to be hidden that no transcript can show again."""
+    names: set[str] = set()
+    there: set[str] = set()
+    for feed in ("session", "projects"):
+        for old in before[feed].values():
+            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
+                names.update(displayed(old).values())
+        for row in merged(reported, feed).values():
+            there.update(displayed(row).values())
+    gone = [name for name in names if name and ids.shown(name) not in there]
+    if gone:
+        yield (
+            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            "are gone, so --no-hash-projects cannot show them again"
+        )
+
+
+def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+    """Warnings of new sessions that another machine has, too."""
+    sessions = TABLES["session"]
+    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
+    for machine, number in importer.twins(new).items() if new else ():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
+
+
+def budget_notes(
+    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
+) -> Iterator[str]:
+    """Whether this run takes the spending of all machines over a part of a budget."""
+    limits = Spending.limits(importer.settings)
+    if any(limits):
+        scope = Scope(datetime.now(UTC), zone.key)
+        total = read_spending(importer, scope)
+        was, now = (
+            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
+            for days in (before, after)
+        )
+        if alarm := budget_alarm(total, total.after(was, now), limits):
+            yield alarm
+
+
+def news(result: ImportResult, today: date) -> str:
+    """What is new since the last import, in a line."""
+    named = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
+    changed = {name: sum(count[:3]) for name, count in result.tables.items()}
+    texts = [counted(changed[n], noun) for n, noun in named.items() if changed.get(n)]
+    others = sum(number for name, number in changed.items() if name not in named)
+    texts = texts or [counted(others, "other row")] * bool(others)
+    total, since = Usage(result.total_cost, result.total_tokens), ""
+    if past := result.previous:
+        started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
+        total = total.less(Usage(past["total_cost"], past["total_tokens"]))
+        since = f" since {started:{'%H:%M' if started.date() == today else '%Y-%m-%d %H:%M'}}"
+    if not texts:
+        return f"nothing new{since}"
+    verb = "would change" if result.dry_run else "changed"
+    return f"{', '.join(texts)} {verb}: {amount(*total, '+')}{since}"
+
+
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
-    zone = result.identity.timezone
     if result.dry_run:
         yield "Dry run", "nothing was written"
-    names = "names hashed" if result.hashed else "names stored as they are"
-    where = f"{result.identity.machine_name}, days in {zone}"
-    yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
-    total = Usage(result.total_cost, result.total_tokens)
-    text = f"{amount(*total)} of this machine"
-    if past := result.previous:
-        added = amount(*total.less(Usage(past["total_cost"], past["total_tokens"])), "+")
-        text += f": {added} since {past['started_at'].astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
-    yield "Stored", text
+    zone, stats = ZoneInfo(result.identity.timezone), result.statistics
+    now = stats.scope.now if stats else datetime.now(UTC)
+    yield "New", news(result, now.astimezone(zone).date())
+    for period in stats.periods if stats and stats.first_day else ():
+        if period.name != "this week":
+            text = amount(period.cost, period.tokens)
+            if pace := change(period.cost, period.cost_before_so_far):
+                before = {"today": "yesterday"}.get(period.name, "last month")
+                text += f", {pace} on {money(period.cost_before_so_far)} by this time {before}"
+            if period.projected_cost:
+                text += f", {money(period.projected_cost)} expected"
+            yield period.name.capitalize(), text
+    yield from (*budget_facts(stats), *block_facts(stats)) if stats else ()
     if result.lowered and not result.allow_shrink:
         smaller = f"{'would be ' if result.dry_run else ''}smaller"
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
+    if result.former_price_days:
+        days, dollars = counted(result.former_price_days, "day"), result.former_price_difference
+        difference = f"{money(abs(dollars))} {'lower' if dollars < 0 else 'higher'}"
+        keeps = "they keep their cost (--reprice takes the new prices)"
+        yield "Note", f"ccusage now prices {days} {difference}; {keeps}"
+    if result.repriced and result.days_not_reported:
+        days = counted(result.days_not_reported, "day")
+        yield "Note", f"{days} cannot be repriced: no feed reports them any more"
+    yield from notes(stats, result.held) if stats else ()
 
 
-def import_sections(result: ImportResult) -> Iterator[Section]:
-    """What the import did, in short what is stored, and what to know of both."""
+def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[Section]:
+    """What is new and where one stands; verbose with the rows of each table."""
     would = "would be " if result.dry_run else ""
-    header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
-    rows = [
-        (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
-        for name, count in result.tables.items()
-    ]
-    yield Section(header, rows)
+    if verbose or result.dry_run:
+        header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
+        rows = [
+            (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
+            for name, count in result.tables.items()
+        ]
+        names = "names hashed" if result.hashed else "names stored as they are"
+        where = f"{result.identity.machine_name}, days in {result.identity.timezone}"
+        total = f"{amount(result.total_cost, result.total_tokens)} of this machine"
+        machine = f"{where}, ccusage {result.ccusage_version}, {names}"
+        yield Section(header, rows)
+        yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
+    if result.repriced:
+        title = f"{would}repriced".capitalize()
+        prices = [
+            (f"{month} {model}", money(old), money(new))
+            for month, model, old, new in result.repriced
+        ]
+        yield Section((title, "from", "to"), prices)
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
         lowered = [
             (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
         ]
         yield Section((title, "from tokens", "to tokens"), lowered)
-    stats = result.statistics
-    if stats and stats.first_day:
-        yield Section(rows=list(total_facts(stats)))
-        yield from (part for part in part_sections(stats, 5) if part.header[0] != "Projects")
-        yield Section(rows=list(notes(stats, result.held)))
 
 
 class Report(NamedTuple):
@@ -4544,7 +4808,7 @@ class Report(NamedTuple):
     sections: Sequence[Section]
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
-    width: int = 80  # where no terminal says
+    width: int = 80  # where no terminal says; at most 120
 
 
 def figures_report(value: Any, sections: Iterable[Section]) -> Report:
@@ -4587,17 +4851,24 @@ def render_csv(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     lines: list[str] = []
-    for header, rows, _, drawing in report.sections:
-        cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in rows]
-        if header:
-            ruler = ["---:" if is_number(column) else "---" for column in zip(*rows, strict=True)]
-            cells[:0] = [list(header), ruler or ["---"] * len(header)]
-            lines += [f"| {' | '.join(row)} |" for row in cells]
-        else:
-            lines += [f"- **{label}:** {text}" for label, text in cells]
-        lines += ["```", *drawing, "```"] if drawing else []
-        lines += [""] if rows or drawing or header else []
+    for section in report.sections:
+        lines += markdown_lines(section)
+        lines += [""] if section.rows or section.header or section.drawing else []
     return "\n".join(lines)
+
+
+def markdown_lines(section: Section) -> list[str]:
+    cells = [
+        [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
+        for row in section.rows
+    ]
+    if section.header:
+        columns = zip(*section.rows, strict=True)
+        ruler = ["---:" if is_number(column) else "---" for column in columns]
+        cells[:0] = [list(section.header), ruler or ["---"] * len(section.header)]
+        return [f"| {' | '.join(row)} |" for row in cells]
+    drawing = ["```", *section.drawing(80), "```"] if section.drawing else []
+    return [f"- **{label}:** {text}" for label, text in cells] + drawing
 
 
 def is_number(column: Iterable[str]) -> bool:
@@ -4610,98 +4881,167 @@ def printable(text: str) -> str:
 
 
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
-HEAT = {
-    "·": ("·", "bright_black"),
-    "░": ("■", "#0e4429"),
-    "▒": ("■", "#006d32"),
-    "▓": ("■", "#26a641"),
-    "█": ("■", "#39d353"),
-}
-WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
+WIDE = 120  # columns, of anything that people read
 # What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
+ASCII = str.maketrans("·░▒▓█■━…–×→�▁▂▃▄▅▆▇", ".:+*##=~-x>?.::++**")
 
 
 def render_table(report: Report, width: int, *, colour: bool) -> str:
-    """Sections below each other; on a wide terminal, those with shares on the right."""
-    from rich.console import Console, Group
-    from rich.table import Column
-    from rich.table import Table as Grid
+    """Sections below each other, at most 120 columns wide."""
+    from rich.console import Console
+    from rich.text import Text
 
+    width = min(width, WIDE)
     file = io.StringIO()
-    console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
-    shades = bool(console.color_system) and not console.no_color
+    console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
     shown = [part for part in report.sections if part.header or part.rows or part.drawing]
-    half = (width - 4) // 2
-    if 140 <= width < WIDE and any(section.shares for section in shown):
-        halves = [(section, draw(section, half)) for section in shown]
-        if all(console.measure(grid).maximum <= half for _, grid in halves):
-            left = (grid for section, grid in halves if not section.shares and section.rows)
-            right = (grid for section, grid in halves if section.shares)
-            both = Grid.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
-            both.add_row(Group(*left), Group(*right))
-            console.print(both)
-            shown = [section for section in shown if section.drawing]
     for section in shown:
-        console.print(draw(section, width, shades=shades))
+        common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
+        for number, line in enumerate(section.title):
+            console.print(Text(printable(line), "" if number else "bold"), width=max(width, 1))
+        if section.title:
+            console.print()
+        for part in fitting(section, width):
+            console.print(draw(part, width, common))
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
+def common_widths(sections: Iterable[Section]) -> dict[str, int]:
+    """By header, the widest text of sections with bars: they get one scale."""
+    from rich.cells import cell_len
+
+    widths: dict[str, int] = defaultdict(int)
+    for section in sections:
+        columns = zip(section.header, *section.rows, strict=True) if section.shares else ()
+        for number, column in enumerate(columns):
+            name = section.header[number] if number else ""
+            widths[name] = max(widths[name], *map(cell_len, column))
+    return widths
+
+
+def fitting(section: Section, width: int) -> Iterator[Section]:
+    """The section, or where its table is too wide, each row as a record of its own."""
+    if not section.header or section.shares or fold(section, width) is not None:
+        yield section
+        return
+    for row in section.rows:
+        yield Section(rows=[pair for pair in zip(section.header, row, strict=True) if pair[1]])
+
+
+def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
     """A section and an empty line. It is wider than `width` rather than cut a number."""
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.show_header, grid.header_style = bool(section.header), "bold"
     if section.drawing:
-        marks = HEAT if shades else {}
-        grid.add_row(Text.assemble(*(marks.get(char, char) for char in "\n".join(section.drawing))))
-        grid.add_row()
-        return grid
-    columns, widths = lay_out(section, width)
-    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
-        number = index > 0 and is_number(cells)
-        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-    if section.shares:
-        grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
-    for row in list(zip(*columns, strict=True))[1:]:
-        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
-        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
-        if not section.header:
-            texts[0].style = "bold"
-        grid.add_row(*texts)
+        text = Text("\n".join(map(printable, section.drawing(width))))
+        text.highlight_regex(f"[{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
+        grid.add_row(text)
+    elif section.shares:
+        fill(grid, *with_bars(section, width, common))
+    else:
+        fill(grid, section, fold(section, width) or [])
     grid.add_row()
     return grid
 
 
-def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
-    """The columns of a section, and how wide each is.
+def fill(grid: Grid, section: Section, widths: Sequence[int]) -> None:
+    """Put a section's columns and rows into a grid."""
+    from rich.text import Text
 
-    Where they are too wide, headers of numbers are folded, then texts; names of shares are cut.
-    """
+    grid.show_header, grid.header_style = bool(section.header), "bold"
+    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
+    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
+        justify: Any = "right" if index and is_number(cells) else "left"
+        grid.add_column(name, justify=justify, width=wide, overflow="fold")
+    for number, row in enumerate(section.rows, 1):
+        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
+        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
+        if not section.header:
+            texts[0].style = "bold"
+        grid.add_row(*texts, style="bold" if section.total and number == len(section.rows) else "")
+
+
+def with_bars(section: Section, width: int, common: Mapping[str, int]) -> tuple[Section, list[int]]:
+    """A section with its shares as a column of bars, and the widths of its columns."""
+    names, *columns = section.header
+    numbers = [common[name] for name in columns]
+    room = width - sum(2 + wide for wide in numbers) - 2
+    wide = max(min(common[""], room - max((width - 20) // 4, 10)), 12)
+    bar = min(room - wide, 40) if width >= 50 else 0
+    bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
+    short = shorten([row[0] for row in section.rows], wide)
+    rows = [
+        (name, line, *row[1:]) for name, line, row in zip(short, bars, section.rows, strict=True)
+    ]
+    return section._replace(header=(names, "", *columns), rows=rows), [wide, bar, *numbers]
+
+
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Names at most so wide, cut in the middle, and where possible so that they still differ."""
+    from rich.cells import cell_len, set_cell_size
+
+    def cut(name: str, head: int) -> str:
+        if cell_len(name) <= width:
+            return name
+        tail = name[::-1]
+        return f"{set_cell_size(name, head)}…{set_cell_size(tail, width - 1 - head)[::-1]}"
+
+    distinct = len(set(names))
+    heads = sorted(range(width), key=lambda head: abs(head - width // 2))
+    cuts = ([cut(name, head) for name in names] for head in heads)
+    middle = [cut(name, width // 2) for name in names]
+    return next((some for some in cuts if len(set(some)) == distinct), middle)
+
+
+def fold(section: Section, width: int) -> list[int] | None:
+    """How wide each column is: headers are folded, then texts. None: the table cannot fit."""
     from rich.cells import cell_len
 
     columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    if section.shares:
-        widths[0] = max(widths[0], 12)
-        room = width - sum(2 + wide for wide in widths[1:])
-        names = max(width // 3, min(40, room - 12, widths[0]))
-        bar = room - names - 2
-        if bar >= 10:
-            bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
-            columns.insert(1, ("", *bars))
-            widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
-    numbers = {index for index in range(1, len(columns)) if is_number(columns[index][1:])}
-    for index in sorted(range(len(widths)), key=lambda at: (at not in numbers, -widths[at])):
-        header, *cells = columns[index]
-        least = max(map(cell_len, (*header.split(), *cells))) if index in numbers else 12
-        cut = max(min(excess, widths[index] - least), 0)
-        widths[index] -= cut
-        excess -= cut
-    return columns, widths
+    texts = [index == 0 or not is_number(column[1:]) for index, column in enumerate(columns)]
+    for longest in (width, 20):  # of a text
+        for index in sorted(range(len(widths)), key=lambda at: -widths[at]):
+            header, *cells = columns[index]
+            least = max(map(cell_len, cells), default=0)
+            least = min(least, longest) if texts[index] else least
+            cut = max(min(excess, widths[index] - max([least, *map(cell_len, header.split())])), 0)
+            widths[index] -= cut
+            excess -= cut
+    return None if excess > 0 and section.header else widths
+
+
+HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
+
+
+def with_names(report: Report, names: Mapping[str, str]) -> Report:
+    """The report for a terminal with names instead of their hashes."""
+    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
+    first, last = min(projects, default=""), max(projects, default="")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    prefix = re.sub("[^-]*$", "", "".join(pair[0] for pair in same)) if first != last else ""
+    cells = (cell for section in report.sections for row in section.rows for cell in row)
+    used = {name for cell in cells for name in HASH.findall(cell)} & names.keys()
+    short = shorten([names[name].removeprefix(prefix) or names[name] for name in used], 40)
+    shown = dict(zip(used, short, strict=True))
+
+    def named(text: str) -> str:
+        return HASH.sub(lambda match: shown.get(match[0], match[0]), text)
+
+    def drawn(draw: Callable[[int], Sequence[str]], width: int) -> list[str]:
+        return [named(line) for line in draw(width)]
+
+    sections = [
+        section._replace(
+            rows=[[named(cell) for cell in row] for row in section.rows],
+            drawing=section.drawing and partial(drawn, section.drawing),
+        )
+        for section in report.sections
+    ]
+    return report._replace(sections=sections)
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
@@ -4714,7 +5054,6 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
 TEMPLATE = HERE / "report_template.html"
 PAGE = Path("ccusage-report.html")
 COSTLIEST = 100  # sessions of each machine and agent
-Rows = Sequence[Sequence[Any]]
 Details = Mapping[str, Rows]  # what the queries report-… of queries.sql answer, by name
 
 
@@ -4815,17 +5154,17 @@ def choices(
 
     def choose(machine: str, agent: str) -> Choice:
         owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
-        imported: dict[str, int] = {}
+        imported: dict[date, int] = {}
         for name, day, kept in details["report-imports"]:
             if machine in ("", name):
-                imported[str(day)] = max(kept, imported.get(str(day), 0))
+                imported[day] = max(kept, imported.get(day, 0))
         rows = [row for owner in owners for row in days[owner]]
         return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
 
     return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
 
 
-def choice(rows: Rows, imported: Mapping[str, int], saved: float, scope: Scope) -> Choice:
+def choice(rows: Rows, imported: Mapping[date, int], saved: float, scope: Scope) -> Choice:
     """What is to be shown of these rows of report-days."""
     usages: dict[date, list[Usage]] = defaultdict(list)
     for _, _, day, tokens, cost, *_ in rows:
@@ -4841,7 +5180,7 @@ def choice(rows: Rows, imported: Mapping[str, int], saved: float, scope: Scope) 
         cached / prompt if prompt else None,
         saved,
         *streaks(past, scope.today),
-        list(periods(days, scope.today)),
+        list(periods(days, {}, scope.now.astimezone(ZoneInfo(scope.zone)))),
         "".join("-" if level is None else str(level) for level in levels),
     )
 
@@ -4918,10 +5257,12 @@ RENDERERS["html"] = render_page
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
+FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
+PARTS = (FIGURE, "report-")  # and those that the HTML report is made of
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
-    r"(?:--.*\n)*"
+    r"((?:--.*\n)*)"
     r"((?:SET .+\n)*)"
     r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n"
     r"(?:(?:--.*)?\n)*"
@@ -4930,33 +5271,43 @@ DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
 
 
 class Query(NamedTuple):
-    """A query of queries.sql, with the defaults of its parameters."""
+    """A query of queries.sql, with the defaults of its parameters and the remarks on them."""
 
     name: str
     question: str
     parameters: Mapping[str, str | None]
     sql: str
+    heading: str = ""
+    remarks: str = ""
 
 
 def read_queries(text: str) -> dict[str, Query]:
     """Parse a text that is written like queries.sql into its queries, by name."""
     queries: dict[str, Query] = {}
-    for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
+    chunks, heading = re.split(r"^(?=-- name:)", text, flags=re.MULTILINE), ""
+    for before, chunk in pairwise(chunks):
+        heading = (re.findall(r"^-- (.+?) --+$", before, re.MULTILINE) or [heading])[-1]
         line = chunk.partition("\n")[0]
         match = QUERY.fullmatch(chunk)
         if match is None:
             raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
-        name, question, settings, sql = match.groups()
+        name, question, remarks, settings, sql = match.groups()
         if name in queries:
             raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
             raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
-        queries[name] = Query(name, question, defaults_of(settings), sql)
+        queries[name] = Query(name, question, defaults_of(settings), sql, heading, remarks)
     return queries
 
 
 def defaults_of(text: str) -> dict[str, str | None]:
     return {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
+
+
+def questions() -> dict[str, Query]:
+    """The queries that people ask: not those that statistics are made of."""
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    return {name: query for name, query in queries.items() if not name.startswith(PARTS)}
 
 
 def find_query(name: str) -> Query:
@@ -4966,8 +5317,8 @@ def find_query(name: str) -> Query:
     from difflib import get_close_matches
 
     words = set(re.split("[-_ ]", name.lower()))
-    near = get_close_matches(name, queries, 5, 0.5)
-    near += [other for other in queries if words & set(other.split("-")) and other not in near]
+    near = get_close_matches(name, questions(), 5, 0.5)
+    near += [other for other in questions() if words & set(other.split("-")) and other not in near]
     hint = f"the nearest are {', '.join(near[:5])}; " if near else ""
     raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
 
@@ -5011,6 +5362,19 @@ def read_stdin() -> str:
     return text.removeprefix("\ufeff")
 
 
+# What a parameter of a type must look like, and what is said where it does not. The engine would
+# take 2^32 for 0, and fill a table with 2^31 days.
+TYPES = {
+    "UInt32": ("[0-9]{1,5}", "a whole number below 100000"),
+    "UInt64": ("[0-9]{1,15}", "a whole number"),
+    "Float64": (r"-?[0-9]{1,12}(\.[0-9]+)?", "a number"),
+    "Date32": (
+        r"(19|2[0-2])\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
+        "a day such as 2026-01-31",
+    ),
+}
+
+
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
@@ -5020,9 +5384,13 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
         problem = "no value for" if missing else "it has no parameter"
         names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
         raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
-    for name, value in given.items():  # the engine would take 2^32 for 0, and fill 2^31 days
-        if f"{{{name}:UInt32}}" in query.sql and re.fullmatch("[0-9]{6,}", value):
-            raise ConfigError(f"--query {query.name}: {name}={value}: expected less than 100000")
+    types = dict(re.findall(r"\{(\w+):(\w+)", query.sql))
+    for name, value in given.items():
+        pattern, expected = TYPES.get(types.get(name, ""), (r"[\s\S]*", ""))
+        if not re.fullmatch(pattern, value):
+            raise ConfigError(f"--query {query.name}: {name}: expected {expected}, got {value!r}")
+    if "timezone" in given and query.name != "-":
+        _zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -5031,25 +5399,134 @@ TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 100
 
 
 def answer_query(
-    client: Client, settings: Settings, query: Query, values: dict[str, str]
+    importer: ClickHouseImporter, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
+    client, settings, stored = importer.client, importer.settings, not importer.empty
     try:
         with store_errors(settings):
             if query.name == "-":
                 check_written(client, query.sql)
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
-        if error.code in TROUBLE:
+        if error.code in TROUBLE - ({UNKNOWN_TABLE} if stored else set()):
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
         problem = "--query only reads" if error.code == READONLY else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
-    header = [name.replace("_", " ") for name in columns]
-    shown = [[people(cell) for cell in row] for row in rows]
-    return Report(value, [Section(header, shown)], columns, rows, WIDE)
+    return Report(value, [answer_section(query, values, columns, rows, scope)], columns, rows, WIDE)
+
+
+def answer_section(
+    query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
+) -> Section:
+    """The answer for people: what was asked, and each column in one form."""
+    columns = list(zip(*rows, strict=True))
+    units = [unit_of(name, query.name) for name in names]
+    zone = ZoneInfo(scope.zone)
+    texts = [
+        column_texts(name, column, unit, zone)
+        for name, column, unit in zip(names, columns, units, strict=False)
+    ]
+    about = days_of(query, values, scope.today)
+    about += [f"{name}: {value or 'all'}" for name, value in values.items()]
+    if any(isinstance(cell, datetime) for row in rows for cell in row):
+        about.append(f"times in {scope.zone}")
+    title = [text for text in (query.question, "; ".join(about)) if text]
+    drawing: Callable[[int], Sequence[str]] | None = None
+    if not rows:
+        drawing = lambda _: ["no rows"]  # noqa: E731
+    elif query.name.startswith("chart-"):
+        adds = "cost-by" in query.name or "tokens" in query.name
+        drawing = partial(series_charts, columns, units[1], adds)
+    header = [name.replace("_", " ") for name in names]
+    shown = [list(row) for row in zip(*texts, strict=True)]
+    total = total_texts(names, columns, units) if len(rows) > 1 else []
+    shown += [total] if total else []
+    return Section(header, shown, drawing=drawing, title=title, total=bool(total))
+
+
+def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
+    """The days that an answer is about, where a parameter says how many."""
+    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[told[1]]) if told else 0
+    if not told or not number:
+        return []
+    month = max(12 * today.year + today.month - number, 12)
+    first = {
+        "days": today - timedelta(number - 1),
+        "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
+        "months": date(month // 12, month % 12 + 1, 1),
+    }
+    return [f"{first[told[1]]} – {today}"]
+
+
+# The names of columns tell what is in them.
+PERCENT = re.compile("percent")
+DOLLARS = re.compile(
+    "cost|spent|affordable|forecast|before_average|average_before|burn_rate|projection|over_limit"
+    "|^(left|saved|price|this_month|last_month)$"
+)
+ADDS_UP = re.compile(
+    "(total|read|written|recent)_(tokens|cost)|cost_usd|api_cost|cost_without_cache|saved|sessions"
+    "|(cost|sessions)_percent|percent_of_all_tokens|tokens_without_price|input_tokens_lost"
+    "|day_rows|row_count|rows_.*|held|failures"
+)
+
+
+def unit_of(column: str, query: str) -> str:
+    """Dollars, percent, or nothing."""
+    name = query if column == "value" else column  # of a chart
+    if PERCENT.search(name) or name == "chart-cache-hits":
+        return "%"
+    return "$" if DOLLARS.search(name) else ""
+
+
+def column_texts(name: str, cells: Sequence[Any], unit: str, zone: tzinfo) -> list[str]:
+    """The cells of a column, all in one form; times in a zone."""
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0)
+    digits = 1 if unit == "%" else 4 if 0 < largest < 0.1 else 2
+    sign = "+" if "change" in name else ""
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, datetime):
+            return people(cell.astimezone(zone))
+        if name.startswith("is_") and cell is not None:
+            return "yes" if cell else "no"
+        if plain(cell) is None or type(cell) not in (int, float) or "year" in name:
+            return people(cell)
+        number = f"{abs(cell):,.{digits if isinstance(cell, float) else 0}f}"
+        before, after = ("", "%") if unit == "%" else (unit, "")
+        return f"{'-' if cell < 0 else sign}{before}{number}{after}"
+
+    return [text(cell) for cell in cells]
+
+
+def total_texts(names: Sequence[str], columns: Rows, units: Sequence[str]) -> list[str]:
+    """The last line of a table: the sums of the columns that add up."""
+    sums = [
+        column_texts(name, [sum(cell or 0 for cell in column)], unit, UTC)[0]
+        if ADDS_UP.fullmatch(name)
+        else ""
+        for name, column, unit in zip(names, columns, units, strict=True)
+    ]
+    return ["total", *sums[1:]] if any(sums) and not sums[0] else []
+
+
+def series_charts(columns: Rows, unit: str, adds: bool, width: int) -> list[str]:
+    """The columns time, value and series as charts on one scale, one below the other."""
+    values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
+    times, highest = sorted(set(columns[0])), max(columns[1])
+    (top,) = column_texts("value", [highest], unit, UTC)
+    lines = []
+    for series in dict.fromkeys(columns[2]):
+        numbers = [values.get((series, time), 0) for time in times]
+        (text,) = column_texts("value", [sum(numbers) if adds else numbers[-1]], unit, UTC)
+        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
+        lines += chart(numbers, list(map(str, times)), width, top, highest)
+    return lines
 
 
 def check_written(client: Client, sql: str) -> None:
@@ -5091,11 +5568,18 @@ def people(value: Any) -> str:
 
 
 def list_queries() -> Report:
-    names = Query._fields[:3]
-    queries = [query[:3] for query in read_queries(QUERIES.read_text(encoding="utf-8")).values()]
+    """The queries of queries.sql under its headings."""
+    names = ("name", "question", "parameters", "heading")
+    queries = [(*query[:3], query.heading) for query in questions().values()]
+    rows, above = [], ""
+    for name, question, parameters, heading in queries:
+        if heading != above:
+            rows += [("", ""), (f"{heading.split(': ')[0]}:", "")]
+            above = heading
+        values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
+        rows.append((name, f"{question} [{values}]" if values else question))
     value = [dict(zip(names, query, strict=True)) for query in queries]
-    section = Section(("Name", "Question"), [query[:2] for query in queries])
-    return Report(value, [section], names, queries, WIDE)
+    return Report(value, [Section(("Name", "Question"), rows)], names, queries, WIDE)
 
 
 # --- check ----------------------------------------------------------------------------
@@ -5518,6 +6002,29 @@ def check_report(checks: Sequence[Check]) -> Report:
 # --- command line ---------------------------------------------------------------------
 
 
+def name_folders(env: Mapping[str, str]) -> list[Path]:
+    """Where agents keep what ccusage names projects and sessions after."""
+    home = Path(env.get("HOME") or Path.home())
+    codex = _path(env.get("CODEX_HOME"), home / ".codex")
+    opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
+    return [
+        *(d if d.name == "projects" else d / "projects" for d in claude_directories(env)),
+        *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
+    ]
+
+
+def local_names(settings: Settings) -> dict[str, str]:
+    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
+    ids, names = Ids(settings.hash_key), dict[str, str]()
+    for root in name_folders(settings.environment):
+        for folder, folders, files in os.walk(root):
+            inside = Path(folder).relative_to(root)
+            every = [*folders, *files, *(Path(file).stem for file in files)]
+            paths = [str(inside / name) for name in every]
+            names |= {ids.shown(name): name for name in (*every, *paths) if name.isprintable()}
+    return names
+
+
 @contextlib.contextmanager
 def reading(settings: Settings) -> Iterator[Client]:
     """A client that reads; a database that is not there is not created, nor locked."""
@@ -5533,20 +6040,43 @@ def reading(settings: Settings) -> Iterator[Client]:
         yield client
 
 
-def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
+def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
+    """Now, in the time zone recorded for a machine, by default for this one."""
+    zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
+    if machine and zones and machine not in zones:
+        raise ConfigError(f"{option}: {machine!r} never imported; {', '.join(zones)} did")
+    zone = zones.get(machine) or (recorded and recorded.timezone)
+    zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
+    return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
+
+
+def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
     """What is stored, with the days of the machine, by default of this one."""
-    recorded = Identity.load(settings.state_dir)
     with reading(settings) as client:
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        zones = importer.zones()
-        if machine and zones and machine not in zones:
-            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
-        zone = zones.get(machine) or (recorded and recorded.timezone)
-        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
+        scope = scope_of(importer, machine, "--machine")
         agents = tuple(sorted(settings.agents))
-        scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
-        return importer.statistics(scope)
+        return read_statistics(importer, scope._replace(days=days, agents=agents))
+
+
+def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
+    """The answer to a query, in the time zone of the machine that it is about."""
+    given = dict(args.param)
+    if args.machine:
+        given.setdefault("machine", args.machine)
+    if settings.budget_month and "budget" in query.parameters:
+        given.setdefault("budget", f"{settings.budget_month:.2f}")
+    values = bind(query, given)
+    machine = "" if query.name == "-" else values.get("machine", "")
+    with reading(settings) as client:
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        option = "--machine" if args.machine else "--param machine"
+        scope = scope_of(importer, machine, option)
+        if "timezone" in query.parameters and query.name != "-":
+            values = {**values, "timezone": given.get("timezone", scope.zone)}
+        return answer_query(importer, query, values, scope)
 
 
 def read_page(settings: Settings, stats: Statistics) -> Report:
@@ -5586,7 +6116,13 @@ def build_parser() -> Parser:
         help="a parameter of the query, such as days=7",
     )
     add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", type=_text, default="", metavar="NAME", help="statistics of one machine")
+    add(
+        "--machine",
+        type=_text,
+        default="",
+        metavar="NAME",
+        help="statistics, or a query, of one machine",
+    )
     names = parser.add_mutually_exclusive_group().add_argument
     names(
         "--hash-projects",
@@ -5601,6 +6137,7 @@ def build_parser() -> Parser:
         default=None,
         help="store project names and session ids as they are",
     )
+    add("--names", action="store_true", help="show this machine's names on a terminal")
     add("--dry-run", action="store_true", help="say what would change; write nothing")
     add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
     add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
@@ -5633,9 +6170,11 @@ IMPORT = "an import"
 GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
-    "--machine": ("--stats",),
-    "--no-hash-projects": (IMPORT, "--check"),
+    "--machine": ("--stats", "--query"),
+    "--names": (IMPORT, "--stats", "--query"),
+    "--hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
@@ -5650,13 +6189,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
     mode = next((mode for mode in MODES if values[mode]), IMPORT)
     for option, modes in GOES_WITH.items():
-        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
+        value = values[option]
+        if mode not in modes and value != parser.get_default(option[2:].replace("-", "_")):
             *others, last = modes
+            given = f"--no-{option[2:]}" if value is False else option
             if others:
                 parser.error(
-                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
+                    f"argument {given}: not with {mode}, but with {', '.join(others)} or {last}"
                 )
-            parser.error(f"argument {option}: only with {last}")
+            parser.error(f"argument {given}: only with {last}")
     if args.format is None:
         ending = args.output.suffix.lower() if args.output else ""
         args.format = ENDINGS.get(ending, "table")
@@ -5664,6 +6205,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if not args.stats:
             parser.error("argument --format: html only with --stats")
         args.output = args.output or PAGE
+    if args.names and (args.format != "table" or args.output or not sys.stdout.isatty()):
+        parser.error("argument --names: only on a terminal, where it shows no other format")
     return args
 
 
@@ -5769,6 +6312,18 @@ def log_file(state_dir: Path) -> logging.Handler:
     return file
 
 
+def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
+    """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
+    if args.format == "html":
+        plotly_script()  # better missed now than in the end
+    stats = ask_statistics(settings, args.days, args.machine)
+    if args.format == "html":
+        publish(read_page(settings, stats), args)
+    elif not args.quiet or args.output:
+        publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
+    return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
+
+
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.output:  # better now than in the end
@@ -5783,18 +6338,9 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         publish(list_queries(), args)
     elif args.query:
         query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
-        values = bind(query, dict(args.param))
-        with reading(settings) as client:
-            report = answer_query(client, settings, query, values)
-        publish(report, args)
+        publish_named(ask_query(settings, query, args), args, settings)
     elif args.stats:
-        if args.format == "html":
-            plotly_script()  # better missed now than in the end
-        stats = read_statistics(settings, args.days, args.machine)
-        report = figures_report(stats, statistics_sections(stats))
-        if args.format == "html":
-            report = read_page(settings, stats)
-        publish(report, args)
+        return show_statistics(settings, args)
     else:
         gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
         with spinner("importing"):
@@ -5802,7 +6348,8 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         gc.freeze()  # nor is what is left, when the process ends
         gc.enable()
         if not args.quiet or args.output:
-            publish(figures_report(result, import_sections(result)), args)
+            sections = import_sections(result, verbose=args.verbose)
+            publish_named(figures_report(result, sections), args, settings)
         return 3 if result.feeds_failed else 0
     return 0
 
@@ -5819,6 +6366,11 @@ def check_output(path: Path) -> None:
     )
     if problem:
         raise ConfigError(f"--output {path}: {problem}")
+
+
+def publish_named(report: Report, args: argparse.Namespace, settings: Settings) -> None:
+    """Print an answer, with --names showing the names behind its hashes."""
+    publish(with_names(report, local_names(settings)) if args.names else report, args)
 
 
 def publish(report: Report, args: argparse.Namespace) -> None:

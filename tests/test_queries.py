@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "queries.sql").read_text(encoding="utf-8")
 SCHEMA = (ROOT / "ccusage_clickhouse_schema.sql").read_text(encoding="utf-8")
 QUERIES = read_queries(TEXT)
-WITH_MACHINE = [name for name, query in QUERIES.items() if "machine" in query.parameters]
+# What --stats is made of is checked in test_stats.py, against ccusage itself.
+QUESTIONS = [name for name in QUERIES if not name.startswith("statistics-")]
+WITH_MACHINE = [name for name in QUESTIONS if "machine" in QUERIES[name].parameters]
 QUOTED = "o'brien"
 
 # --- the history ---------------------------------------------------------------------------
@@ -1359,7 +1361,7 @@ def agree(found: Rows, expected: Rows) -> None:
             assert value == close, (got, want)
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_a_query_answers_its_question(engine: Engine, name: str) -> None:
     parameters, answer = ANSWERS[name]
     expected = answer(engine.world)
@@ -1384,7 +1386,7 @@ def test_a_day_in_the_far_future_moves_no_trend(engine: Engine) -> None:
 
 
 def test_every_answer_belongs_to_a_query() -> None:
-    assert set(ANSWERS) == set(QUERIES)
+    assert set(ANSWERS) == set(QUESTIONS)
 
 
 @pytest.mark.parametrize("name", WITH_MACHINE)
@@ -1500,4 +1502,12 @@ def test_defaults_are_read_as_text() -> None:
         "Why?",
         {"m": "", "n": "1.5"},
         "SELECT\n    ';' -- a comment\n",
+        "",
+        "-- m: a machine\n",
     )
+
+
+def test_a_query_knows_the_heading_that_it_stands_under() -> None:
+    text = "-- Days ---\n\n-- name: a\n-- Why?\nSELECT 1;\n\n-- name: b\n-- Why?\nSELECT 2;\n"
+    queries = read_queries(text + "\n-- Times: all ----\n\n-- name: c\n-- Why?\nSELECT 3;\n")
+    assert [query.heading for query in queries.values()] == ["Days", "Days", "Times: all"]
