@@ -697,10 +697,7 @@ class Ccusage(NamedTuple):
         return [*self.argv, *feed.argv, *tail, *fence]
 
     def with_agents(self, settings: Settings) -> Ccusage:
-        """This ccusage with the agents that it has commands for.
-
-        Raises ConfigError when one is wanted that it cannot know.
-        """
+        """This ccusage with the agents that it has commands for, or ConfigError for others."""
         wanted, agents = settings.agents, ("claude",)
         if self.version >= (19, 0, 0):
             if wanted <= {"claude"} and (wanted or self.version >= (20, 0, 17)):
@@ -1010,6 +1007,11 @@ class Share(NamedTuple):
     cost: float
     version: str = ""
 
+    def plus(self, other: Share) -> Share:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        sums = Tokens._make(min(a + b, UINT64_MAX) for a, b in pairs)
+        return Share(sums, dollars(self.cost + other.cost))
+
 
 class Record(NamedTuple):
     """One row of a feed: checked, its private names hashed, money rounded to 1e-8 dollars.
@@ -1032,6 +1034,25 @@ class Record(NamedTuple):
     @property
     def id(self) -> tuple[Any, ...]:
         return (self.agent, *self.key)
+
+    def plus(self, other: Record) -> Record:
+        """Its sum with another row of its key, which agents but Claude may have."""
+        whole = Share(self.tokens, self.cost).plus(Share(other.tokens, other.cost))
+        shares = dict(self.shares)
+        for name, share in other.shares.items():
+            shares[name] = shares[name].plus(share) if name in shares else share
+        details = dict(other.details)
+        for name, widest in (("first_activity", min), ("last_activity", max)):
+            if times := [r.details[name] for r in (self, other) if r.details.get(name)]:
+                details[name] = widest(times)
+        return other._replace(
+            tokens=whole.tokens,
+            cost=whole.cost,
+            models=self.models | other.models,
+            shares=shares,
+            details=details,
+            former=tuple(sorted({*self.former, *other.former})),
+        )
 
 
 Records = dict[tuple[Any, ...], Record]
@@ -1144,6 +1165,30 @@ class SessionRow(FeedRow, kw_only=True):
         except msgspec.ValidationError as error:
             raise ValueError(f"lastActivity: {error}") from None
         super().__post_init__()
+
+    def identity(
+        self, ids: Ids, zone: tzinfo
+    ) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
+        """The key of its record, the details, and the former keys."""
+        project, session, end = self.project_path, self.session_id, self.last_activity
+        former: list[tuple[str, str]] = []
+        if self.agent == "claude":
+            former = [(f"{project}/{session}", "subagents"), ("Unknown Project", project)]
+        if self.agent == "codex":
+            # The name of the rollout. Its folders change when it is archived; they are of its date.
+            *folders, session = session.split("/")
+            started = re.match(r"rollout-(\d{4})-(\d\d)-(\d\d)T", session)
+            places = {"/".join(folders), "/".join(started.groups()) if started else ""} - {""}
+            former = [("", f"{place}/{session}") for place in sorted(places)]
+        if type(end) is date:
+            end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
+        details = {
+            "project_path": ids.shown(project) if project else "",
+            "session_id": ids.shown(session),
+            "first_activity": self.first_activity,
+            "last_activity": end,
+        }
+        return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
 class BlockRow(Checked, kw_only=True):
@@ -1359,7 +1404,7 @@ def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
             what = " ".join(map(str, (*record.key, *names)))
             raise FeedError(f"{place}: {what} is repeated")
         earlier = records.get(record.id)
-        records[record.id] = merge_repeated(earlier, record) if earlier else record
+        records[record.id] = earlier.plus(record) if earlier else record
     return parsed
 
 
@@ -1388,7 +1433,7 @@ def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> R
     details: dict[str, Any] = {}
     former: tuple[str, ...] = ()
     if name == "session":
-        key, details, former = identify_session(row, ids, zone)
+        key, details, former = row.identity(ids, zone)
     elif name == "blocks":
         key, details = (row.id,), row.details
     elif project:
@@ -1401,31 +1446,6 @@ def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> R
     }
     cost, models = dollars(row.total_cost), frozenset(row.models_used)
     return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
-
-
-def identify_session(
-    row: SessionRow, ids: Ids, zone: tzinfo
-) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
-    """The key of a session's record, its details and its former keys."""
-    project, session, end = row.project_path, row.session_id, row.last_activity
-    former: list[tuple[str, str]] = []
-    if row.agent == "claude":
-        former = [(f"{project}/{session}", "subagents"), ("Unknown Project", project)]
-    if row.agent == "codex":
-        # The name of the rollout. Its folders change when it is archived; they are of its date.
-        *folders, session = session.split("/")
-        started = re.match(r"rollout-(\d{4})-(\d\d)-(\d\d)T", session)
-        places = {"/".join(folders), "/".join(started.groups()) if started else ""} - {""}
-        former = [("", f"{place}/{session}") for place in sorted(places)]
-    if type(end) is date:
-        end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
-    details = {
-        "project_path": ids.shown(project) if project else "",
-        "session_id": ids.shown(session),
-        "first_activity": row.first_activity,
-        "last_activity": end,
-    }
-    return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
 def dollars(cost: float) -> float:
@@ -1450,33 +1470,6 @@ def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None
         if abs(found - said) > noise:
             place = feed.place(f"totals.{name}")
             raise FeedError(f"{place}: {said}, but the rows add up to {found}")
-
-
-def merge_repeated(one: Record, other: Record) -> Record:
-    """Two rows of one key, which agents but Claude may have: their sum, and the widest times."""
-
-    def plus(a: Share, b: Share) -> Share:
-        sums = (min(x + y, UINT64_MAX) for x, y in zip(a.tokens, b.tokens, strict=True))
-        return Share(Tokens(*sums), dollars(a.cost + b.cost))
-
-    nothing = Share(Tokens(), 0.0)
-    shares = {
-        name: plus(one.shares.get(name, nothing), other.shares.get(name, nothing))
-        for name in {**one.shares, **other.shares}
-    }
-    details = dict(other.details)
-    for name, widest in (("first_activity", min), ("last_activity", max)):
-        if times := [r.details[name] for r in (one, other) if r.details.get(name)]:
-            details[name] = widest(times)
-    whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
-    return other._replace(
-        tokens=whole.tokens,
-        cost=whole.cost,
-        models=one.models | other.models,
-        shares=shares,
-        details=details,
-        former=tuple(sorted({*one.former, *other.former})),
-    )
 
 
 def parse_all(
