@@ -42,7 +42,8 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
 from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -625,7 +626,6 @@ FEEDS = (
 UNIFIED = Feed(
     "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
 )
-COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
 
 class Ccusage(NamedTuple):
@@ -661,9 +661,25 @@ class Ccusage(NamedTuple):
     def command(self, feed: Feed, zone: str, args: Sequence[str], home: Path) -> list[str]:
         """The command line for a feed, which the user's ccusage.json does not change."""
         tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
-        if self.version >= (16, 0, 0):
-            tail += ["--config", str(home / "ccusage.json")]
-        return [*self.argv, *feed.argv, *tail]
+        fence = ["--config", str(home / "ccusage.json")] if self.version >= (16, 0, 0) else []
+        return [*self.argv, *feed.argv, *tail, *fence]
+
+    def with_agents(self, settings: Settings) -> Ccusage:
+        """This ccusage with the agents that it has commands for, or ConfigError for others."""
+        wanted, agents = settings.agents, ("claude",)
+        if self.version >= (19, 0, 0):
+            if wanted <= {"claude"} and (wanted or self.version >= (20, 0, 17)):
+                return self
+            answer = run([*self.argv, "--help"], self.env, settings.timeout, "ccusage --help")
+            pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
+            agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
+        if agents and (unknown := wanted.difference(agents)):
+            raise ConfigError(
+                f"--agents: ccusage {self.version_text} does not know "
+                f"{', '.join(sorted(unknown))}; it knows {', '.join(sorted(agents))}. "
+                "Correct the name, or update ccusage"
+            )
+        return self._replace(agents=agents)
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -677,38 +693,30 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
-    path = settings.environment.get("PATH")
-    if not settings.ccusage_command:
-        if found := _first_program(COMMANDS, path):
-            return found
-        raise ConfigError(
-            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-            "or set CCUSAGE_COMMAND"
-        )
-    if found := _first_program([settings.ccusage_command], path):
-        return found
-    # An update may have moved it. Nothing is downloaded in place of what was asked for.
-    name, *arguments = settings.ccusage_command
-    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
-        log.warning(
-            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
-            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
-            name,
-            found[0],
-        )
-        return found
-    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
-
-
-def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
-    """The first command whose program exists."""
     import shutil
 
+    wanted = settings.ccusage_command
+    commands = [("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest")]
+    if wanted:
+        # An update may have moved it. Nothing is downloaded in place of what was asked for.
+        commands = [wanted, (Path(wanted[0]).name, *wanted[1:]), ("ccusage",)]
     for command in commands:
         name, *arguments = map(os.path.expanduser, command)
-        if program := shutil.which(name, path=path):
+        if program := shutil.which(name, path=settings.environment.get("PATH")):
+            if wanted and command != wanted:
+                log.warning(
+                    "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+                    "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+                    wanted[0],
+                    program,
+                )
             return (program, *arguments)
-    return None
+    if wanted:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
+    raise ConfigError(
+        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+        "or set CCUSAGE_COMMAND"
+    )
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -720,27 +728,8 @@ def find_ccusage(settings: Settings) -> Ccusage:
     answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
     if answer.returncode or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
         raise complaint("ccusage --version", "no version in the answer", answer)
-    ccusage = Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
-    return ccusage._replace(agents=known_agents(ccusage, settings))
-
-
-def known_agents(ccusage: Ccusage, settings: Settings) -> tuple[str, ...]:
-    """The agents that ccusage has commands for. Raises ConfigError when one is wanted of which it
-    cannot know."""
-    agents: tuple[str, ...] = ("claude",)
-    if ccusage.version >= (19, 0, 0):
-        if settings.agents <= {"claude"} and (settings.agents or ccusage.version >= (20, 0, 17)):
-            return ()
-        answer = run([*ccusage.argv, "--help"], ccusage.env, settings.timeout, "ccusage --help")
-        pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
-        agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
-    unknown = settings.agents.difference(agents)
-    if agents and unknown:
-        raise ConfigError(
-            f"--agents: ccusage {ccusage.version_text} does not know {', '.join(sorted(unknown))}; "
-            f"it knows {', '.join(sorted(agents))}. Correct the name, or update ccusage"
-        )
-    return agents
+    version = int(match[1]), int(match[2]), int(match[3])
+    return Ccusage(argv, version, env).with_agents(settings)
 
 
 def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
@@ -770,7 +759,6 @@ def run(
     import subprocess
 
     silence = subprocess.CompletedProcess(argv, 0, "", "")
-
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
     try:
@@ -840,39 +828,25 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
             pause *= 2
 
 
-# The package that ccusage 20 needs on this platform.
-PROCESSOR = {"arm64": "arm64", "aarch64": "arm64"}.get(os.uname().machine, "x64")
-NATIVE = f"@ccusage/ccusage-{sys.platform}-{PROCESSOR}"
-# What ccusage says, as a regular expression; whether it would say the same once more; what to do.
-REMEDIES: Sequence[tuple[str, bool, str]] = (
-    (
-        "no answer",
-        False,
-        "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
-    ),
-    ("cannot be run", False, "check CCUSAGE_COMMAND"),
-    (
-        "native binary is not available",
-        False,
-        f"npm install -g ccusage {NATIVE}, or both in one version: npm install -g ccusage@20.0.24 "
-        f"{NATIVE}@20.0.24",
-    ),
-    (
-        "No valid Claude data",
-        True,
-        "ccusage looked in {directories}: start Claude Code once, set CLAUDE_CONFIG_DIR to the "
-        "directory that Claude Code writes to, or name other agents with --agents",
-    ),
-    ("ccusage --help' for usage|should be chosen from", True, "check CCUSAGE_ARGS"),
-    (r"Node\.js >=", True, "install the Node.js version that it asks for, or use Bun"),
-    (
-        "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN",
-        False,
-        "check the network, or install ccusage: npm install -g ccusage",
-    ),
-    ("EACCES", False, "make Claude Code's files readable"),
-    ("", False, "run the command by hand to see more"),
-)
+# What to do about what ccusage says, which is a regular expression; the first that is found counts.
+LASTING = {  # what it would say again
+    "No valid Claude data": "ccusage looked in {directories}: start Claude Code once, set "
+    "CLAUDE_CONFIG_DIR to the directory that Claude Code writes to, or name other agents with "
+    "--agents",
+    "ccusage --help' for usage|should be chosen from": "check CCUSAGE_ARGS",
+    r"Node\.js >=": "install the Node.js version that it asks for, or use Bun",
+}
+REMEDIES = {
+    "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
+    "cannot be run": "check CCUSAGE_COMMAND",
+    "native binary is not available": "npm install -g ccusage {native}, or both in one version: "
+    "npm install -g ccusage@20.0.24 {native}@20.0.24",
+    **LASTING,
+    "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
+    "npm install -g ccusage",
+    "EACCES": "make Claude Code's files readable",
+    "": "run the command by hand to see more",
+}
 
 
 def complaint(
@@ -884,11 +858,8 @@ def complaint(
     """An error that says what went wrong with a command, what it was, and what to do about it."""
     # What follows an opening brace, or one of these directories, holds names, which are private.
     words = answer.stderr.strip() or answer.stdout.partition("{")[0]
-    lasting, remedy = next(
-        (lasting, remedy)
-        for sign, lasting, remedy in REMEDIES
-        if re.search(sign, f"{problem} {words}")
-    )
+    said = f"{problem} {words}"
+    sign = next(sign for sign in REMEDIES if re.search(sign, said))
     if match := re.search("No valid Claude data directories found", words):
         words = match[0]
     if len(words) > 5000:  # these expressions take long for a long word
@@ -897,10 +868,14 @@ def complaint(
     words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
     words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
     quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
-    remedy = remedy.format(directories=" and ".join(map(str, claude_directories(env or {}))))
+    processor = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x64"
+    remedy = REMEDIES[sign].format(
+        native=f"@ccusage/ccusage-{sys.platform}-{processor}",  # the package that 20 needs here
+        directories=" and ".join(map(str, claude_directories(env or {}))),
+    )
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
     error = FeedError(text.encode(errors="replace").decode())
-    error.lasting = lasting
+    error.lasting = sign in LASTING
     return error
 
 
@@ -943,24 +918,21 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     if not feeds:
         wanted = ", ".join(sorted(settings.agents))
         raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
-    claudes = [feed for feed in feeds if feed.agent == "claude"]
-    reports: dict[Feed, Any] = {}
+    reports: dict[Feed, Any] = dict.fromkeys(feeds)
     seconds: dict[Feed, float] = {}
     began = time.monotonic()
-    for group in (
-        (feed for feed in feeds if feed.name == "session"),
-        (feed for feed in feeds if feed.name != "session"),
-    ):
+    for first in (True, False):
+        group = [feed for feed in feeds if (feed.name == "session") is first]
         for feed, payload in fetch_feeds(group, ccusage, zone, settings):
             reports[feed], seconds[feed] = payload, time.monotonic() - began
             if isinstance(payload, FeedError):
                 continue
-            if feed in claudes:
-                done = sum(other in reports for other in claudes)
-                log.info("%d/%d %-8s %.2f s", done, len(claudes), feed.label, seconds[feed])
+            if feed.agent == "claude":
+                done = sum(other.agent == "claude" for other in seconds)
+                log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+    return Fetched(ccusage, reports, seconds)
 
 
 def fetch_feeds(
@@ -1003,14 +975,18 @@ class Share(NamedTuple):
     cost: float
     version: str = ""
 
+    def plus(self, other: Share) -> Share:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        sums = Tokens._make(min(a + b, UINT64_MAX) for a, b in pairs)
+        return Share(sums, dollars(self.cost + other.cost))
+
 
 class Record(NamedTuple):
     """One row of a feed: checked, its private names hashed, money rounded to 1e-8 dollars.
 
-    `key` and `details` are its table's key and further columns. `version` is the ccusage that
-    wrote the record, once it is stored. `former` are the other keys that the same session may be
-    stored under: of Claude, those of the rows in which ccusage 15 to 18 counted it, of its
-    project's subagents and of the whole project; of Codex, those that name the rollout's folders.
+    `key` and `details` are its table's key and other columns, `version` the ccusage that wrote it,
+    once it is stored. `former` are other keys that a session may be stored under: those of the rows
+    in which ccusage 15 to 18 counted one of Claude's, or that name the folders of one of Codex's.
     """
 
     agent: str
@@ -1026,6 +1002,25 @@ class Record(NamedTuple):
     @property
     def id(self) -> tuple[Any, ...]:
         return (self.agent, *self.key)
+
+    def plus(self, other: Record) -> Record:
+        """Its sum with another row of its key, which agents but Claude may have."""
+        whole = Share(self.tokens, self.cost).plus(Share(other.tokens, other.cost))
+        shares = dict(self.shares)
+        for name, share in other.shares.items():
+            shares[name] = shares[name].plus(share) if name in shares else share
+        details = dict(other.details)
+        for name, widest in (("first_activity", min), ("last_activity", max)):
+            if times := [r.details[name] for r in (self, other) if r.details.get(name)]:
+                details[name] = widest(times)
+        return other._replace(
+            tokens=whole.tokens,
+            cost=whole.cost,
+            models=self.models | other.models,
+            shares=shares,
+            details=details,
+            former=tuple(sorted({*self.former, *other.former})),
+        )
 
 
 Records = dict[tuple[Any, ...], Record]
@@ -1043,10 +1038,9 @@ class Ids(NamedTuple):
         return f"Ids(hidden={self.hidden})"
 
     def key(self, *parts: str) -> str:
-        text = "\0".join(parts).encode()
-        if self.hash_key:
-            return hmac.new(self.hash_key.encode(), text, "sha256").hexdigest()[:32]
-        return hashlib.sha256(text).hexdigest()[:32]
+        text, key = "\0".join(parts).encode(), self.hash_key.encode()
+        digest = hmac.new(key, text, "sha256") if key else hashlib.sha256(text)
+        return digest.hexdigest()[:32]
 
     def shown(self, name: str) -> str:
         return self.key(name)[:8] if self.hidden else name
@@ -1064,19 +1058,19 @@ class Checked(Struct, rename="camel"):
     def __post_init__(self) -> None:
         values = msgspec.structs.astuple(self)
         for name, value in zip(self.__struct_encode_fields__, values, strict=True):
-            if (kind := type(value)) is int:
-                expected = (
-                    "" if 0 <= value <= UINT64_MAX else f"a whole number from 0 to {UINT64_MAX}"
+            kind, fits, expected = type(value), True, ""
+            if kind is int:
+                fits, expected = (
+                    0 <= value <= UINT64_MAX,
+                    "a whole number from 0 to 18446744073709551615",
                 )
             elif kind is float:
-                expected = "" if abs(value) < 1e300 else "a number of dollars"
+                fits, expected = abs(value) < 1e300, "a number of dollars"
             elif kind is Time and value.utcoffset() != timedelta(0):
-                expected = "a time in UTC"
+                fits, expected = False, "a time in UTC"
             elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
-                expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
-            else:
-                continue
-            if expected:
+                fits, expected = 1900 < value.year < 2299, "a year from 1901 to 2298"
+            if not fits:
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
@@ -1110,9 +1104,9 @@ class ModelRow(Totals, kw_only=True):
 
 
 class FeedRow(Totals, kw_only=True):
-    """A row of any feed but the blocks. Only the feed of several agents names the agent."""
+    """A row of any feed but the blocks; ROWS says what else the rows of each feed have."""
 
-    agent: Text = ""
+    agent: Text = ""  # only the feed of several agents names it
     models_used: list[Text]
     model_breakdowns: list[ModelRow]
 
@@ -1120,56 +1114,8 @@ class FeedRow(Totals, kw_only=True):
         super().__post_init__()
         models = [part.model_name for part in self.model_breakdowns]
         if len(set(models)) < len(models):
-            repeated = next(name for name in models if models.count(name) > 1)
+            repeated = max(models, key=models.count)
             raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
-
-    def with_key(self, *key: Any, former: tuple[str, ...] = (), **details: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=key,
-            tokens=self.tokens,
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models_used),
-            shares={
-                part.model_name: Share(part.tokens, dollars(part.total_cost))
-                for part in self.model_breakdowns
-            },
-            details=details,
-            former=former,
-        )
-
-
-class DayRow(FeedRow, kw_only=True):
-    """What was used on a day."""
-
-    day: date = field(name="date")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.day)
-
-
-class MonthRow(FeedRow, kw_only=True):
-    """What was used in a month."""
-
-    month: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        year, _, _ = self.month.partition("-")
-        if not re.fullmatch("[0-9]{4}-(0[1-9]|1[0-2])", self.month) or not 1900 < int(year) < 2299:
-            raise ValueError("month: expected a month such as 2026-11, from 1901 to 2298")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.month)
-
-
-class ProjectDayRow(DayRow):
-    """What was used on a day in a project, which `parse_feed` names."""
-
-    project: str = ""
-
-    def record(self, ids: Ids, *_: Any) -> Record:
-        return self.with_key(self.day, ids.key(self.project), project_id=ids.shown(self.project))
 
 
 class SessionRow(FeedRow, kw_only=True):
@@ -1188,7 +1134,10 @@ class SessionRow(FeedRow, kw_only=True):
             raise ValueError(f"lastActivity: {error}") from None
         super().__post_init__()
 
-    def record(self, ids: Ids, zone: tzinfo) -> Record:
+    def identity(
+        self, ids: Ids, zone: tzinfo
+    ) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
+        """The key of its record, the details, and the former keys."""
         project, session, end = self.project_path, self.session_id, self.last_activity
         former: list[tuple[str, str]] = []
         if self.agent == "claude":
@@ -1201,21 +1150,13 @@ class SessionRow(FeedRow, kw_only=True):
             former = [("", f"{place}/{session}") for place in sorted(places)]
         if type(end) is date:
             end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
-        return self.with_key(
-            ids.key(project, session),
-            former=tuple(ids.key(*names) for names in former),
-            project_path=ids.shown(project) if project else "",
-            session_id=ids.shown(session),
-            first_activity=self.first_activity,
-            last_activity=end,
-        )
-
-
-class ClaudeSessionRow(SessionRow, kw_only=True):
-    """A session of Claude, which has a project, and always a last activity."""
-
-    project_path: Text
-    last_activity: Text
+        details = {
+            "project_path": ids.shown(project) if project else "",
+            "session_id": ids.shown(session),
+            "first_activity": self.first_activity,
+            "last_activity": end,
+        }
+        return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
 class BlockRow(Checked, kw_only=True):
@@ -1250,50 +1191,46 @@ class BlockRow(Checked, kw_only=True):
     token_counts: BlockRow.Counts
     total_tokens: int
     total_cost: float = field(name="costUSD")
-    models: list[Text]
+    models_used: list[Text] = field(name="models")
+    model_breakdowns: ClassVar[list[ModelRow]] = []
     usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
-    def record(self, *_: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=(self.id,),
-            tokens=Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens]),
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models),
-            shares={},
-            details={
-                "start_time": self.start_time,
-                "end_time": self.end_time,
-                "actual_end_time": self.actual_end_time,
-                "is_active": self.is_active,
-                "is_gap": self.is_gap,
-                "entries": self.entries,
-                "usage_limit_reset_time": self.usage_limit_reset_time,
-                "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
-                "projection": dollars(self.projection.total_cost) if self.projection else None,
-            },
-        )
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens])
+
+    @property
+    def details(self) -> dict[str, Any]:
+        names = ("start_time", "end_time", "actual_end_time", "is_active", "is_gap", "entries")
+        return {
+            **{name: getattr(self, name) for name in (*names, "usage_limit_reset_time")},
+            "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
+            "projection": dollars(self.projection.total_cost) if self.projection else None,
+        }
 
 
-def dollars(cost: float) -> float:
-    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
-    return round(cost, 8) + 0.0
+def rows_with(base: type[FeedRow], **fields: Any) -> GenericAlias:
+    """The type of a list of rows that must have these fields, too."""
+    row = msgspec.defstruct("Row", list(fields.items()), bases=(base,), kw_only=True)
+    return GenericAlias(list, (row,))
 
 
+MONTH = Annotated[str, Meta(pattern=r"^(?!1900|2299)(19|2[0-2])[0-9]{2}-(0[1-9]|1[0-2])\Z")]
+DAYS, MONTHS = rows_with(FeedRow, date=date), rows_with(FeedRow, month=MONTH)
 # What each feed prints, but for its totals. The feed of several agents has a list of rows for each
 # day and month. Without data, ccusage 15 to 19 print an empty list instead.
 ROWS: Mapping[str, Mapping[str, Any]] = {
-    "daily": {"daily": list[DayRow]},
-    "monthly": {"monthly": list[MonthRow]},
-    "session": {"sessions": list[ClaudeSessionRow]},
+    "daily": {"daily": DAYS},
+    "monthly": {"monthly": MONTHS},
+    "session": {"sessions": rows_with(SessionRow, project_path=Text, last_activity=Text)},
     "blocks": {"blocks": list[BlockRow]},
-    "projects": {"projects": dict[Text, list[ProjectDayRow]]},
+    "projects": {"projects": GenericAlias(dict, (Text, DAYS))},
     "session of another agent": {"sessions": list[SessionRow]},
     "agents": {
-        "daily": list[list[DayRow]],
-        "monthly": list[list[MonthRow]],
+        "daily": GenericAlias(list, (DAYS,)),
+        "monthly": GenericAlias(list, (MONTHS,)),
         "session": list[SessionRow],
     },
 }
@@ -1326,8 +1263,9 @@ def decode(feed: Feed, answer: bytes) -> Any:
 def as_claude(value: Any) -> Any:
     """What a feed says of other agents, in the words of Claude's feeds.
 
-    Before ccusage 20.0.17 no other agent has a breakdown by model. The feed of several agents
-    has periods, which are days, months or sessions.
+    The feed of several agents has periods, which are days, months or sessions. Codex names its cost
+    and models otherwise, and in ccusage 19 counts the cached tokens within the input. Before
+    ccusage 20.0.17 no other agent has a breakdown by model.
     """
     if isinstance(value, list):
         return [as_claude(item) for item in value]
@@ -1344,27 +1282,20 @@ def as_claude(value: Any) -> Any:
         row["sessionId"] = period
     if "inputTokens" not in row:
         return row
-    return {"modelBreakdowns": [], **row, **codex_as_claude(row), "projectPath": ""}
-
-
-def codex_as_claude(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Codex names otherwise: the cost, the cached tokens, which ccusage 19 counts within the
-    input, and the models, which have no costs of their own."""
-    words: dict[str, Any] = {}
     if "costUSD" in row:
-        words["totalCost"] = row["costUSD"]
-    cached, read = row.get("cachedInputTokens"), row.get("inputTokens")
+        row["totalCost"] = row["costUSD"]
+    cached, read = row.get("cachedInputTokens"), row["inputTokens"]
     if type(cached) is type(read) is int and "cacheReadTokens" not in row:
-        words |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
-        words["inputTokens"] = max(read - cached, min(read, 0))
+        row |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
+        row["inputTokens"] = max(read - cached, min(read, 0))
     if isinstance(models := row.get("models"), dict):
         cost = row.get("costUSD", 0) if len(models) == 1 else 0
-        words["modelsUsed"] = list(models)
-        words["modelBreakdowns"] = [
+        row["modelsUsed"] = list(models)
+        row["modelBreakdowns"] = [
             {"cost": cost, "modelName": name, **part} if isinstance(part, dict) else part
             for name, part in models.items()
         ]
-    return words
+    return {"modelBreakdowns": [], **row, "projectPath": ""}
 
 
 def read_answer(
@@ -1390,12 +1321,12 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
     if feed is UNIFIED:
         place = place.replace("][", "].agents[")
-    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
-    if not place:
-        key = reason.partition(": missing")[0] if ": missing" in reason else feed.key
-        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     for pattern, words in REASONS.items():
         reason = re.sub(pattern, words, reason)
+    if not place:
+        missing = re.match(r"(\w+): missing", reason)
+        key = missing[1] if missing else feed.key
+        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     joint = "." if re.match(r"\w+: ", reason) else ": "
     refused = FeedError(f"{feed.place(place)}{joint}{reason}")
     refused.lasting = True
@@ -1404,9 +1335,11 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
 
 # msgspec's words for what it refuses, as regular expressions, and ours.
 REASONS = {
+    r"Object missing required field `(\w+)`": r"\1: missing",
     r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
     "Expected": "expected",
     " \\| ": "` or `",
+    "`str` matching .*": "a month such as 2026-11, from 1901 to 2298",
     "`str` of length >= 1": "a text that is not empty",
     "`int`": "a whole number",
     "`float`": "a number",
@@ -1420,98 +1353,91 @@ REASONS = {
 }
 
 
-def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
+def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
     """The records of a feed by feed and agent: that of several agents is three feeds of each.
 
     Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
     """
-    several = feed is UNIFIED
-    parsed: dict[tuple[str, str], Records] = {} if several else {(feed.name, feed.agent): {}}
+    parsed: Reported = {} if feed is UNIFIED else {(feed.name, feed.agent): {}}
     rows = list(rows_of(feed, payload)) if payload else []
-    check_totals(feed, payload, [row for name, row in rows if name == feed.key or not several])
-    for number, (name, row) in enumerate(rows):
-        row.agent = row.agent if several else feed.agent
-        if not row.agent:
-            raise FeedError(f"{feed.place(name)}: a row names no agent")
-        record = row.record(ids, zone)
-        records = parsed.setdefault((name, record.agent), {})
-        if record.id not in records:
-            records[record.id] = record
-        elif record.agent != "claude":
-            records[record.id] = merge_repeated(records[record.id], record)
-        else:
-            names = (record.details[name] for name in DISPLAY if name in record.details)
-            place = feed.key if name == "projects" else f"{feed.key}[{number}]"
+    if payload and feed.name != "blocks":  # the totals of several agents are those of the days
+        summed = (feed.name, feed.key)
+        check_totals(feed, payload.totals, [row for name, _, row in rows if name in summed])
+    for number, (name, project, row) in enumerate(rows):
+        record = build_record(name, project, row, ids, zone)
+        records = parsed.setdefault((name, row.agent), {})
+        if record.id in records and row.agent == "claude":
+            place = feed.key if project else f"{feed.key}[{number}]"
+            names = [record.details[name] for name in DISPLAY if name in record.details]
             what = " ".join(map(str, (*record.key, *names)))
             raise FeedError(f"{place}: {what} is repeated")
+        earlier = records.get(record.id)
+        records[record.id] = earlier.plus(record) if earlier else record
     return parsed
 
 
-def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, Any]]:
-    """The rows of a feed, each with the name of the feed whose table is its own."""
+def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, str, Any]]:
+    """The rows of a feed, each with the feed whose table is its own, and with its project."""
     if feed is UNIFIED:
-        for name in ("daily", "monthly"):
-            yield from ((name, row) for rows in getattr(payload, name) for row in rows)
-        yield from (("session", row) for row in payload.session)
+        lists = [
+            *((name, "", rows) for name in ("daily", "monthly") for rows in getattr(payload, name)),
+            ("session", "", payload.session),
+        ]
     elif feed.name == "projects":
-        for project, rows in payload.projects.items():
-            for row in rows:
-                row.project = project
-                yield feed.name, row
+        lists = [(feed.name, project, rows) for project, rows in payload.projects.items()]
     else:
-        yield from ((feed.name, row) for row in getattr(payload, feed.key))
+        lists = [(feed.name, "", getattr(payload, feed.key))]
+    for name, project, rows in lists:
+        for row in rows:
+            row.agent = row.agent if feed is UNIFIED else feed.agent
+            if not row.agent:
+                raise FeedError(f"{feed.place(name)}: a row names no agent")
+            yield name, project, row
 
 
-def check_totals(feed: Feed, payload: Any, rows: Sequence[Any]) -> None:
-    """A feed must add up to its own totals: tokens exactly, cost within float noise.
-
-    The totals of the feed of several agents are those of its days.
-    """
-    if feed.name == "blocks" or not payload or not (rows or payload.totals):
-        return  # without rows, ccusage 19 has null as the totals of another agent
-    if payload.totals is None:
-        raise FeedError(f"{feed.place('totals')}: missing")
-    counts = zip(payload.totals.tokens, *(row.tokens for row in rows), strict=True)
-    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, counts, strict=False):
-        # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
-        noise = total * 1e-9 if total > 2**53 else 0
-        if abs(min(sum(parts), UINT64_MAX) - total) > noise:
-            place = feed.place(f"totals.{name}")
-            raise FeedError(f"{place}: {total}, but the rows add up to {sum(parts)}")
-    total = dollars(payload.totals.total_cost)
-    cost = dollars(math.fsum(row.total_cost for row in rows))
-    if abs(cost - total) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(total):
-        place = feed.place("totals.totalCost")
-        raise FeedError(f"{place}: {total}, but the rows add up to {cost}")
-
-
-def merge_repeated(one: Record, other: Record) -> Record:
-    """Two rows of one key, which agents but Claude may have: their sum, and the widest times."""
-
-    def plus(a: Share, b: Share) -> Share:
-        sums = (min(x + y, UINT64_MAX) for x, y in zip(a.tokens, b.tokens, strict=True))
-        return Share(Tokens(*sums), dollars(a.cost + b.cost))
-
-    whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
-    nothing = Share(Tokens(), 0.0)
-    widest: dict[str, Any] = {"first_activity": min, "last_activity": max}
-    times = {
-        name: [r.details[name] for r in (one, other) if r.details.get(name)] for name in widest
+def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> Record:
+    """The record of a row of the feed of this name, whose private names end here."""
+    key: tuple[Any, ...]
+    details: dict[str, Any] = {}
+    former: tuple[str, ...] = ()
+    if name == "session":
+        key, details, former = row.identity(ids, zone)
+    elif name == "blocks":
+        key, details = (row.id,), row.details
+    elif project:
+        key, details = (row.date, ids.key(project)), {"project_id": ids.shown(project)}
+    else:
+        key = (row.date if name == "daily" else row.month,)
+    shares = {
+        part.model_name: Share(part.tokens, dollars(part.total_cost))
+        for part in row.model_breakdowns
     }
-    return other._replace(
-        tokens=whole.tokens,
-        cost=whole.cost,
-        models=one.models | other.models,
-        shares={
-            name: plus(one.shares.get(name, nothing), other.shares.get(name, nothing))
-            for name in {**one.shares, **other.shares}
-        },
-        details={
-            **other.details,
-            **{name: widest[name](some) for name, some in times.items() if some},
-        },
-        former=tuple(sorted({*one.former, *other.former})),
-    )
+    cost, models = dollars(row.total_cost), frozenset(row.models_used)
+    return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
+
+
+def dollars(cost: float) -> float:
+    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
+    return round(cost, 8) + 0.0
+
+
+def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None:
+    """A feed must add up to its own totals: tokens exactly, cost within float noise."""
+    if totals is None:
+        if rows:  # without rows, ccusage 19 has null as the totals of another agent
+            raise FeedError(f"{feed.place('totals')}: missing")
+        return
+    used = zip(*([*row.tokens, row.total_cost] for row in (totals, *rows)), strict=True)
+    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, used, strict=True):
+        if name == "totalCost":
+            said, found = dollars(total), dollars(math.fsum(parts))
+            noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said)
+        else:  # above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates
+            said, found = total, min(sum(parts), UINT64_MAX)
+            noise = total * 1e-9 if total > 2**53 else 0
+        if abs(found - said) > noise:
+            place = feed.place(f"totals.{name}")
+            raise FeedError(f"{place}: {said}, but the rows add up to {found}")
 
 
 def parse_all(
@@ -1520,6 +1446,7 @@ def parse_all(
     """The records by feed and agent, and what went wrong with each feed that has none."""
     reported: Reported = {}
     failed: dict[str, str] = {}
+    told: set[str] = set()  # the agents whose days were told
     for feed in list(fetched.reports):
         payload = fetched.reports.pop(feed)  # large: not kept while records are built
         try:
@@ -1529,18 +1456,19 @@ def parse_all(
         except FeedError as error:
             failed[feed.label] = str(error)
             continue
-        asked = {feed.agent} & (agents or {"claude"})
         if feed is UNIFIED:
-            asked = {*agents} - {"claude"}  # whom it is asked without
-            wanted = asked or {agent for _, agent in parsed if agent != "claude"}
+            others = agents - {"claude"}
+            told |= others
+            wanted = others or {agent for _, agent in parsed if agent != "claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
+        elif feed.name == "daily":
+            told.add(feed.agent)
         reported |= parsed
-        days = feed.name in ("daily", UNIFIED.name)
-        for agent in sorted(asked) if days else ():
-            if not parsed.get(("daily", agent)):
-                places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
-                looked = f"; it looked in {places}" if agent == "claude" else ""
-                log.info("ccusage reports no usage of %s%s", agent, looked)
+    for agent in sorted(told & (agents or {"claude"})):
+        if not reported.get(("daily", agent)):
+            places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+            looked = f"; it looked in {places}" if agent == "claude" else ""
+            log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
 
 
