@@ -1771,6 +1771,7 @@ class ProjectDays:
     def __init__(self, stored: Records, reported: Records, evidence: Evidence) -> None:
         self.after = dict(stored)
         self.reported = reported
+        self.rows = {**reported, **stored}
         self.evidence = evidence
         self.adrift: list[Session] = []
 
@@ -1779,6 +1780,8 @@ class ProjectDays:
         waiting = self.days(moves)
         for sure in (True, False):
             for (source, goal), sessions in list(waiting.items()):
+                if source not in self.after:  # the others took all of it
+                    continue
                 alone = [key for key in (source, goal) if sum(key in pair for pair in waiting) == 1]
                 part = self.sum_of(sessions, source) if sure else self.change(source, alone)
                 if part and part.tokens.total <= _total([self.after[source]]):
@@ -1805,8 +1808,7 @@ class ProjectDays:
         return days
 
     def span(self, key: Key) -> Span:
-        row = self.after.get(key) or self.reported[key]
-        return span_of("projects", row, self.evidence.policy.zone)
+        return span_of("projects", self.rows[key], self.evidence.policy.zone)
 
     def sum_of(self, sessions: Sequence[Session], source: Key) -> Record | None:
         """Of sessions that lie wholly in a row, what it holds."""
@@ -2263,7 +2265,8 @@ def settle_projects(
 
     Of a row that lost both moved and lost sessions, it is not known what is left: then it is what
     the day has beside its other projects. Where the projects of a day together hold more than the
-    day, sessions moved that no run had seen before: then their rows stay as they are stored.
+    day, sessions moved that no run had seen before: then their rows become what is reported, if
+    that is all of the day, and else stay as they are stored.
     """
     keys: dict[Key, list[Key]] = defaultdict(list)
     for key in {**stored, **reported}:
@@ -2279,8 +2282,10 @@ def settle_projects(
         if whole and len(unknown) == 1:
             fill_up(projects, unknown[0], whole, after)
         elif _total(after.values()) > most:
+            complete = whole and _total(told.values()) == whole.tokens.total
+            rows = {k: keep_prices(old.get(k), new) for k, new in told.items()} if complete else old
             for key in mine:
-                projects.leave(key, old.get(key))
+                projects.leave(key, rows.get(key))
 
 
 def is_adrift(row: Record, evidence: Evidence) -> bool:
