@@ -685,6 +685,7 @@ class Ccusage(NamedTuple):
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     """ccusage's environment: without our secrets, and without what would change its feeds."""
     hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
+    hidden.add("COPY_FROM_PASSWORD")
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
     shown = {name: value for name, value in env.items() if name not in hidden}
@@ -3046,6 +3047,7 @@ class ClickHouseImporter:
         self.machine_name = machine_name
         self.has_written = False
         self.absent: frozenset[str] = frozenset()
+        self.token_suffix = ""  # of a copy, which may insert again what somebody has deleted
 
     @property
     def empty(self) -> bool:
@@ -3212,19 +3214,24 @@ class ClickHouseImporter:
         return stored
 
     def upsert(
-        self, table: Table, rows: Mapping[Key, Row | None], stored: Stored, at: datetime
+        self,
+        table: Table,
+        rows: Mapping[Key, Row | None],
+        stored: Stored,
+        at: datetime,
+        origin: Stored | None = None,
     ) -> None:
         """Write the changed rows and, for None, tombstones in one INSERT; then DELETE the old.
 
         At no moment is a row missing or counted twice, and where this is cut off, the next run
-        finds the rest.
+        finds the rest. Rows of another database, their `origin`, keep their created_at.
         """
         before = stored[table]
         columns = ["machine_name", "agent", *table.key, *table.columns, *SYSTEM_COLUMNS]
         now, lines = _as_text(at), []
         for key, row in rows.items():
-            found = before.get(key)
-            created_at = _as_text(found.created_at) if found else now
+            known = [old[key] for old in (before, (origin or stored)[table]) if key in old]
+            created_at = _as_text(min(old.created_at for old in known)) if known else now
             values, version = row or _tombstone(table, before[key].row)
             system = (version, created_at, now, int(row is None))
             lines.append((self.machine_name, *key, *values, *system))
@@ -3237,7 +3244,8 @@ class ClickHouseImporter:
         self, table: str, columns: Sequence[str], lines: Sequence[Sequence[Any]], token: str
     ) -> None:
         """One block, which a server that has seen the token does not insert again."""
-        token = f"{token}/{table}/0"  # the only batch: a second would not be atomic with it
+        # 0 is the only batch: a second one would not be atomic with it.
+        token = f"{token}{self.token_suffix}/{table}/0"
         by_column = list(zip(*lines, strict=True))
         with store_errors(self.settings):
             self.client.raw_insert(
@@ -3270,8 +3278,13 @@ class ClickHouseImporter:
 
     def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
         """One row in the history. It is the last write of a run: with it the import counts."""
+        self.record_runs([row], at)
+
+    def record_runs(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> None:
+        """Rows of the history, in one step."""
         token = f"{at.isoformat()}/{self.machine_name}/all"
-        self._insert("ccusage_import_history", list(row), [list(row.values())], token)
+        lines = [list(row.values()) for row in rows]
+        self._insert("ccusage_import_history", list(rows[0]), lines, token)
 
     def zones(self) -> dict[str, str]:
         """The machines that imported, the latest first, and their time zones."""
@@ -3813,6 +3826,365 @@ def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics |
     except StoreError as error:
         log.warning("all is imported, but no statistics: %s", error)
         return None
+
+
+# --- copy -----------------------------------------------------------------------------
+#
+# Another database of this program is merged into the one in force, one machine after the other, by
+# the rules of an import that never shrinks: a row that is missing here is added, and of two rows
+# the one that holds more stays, as one unit with its models.
+
+ADDRESS = "http[s]://[user@]host[:port]/database"
+HISTORY = "ccusage_import_history"
+WRITING = 5.0  # seconds that an import needs at most to write its tables
+
+
+class Holding(NamedTuple):
+    """What a database holds of a machine: its rows, its runs, and the newest `updated_at`."""
+
+    machine: str
+    stored: Stored
+    runs: Sequence[Mapping[str, Any]]
+    newest: datetime
+
+
+class Source(NamedTuple):
+    """A database to copy from: its name for people, its tables' id, keys, and what it holds."""
+
+    where: str
+    uuid: str
+    key_fingerprints: frozenset[str]
+    machines: Sequence[str]
+    holdings: Iterable[Holding]
+
+
+class CopiedMonth(NamedTuple):
+    """A month of a machine: its rows, and the dollars of its days, in each of the databases."""
+
+    machine: str
+    month: str
+    rows_here: int
+    cost_here: float
+    rows_there: int
+    cost_there: float
+    rows_after: int
+    cost_after: float
+
+
+class CopyResult(NamedTuple):
+    """What a copy wrote, or with `dry_run` would write."""
+
+    source: str
+    rows: int
+    runs: int
+    months: Sequence[CopiedMonth]
+    dry_run: bool = False
+
+
+def source_settings(settings: Settings, text: str) -> Settings:
+    """The settings of the database to copy from, which its directory or its address names."""
+    from urllib.parse import unquote
+
+    shown = re.sub(".*@", "…@", text)  # a password may be in it
+    expected = f"--copy-from: expected the directory of an embedded database, or {ADDRESS}"
+    if not re.match("https?://", text, re.I):
+        path = _path(text, Path())
+        if not (path / "metadata").is_dir():
+            raise ConfigError(f"{expected}; there is no database at {shown}")
+        source = settings._replace(host=None, embedded_path=path)
+        return source._replace(database=embedded_database(source))
+    protocol, _, rest = text.partition("://")
+    user, _, place = rest.rpartition("@")
+    if ":" in user:
+        raise ConfigError("--copy-from: set COPY_FROM_PASSWORD to the password, and leave it out")
+    match = re.fullmatch(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?/([^/?#]+)/?", place, re.I)
+    if not match or not 0 < int(match[2] or 1) < 65536:
+        raise ConfigError(expected)
+    return settings._replace(
+        host=match[1],
+        port=int(match[2] or {"http": 8123, "https": 8443}[protocol.lower()]),
+        protocol=protocol.lower(),
+        user=unquote(user) or "default",
+        password=settings.environment.get("COPY_FROM_PASSWORD", ""),
+        database=unquote(match[3]),
+    )
+
+
+def embedded_database(source: Settings) -> str:
+    """The database within an embedded one that holds our tables: CH_DATABASE, or the only one."""
+    from urllib.parse import unquote
+
+    files = source.embedded_path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
+    found = sorted(unquote(file.parent.name) for file in files)
+    if source.database in found or not found:
+        return source.database
+    if found[1:]:
+        names = " and ".join(found)
+        raise ConfigError(f"--copy-from: {source.where} holds {names}: set CH_DATABASE to one")
+    return found[0]
+
+
+def refuse_itself(settings: Settings, source: Settings) -> None:
+    """Refuse a source whose address says that it is the target."""
+    if source.host is None and settings.host is None:
+        same = os.path.realpath(source.embedded_path) == os.path.realpath(settings.embedded_path)
+    else:
+        places = [(s.host, s.port, s.database) for s in (source, settings)]
+        same = places[0] == places[1]
+    if same:
+        raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
+
+
+def refuse_source(target: ClickHouseImporter, source: Source) -> None:
+    """Refuse a source that is the target, or whose names are hashed with another key."""
+    if source.uuid and source.uuid == tables_uuid(target):
+        raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
+    keys = key_fingerprints(target) or {key_fingerprint(target.settings.hash_key)}
+    if source.key_fingerprints - keys:
+        raise ConfigError(
+            f"PROJECT_HASH_KEY: the projects of {source.where} are stored under another key than "
+            "those of the database in force, and would be other projects; a copy needs the same key"
+        )
+
+
+def tables_uuid(importer: ClickHouseImporter) -> str:
+    """What tells a server's tables from all others, whatever the server's name; else nothing."""
+    sql = (
+        "SELECT toString(uuid) FROM system.tables "
+        "WHERE database = currentDatabase() AND name = {name:String}"
+    )
+    rows = importer.query(sql, name=TABLES["daily"].name)
+    found = rows[0][0] if rows and importer.settings.host else ""
+    return found if found.strip("0-") else ""
+
+
+def key_fingerprints(importer: ClickHouseImporter, machine: str = "") -> frozenset[str]:
+    sql = (
+        f"SELECT DISTINCT key_fingerprint FROM {HISTORY} "  # noqa: S608 (our name)
+        "WHERE {only:String} IN ('', machine_name)"
+    )
+    return frozenset(key for (key,) in importer.query_own(HISTORY, sql, only=machine))
+
+
+def machines_of(importer: ClickHouseImporter, machine: str) -> list[str]:
+    """The machines that have rows or runs; with `machine` that one alone."""
+    names = {HISTORY, *(table.name for table in ALL_TABLES)} - importer.absent
+    selects = [f"SELECT machine_name FROM {name}" for name in sorted(names)]  # noqa: S608 (ours)
+    found = sorted(name for (name,) in importer.query(" UNION DISTINCT ".join(selects)))
+    if machine and machine not in found:
+        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(found)} did")
+    return [machine] if machine else found
+
+
+def read_holding(importer: ClickHouseImporter) -> Holding:
+    """What is stored of a machine, at a moment at which no import of it is writing."""
+    deadline = time.monotonic() + WRITING
+    while True:
+        run, row = moment = importer.read_past().newest, importer.newest_row()
+        stored, runs = importer.read_stored(BEGINNING, UTC), read_runs(importer)
+        # What a copy has written is a little newer than the history that came with it.
+        recent = datetime.now(UTC) - row < timedelta(minutes=10)
+        writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
+        changed = moment != (importer.read_past().newest, importer.newest_row())
+        if time.monotonic() > deadline or not (writing or changed):
+            return Holding(importer.machine_name, stored, runs, max(moment))
+        time.sleep(0.1)
+
+
+def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
+    """The rows of the history, with the columns of this version that are there."""
+    if HISTORY in importer.absent:
+        return []
+    known = next(item.columns for item in read_schema() if item.name == HISTORY)
+    columns = [name for name in known if name in importer.columns()[HISTORY]]
+    sql = (
+        f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
+        "WHERE machine_name = {machine:String} ORDER BY updated_at"
+    )
+    return [dict(zip(columns, row, strict=True)) for row in importer.query_own(HISTORY, sql)]
+
+
+@contextlib.contextmanager
+def source_errors() -> Iterator[None]:
+    """Name what an error of the source is about by --copy-from, instead of by CH_ variables."""
+    try:
+        yield
+    except StoreError as error:
+        text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
+        text = text.replace("CH_USER's", "the user's").replace("CH_USER", "the user of --copy-from")
+        text = re.sub(r"(CH_HOST and )?CH_(PORT|DATABASE)", "the address of --copy-from", text)
+        raise StoreError(text) from error
+
+
+@contextlib.contextmanager
+def open_source(source: Settings, machine: str) -> Iterator[Source]:
+    """The source, which is read while it is gone through."""
+    with contextlib.ExitStack() as stack:
+        with source_errors():
+            if source.host is None:
+                deadline = time.monotonic() + source.lock_timeout
+                stack.enter_context(embedded_lock(source, deadline))
+            client = stack.enter_context(open_client(source, writing=False))
+            importer = ClickHouseImporter(client, source, "")
+            importer.prepare(create=False)
+            if importer.empty or client.database != source.database:
+                name = f"database {source.database!r}"
+                raise ConfigError(f"--copy-from: {source.where} has no tables of ours in {name}")
+            machines = machines_of(importer, machine)
+            keys, uuid = key_fingerprints(importer, machine), tables_uuid(importer)
+        yield Source(source.where, uuid, keys, machines, _holdings(importer, machines))
+
+
+def _holdings(importer: ClickHouseImporter, machines: Sequence[str]) -> Iterator[Holding]:
+    for importer.machine_name in machines:
+        with source_errors():
+            holding = read_holding(importer)
+        yield holding
+
+
+@contextlib.contextmanager
+def open_both(
+    settings: Settings, source: Settings, machine: str
+) -> Iterator[tuple[ClickHouseImporter, Source]]:
+    """The target and the source; two embedded databases, which can't be open at once, in turns.
+
+    Between the turns, the rows lie in a file without a name, which ends with the process.
+    """
+    import pickle
+    import tempfile
+
+    with contextlib.ExitStack() as stack:
+        reading = stack.enter_context(contextlib.ExitStack())
+        found = reading.enter_context(open_source(source, machine))
+        if settings.host is None and source.host is None:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
+            for holding in found.holdings:
+                pickle.dump(holding, file, pickle.HIGHEST_PROTOCOL)
+            file.seek(0)
+            reading.close()
+            kept = (pickle.load(file) for _ in found.machines)  # noqa: S301 (only we can write it)
+            found = found._replace(holdings=kept)
+        client = stack.enter_context(open_client(settings, writing=not settings.dry_run))
+        yield ClickHouseImporter(client, settings, ""), found
+
+
+def holds(*records: Record) -> tuple[int, bool, int]:
+    """What to compare of rows, to keep those that hold more."""
+    parts = sum(len(record.shares) + len(record.models) for record in records)
+    return _total(records), any(_costs(records)), parts
+
+
+def merge_rows(here: Records, there: Records) -> Records:
+    """The rows of both; of two the one that holds more, under the names that are shown here."""
+    after = dict(here)
+    for key, other in there.items():
+        mine = here.get(key)
+        if mine is None:
+            after[key] = other
+        elif holds(other) > holds(mine):
+            after[key] = other._replace(details={**other.details, **displayed(mine)})
+    return after
+
+
+def merge_blocks(here: Records, there: Records) -> Records:
+    """Of blocks that overlap, the cut that holds more; the gaps that lie between the blocks."""
+    mine, other = (
+        [block for block in blocks.values() if not block.details["is_gap"]]
+        for blocks in (here, there)
+    )
+    after, taken = dict(here), list[Record]()
+    for stretch in _stretches([*mine, *other]):
+        olds = [block for block in stretch if here.get(block.id) is block]
+        news = [block for block in stretch if there.get(block.id) is block]
+        if holds(*news) > holds(*olds):
+            for old in olds:
+                del after[old.id]
+            taken += news
+    for gap in here.values():
+        if gap.details["is_gap"] and any(_overlap(gap, block) for block in taken):
+            del after[gap.id]
+    kept = list(after.values())
+    for gap in there.values():
+        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+            after[gap.id] = gap
+    return after | {block.id: block for block in taken}
+
+
+def hides_names(settings: Settings, here: Holding) -> bool:
+    """Whether the target hides names: as the options say, else as this or that machine does."""
+    if settings.hash_projects is not None:
+        return settings.hash_projects
+    recorded = Identity.load(settings.state_dir)
+    hashed = any(run["hashed_projects"] for run in here.runs[-1:])
+    return hashed or bool(recorded and recorded.hashed)
+
+
+def copy_machine(target: ClickHouseImporter, there: Holding) -> CopyResult:
+    """Merge what another database holds of a machine into this one."""
+    settings, target.machine_name = target.settings, there.machine
+    here = read_holding(target)
+    before, other = stored_records(here.stored), stored_records(there.stored)
+    after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
+    after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
+    for records in after.values():
+        hide_names(records, Ids(settings.hash_key, hides_names(settings, here)))
+    changes = find_changes(after, here.stored, "")
+    known = {(run["installation_id"], run["updated_at"]) for run in here.runs}
+    runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in known]
+    if not settings.dry_run:
+        # It is older than whatever an import of that machine writes meanwhile.
+        at = max(here.newest, there.newest) + timedelta(milliseconds=1)
+        for table, rows in changes.items():
+            if rows:
+                target.upsert(table, rows, here.stored, at, there.stored)
+        if runs:
+            target.record_runs(runs, at)
+    number = sum(map(len, changes.values()))
+    log.info("%s: %s and %s", there.machine, counted(number, "row"), counted(len(runs), "run"))
+    return CopyResult("", number, len(runs), copied_months(there.machine, before, other, after))
+
+
+def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMonth]:
+    """The months of what is stored here, there, and afterwards."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0] * len(states))
+    for index, state in enumerate(states):
+        for feed, records in state.items():
+            for record in records.values():
+                figures = sums[_month(feed, record)]
+                figures[2 * index] += 1
+                figures[2 * index + 1] += record.cost if feed == "daily" else 0
+    return [CopiedMonth(machine, month, *sums[month]) for month in sorted(sums)]  # type: ignore[arg-type]
+
+
+def _month(feed: str, record: Record) -> str:
+    at = {"session": "last_activity", "blocks": "start_time"}.get(feed)
+    when = record.details[at] if at else record.key[0]
+    return str(when)[:7] if when else "unknown"
+
+
+def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResult:
+    """Merge the database at `place` into the one in force: all machines, or one."""
+    source = source_settings(settings, place)
+    refuse_itself(settings, source)
+    with (
+        import_lock(settings, importing=True),
+        open_both(settings, source, machine) as (target, found),
+    ):
+        target.token_suffix = f"/copy {os.urandom(4).hex()}"
+        target.prepare(create=not settings.dry_run)
+        refuse_source(target, found)
+        try:
+            copies = [copy_machine(target, holding) for holding in found.holdings]
+        except StoreError as error:
+            error.exit_code = 3 if target.has_written else 1
+            raise
+    return CopyResult(
+        source=found.where,
+        rows=sum(copied.rows for copied in copies),
+        runs=sum(copied.runs for copied in copies),
+        months=[month for copied in copies for month in copied.months],
+        dry_run=settings.dry_run,
+    )
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -4726,6 +5098,20 @@ class Report(NamedTuple):
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
     width: int = 80  # where no terminal says; at most 120
+
+
+def copy_report(result: CopyResult) -> Report:
+    """The machines and months of a copy: rows and dollars here, there, and afterwards."""
+    header = ("Machine, month", *("rows here", "cost", "rows there", "cost", "rows after", "cost"))
+    lines = [
+        (f"{machine} {month}", *(money(n) if i % 2 else f"{n:,}" for i, n in enumerate(figures)))
+        for machine, month, *figures in result.months
+    ]
+    would = "would come" if result.dry_run else "came"
+    text = f"{counted(result.rows, 'row')} and {counted(result.runs, 'run')} {would}"
+    facts = [(("Dry run" if result.dry_run else "Copied"), f"{text} from {result.source}")]
+    sections = [Section(header, lines), Section(rows=facts)] if lines else [Section(rows=facts)]
+    return Report(plain(result), sections, CopiedMonth._fields, result.months, WIDE)
 
 
 def figures_report(value: Any, sections: Iterable[Section]) -> Report:
@@ -6008,9 +6394,11 @@ def build_parser() -> Parser:
     switch("--stats", "statistics of what is stored; imports nothing", mode)
     value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
     switch("--list-queries", "list the queries of queries.sql", mode)
+    says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
+    value("--copy-from", _text, "SOURCE", says, mode)
     value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
     value("--days", _days, "N", "statistics of the last N days")
-    value("--machine", _text, "NAME", "statistics, or a query, of one machine")
+    value("--machine", _text, "NAME", "statistics, a query or a copy of one machine")
     says = "store project names and session ids as hashes (as this machine did before; at first)"
     switch("--hash-projects", says, names)
     says = "store project names and session ids as they are"
@@ -6035,19 +6423,19 @@ def build_parser() -> Parser:
 # What each option goes with. With anything else it would do nothing, and is refused. The check
 # takes the options of the import that it is about.
 IMPORT = "an import"
-MODES = ("--check", "--stats", "--query", "--list-queries")
+MODES = ("--check", "--stats", "--query", "--list-queries", "--copy-from")
 GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
-    "--machine": ("--stats", "--query"),
+    "--machine": ("--stats", "--query", "--copy-from"),
     "--names": (IMPORT, "--stats", "--query"),
-    "--hash-projects": (IMPORT, "--check"),
-    "--no-hash-projects": (IMPORT, "--check"),
-    "--dry-run": (IMPORT,),
+    "--hash-projects": (IMPORT, "--check", "--copy-from"),
+    "--no-hash-projects": (IMPORT, "--check", "--copy-from"),
+    "--dry-run": (IMPORT, "--copy-from"),
     "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
-    "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
+    "--lock-timeout": (IMPORT, "--stats", "--query", "--check", "--copy-from"),
 }
 
 
@@ -6078,7 +6466,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def imports(args: argparse.Namespace) -> bool:
-    return not (args.check or args.stats or args.query or args.list_queries)
+    other = (args.check, args.stats, args.query, args.list_queries, args.copy_from is not None)
+    return not any(other)
 
 
 def _query(text: str) -> str:
@@ -6207,12 +6596,22 @@ def run_import(settings: Settings, args: argparse.Namespace) -> int:
     return 3 if result.feeds_failed else 0
 
 
+def run_copy(settings: Settings, args: argparse.Namespace) -> int:
+    with spinner("copying"):
+        result = copy_database(settings, args.copy_from, args.machine)
+    if not args.quiet or args.output:
+        publish(copy_report(result), args)
+    return 0
+
+
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.output:  # better now than in the end
         check_output(args.output)
     if imports(args):
         return run_import(settings, args)
+    if args.copy_from is not None:
+        return run_copy(settings, args)
     if args.stats:
         return show_statistics(settings, args)
     if args.check:
@@ -6324,7 +6723,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         configure_logging(args)
         env = load_environment(os.environ)
-        if imports(args):
+        if imports(args) or args.copy_from is not None:
             log.addHandler(log_file(state_directory(env)))
         tell_unknown_variables(env)
         options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")

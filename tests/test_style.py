@@ -22,7 +22,7 @@ SOURCE = PROGRAM.read_text(encoding="utf-8")
 TREE = ast.parse(SOURCE)
 SECTIONS = [
     "errors, settings, identity", "ccusage", "records", "rules", "tables", "store", "import",
-    "statistics", "output", "queries", "check", "command line",
+    "copy", "statistics", "output", "queries", "check", "command line",
 ]  # fmt: skip
 FUNCTIONS = [node for node in ast.walk(TREE) if isinstance(node, ast.FunctionDef)]
 CLASSES = [node for node in ast.walk(TREE) if isinstance(node, ast.ClassDef)]
