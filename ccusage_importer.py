@@ -3783,10 +3783,13 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 identity = identity._replace(hashed=not importer.shows_names())
             fetching = fetching or fetch(identity.timezone)
             feeds = read_feeds(settings, identity, fetching.result(), background)
+            elsewhere = history_elsewhere(settings, identity.machine_name, recorded, past)
             if recorded is None:
                 refuse_twins(importer, identity, past, feeds.reported)
+            tell_identity(recorded, identity, past)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            for warning in (*other_installations(past, identity), *plan.notes):
+            others = (*other_installations(past, identity), *filter(None, [elsewhere]))
+            for warning in (*others, *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
                 if identity != recorded:
@@ -3797,6 +3800,17 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
             statistics = stored_now(importer, identity) if summary else None
             return plan.result._replace(statistics=statistics)
+
+
+def tell_identity(recorded: Identity | None, identity: Identity, past: Past) -> None:
+    """Say that a machine without machine.json becomes the one that the import history knows."""
+    former = past.identity
+    if recorded is None and former and former.installation_id == identity.installation_id:
+        log.info(
+            "%s: takes up the identity that imported last on %s: days in %s, installation %s",
+            *(identity.machine_name, f"{past.newest:%Y-%m-%d}", identity.timezone),
+            identity.installation_id,
+        )
 
 
 def read_feeds(
@@ -3889,7 +3903,7 @@ def source_settings(settings: Settings, text: str) -> Settings:
     expected = f"--copy-from: expected the directory of an embedded database, or {ADDRESS}"
     if not re.match("https?://", text, re.I):
         path = _path(text, Path())
-        if not (path / "metadata").is_dir():
+        if not os.path.isdir(path / "metadata"):
             raise ConfigError(f"{expected}; there is no database at {shown}")
         source = settings._replace(host=None, embedded_path=path)
         return source._replace(database=embedded_database(source))
@@ -4100,12 +4114,15 @@ def merge_blocks(here: Records, there: Records) -> Records:
             for old in olds:
                 del after[old.id]
             taken += news
+    # A gap reaches into the first hour of the block that follows it in the same cut.
+    new = [block for block in taken if block.id not in here]
     for gap in here.values():
-        if gap.details["is_gap"] and any(_overlap(gap, block) for block in taken):
+        if gap.details["is_gap"] and any(_overlap(gap, block) for block in new):
             del after[gap.id]
-    kept = list(after.values())
+    kept = [row for row in after.values() if row.id not in there]
     for gap in there.values():
-        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+        missing = gap.details["is_gap"] and gap.id not in after
+        if missing and not any(_overlap(gap, block) for block in kept):
             after[gap.id] = gap
     return after | {block.id: block for block in taken}
 
@@ -4185,6 +4202,44 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
         months=[month for copied in copies for month in copied.months],
         dry_run=settings.dry_run,
     )
+
+
+class Elsewhere(NamedTuple):
+    """Where a machine's history lies that this database lacks, and the command that brings it."""
+
+    what: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"{self.what}; to bring it here, run {self.command}"
+
+
+def history_elsewhere(
+    settings: Settings, machine: str, recorded: Identity | None, past: Past
+) -> Elsewhere | None:
+    """What an embedded database holds of a machine without history here, or that something must."""
+    embedded = settings._replace(host=None, lock_timeout=1.0)
+    place = settings.embedded_path
+    if past.identity or not (recorded or settings.host):
+        return None
+    if settings.host and os.path.isdir(place / "metadata"):
+        with contextlib.suppress(ImporterError):  # an import does not fail because of it
+            embedded = embedded._replace(database=embedded_database(embedded))
+            with open_source(embedded, machine) as found:
+                days = days_of(next(iter(found.holdings)).stored)
+            command = f"ccusage_importer.py --copy-from {shlex.quote(str(place))}"
+            return Elsewhere(f"{embedded.where} holds {days} of {machine}", command)
+    what = f"{machine} has imported before, but {settings.where} holds no import of it"
+    command = "ccusage_importer.py --copy-from with the former database"
+    return Elsewhere(what, command) if recorded else None
+
+
+def days_of(stored: Stored) -> str:
+    """How many days are stored, and what they cost."""
+    days = stored_records(stored)["daily"]
+    dates = sorted(key[1] for key in days)
+    since = f" since {dates[0]}" if dates else ""
+    return f"{counted(len(set(dates)), 'day')}{since}, {money(math.fsum(_costs(days.values())))}"
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -5968,6 +6023,10 @@ class Checkup:
                 self.check_disk(settings.embedded_path)
             client = stack.enter_context(open_client(settings, writing=False))
             self.check_server(ClickHouseImporter(client, settings, name))
+        if self.stored is not None:
+            elsewhere = history_elsewhere(settings, name, self.recorded, self.past)
+            if elsewhere:
+                self.note("former history", elsewhere.what, f"run {elsewhere.command}")
 
     def check_disk(self, path: Path) -> None:
         import shutil

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+import sys
 import tempfile
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -14,12 +15,11 @@ import pytest
 import transcripts
 from project import Project
 from scenes import settle
-from tables import KEYS, Database, Machine, embedded, read
+from tables import KEYS, Database, Machine, assert_same, embedded, read
 from transcripts import Message
 
 import ccusage_importer
 from ccusage_importer import (
-    ConfigError,
     Record,
     Settings,
     Tokens,
@@ -30,9 +30,6 @@ from ccusage_importer import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from clickhouse_server import ClickHouseServer
     from tables import Query
 
 HISTORY = "ccusage_import_history"
@@ -118,4 +115,322 @@ def test_a_history_moves_from_database_to_database_and_stays_the_same(
     machine.stores("--copy-from", str(back), **fleet.env(last))  # one after the other
     assert at(last) == wanted
     assert at(back) == wanted
-    assert not [path for path in machine.state.iterdir() if "copy" in path.name]
+
+
+def test_copying_twice_changes_nothing(fleet: Fleet, database: Database) -> None:
+    machine, env = fleet.first, moved_to(database)
+    machine.stores("--copy-from", str(machine.path), **env)
+    before = contents(database.query)
+    database.server.statements(reset=True)
+    done = machine.imports("--copy-from", str(machine.path), "--format", "json", **env)
+    answer = json.loads(done.out)
+    assert (answer["rows"], answer["runs"]) == (0, 0)
+    assert database.writes() == []
+    assert contents(database.query) == before
+
+
+def test_a_dry_run_shows_machines_and_months_and_writes_nothing(
+    fleet: Fleet, database: Database
+) -> None:
+    machine, env = fleet.first, moved_to(database)
+    done = machine.imports("--copy-from", str(machine.path), "--dry-run", **env)
+    assert "m1 2025-09 " in done.out
+    assert "m2 2025-08 " in done.out
+    assert database.writes() == []
+    args = ("--copy-from", str(machine.path), "--dry-run", "--machine", "m2", "--format", "json")
+    months = json.loads(machine.imports(*args, **env).out)["months"]
+    assert [month["machine"] for month in months] == ["m2"] * len(months)
+    assert all(month["rows_here"] == 0 < month["rows_there"] for month in months)
+    assert all(month["rows_after"] == month["rows_there"] for month in months)
+    days = fleet.second.feeds()["daily"]["daily"]
+    august = sum(day["totalCost"] for day in days if day["date"] < "2025-09")
+    assert months[0]["cost_after"] == pytest.approx(august)
+
+
+def test_one_machine_can_be_copied(fleet: Fleet, database: Database) -> None:
+    machine, env = fleet.first, moved_to(database)
+    machine.stores("--copy-from", str(machine.path), "--machine", "m2", **env)
+    for table in (*KEYS, HISTORY):
+        names = database.query(f"SELECT DISTINCT machine_name FROM {table}")
+        assert names in ([("m2",)], []), table
+    done = machine.imports(
+        "--copy-from", str(machine.path), "--machine", "m3", "--quiet", code=2, **env
+    )
+    assert "--machine: 'm3' never imported; m1, m2 did" in done.err
+
+
+@pytest.mark.parametrize("statement", [3, 12, 20, 26])
+def test_killed_at_a_statement_it_can_be_repeated(
+    fleet: Fleet, database: Database, statement: int
+) -> None:
+    machine, env = fleet.first, moved_to(database)
+    database.server.arm("close", when="after", match="^(INSERT|CREATE)", nth=statement)
+    done = machine.main("--copy-from", str(machine.path), "--quiet", **env)
+    database.server.disarm()
+    settle(database.server)
+    assert done.code in (0, 1, 3)  # the client itself asks again where it may
+    machine.stores("--copy-from", str(machine.path), **env)
+    assert contents(database.query) == at(machine.path)
+
+
+def test_the_next_import_goes_on_as_if_it_had_always_been_there(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, "m1")
+    machine.populate(days=2)
+    machine.stores()
+    machine.stores("--copy-from", str(machine.path), **database.env())
+    before = read(database.query, "m1", keep=True)
+    transcripts.write_session(
+        machine.claude, "-p", "late", [Message(datetime(2025, 9, 29, 9, tzinfo=timezone.utc))]
+    )
+    machine.stores(**database.env())
+    after = read(database.query, "m1")
+    assert_same(after, machine.expected())
+    assert len(after["ccusage_usage_daily"]) == len(before["ccusage_usage_daily"]) + 1
+    installations = database.query(f"SELECT DISTINCT installation_id FROM {HISTORY}")
+    assert len(installations) == 1
+
+
+# --- which of two rows stays ---------------------------------------------------------------
+
+
+def test_of_two_states_of_a_machine_the_larger_rows_stay(
+    tmp_path: Path, database: Database
+) -> None:
+    """Each database holds a day that the other lacks, and more than the other of one day."""
+    machine = Machine(tmp_path, "m1")
+    machine.populate(days=2)
+    machine.stores()
+    machine.stores("--copy-from", str(machine.path), **database.env())
+    before = machine.tables()
+    late = [datetime(2025, 9, day, 23, tzinfo=timezone.utc) for day in (20, 30)]
+    transcripts.write_session(machine.claude, "-x", "late", [Message(moment) for moment in late])
+    machine.stores(**database.env())
+    wanted = read(database.query, "m1")
+    assert wanted != before == machine.tables()
+    machine.stores("--copy-from", address(database))  # the larger one into the smaller one
+    assert_same(machine.tables(), wanted)
+    for table in KEYS:
+        database.query(f"ALTER TABLE {table} DELETE WHERE agent < 'd' SETTINGS mutations_sync = 1")
+    machine.stores("--copy-from", str(machine.path), **database.env())
+    assert_same(read(database.query, "m1"), wanted)  # what was deleted has come back
+
+
+def record(key: tuple[Any, ...], tokens: int, cost: float = 1.0, **details: Any) -> Record:
+    return Record("claude", key, Tokens(total=tokens), cost, frozenset(), {}, details)
+
+
+def block(hour: int, tokens: int, *, gap: bool = False) -> Record:
+    start = datetime(2025, 9, 20, hour, tzinfo=timezone.utc)
+    times = {"start_time": start, "end_time": start + timedelta(hours=5)}
+    return record((f"{'gap-' * gap}{hour}",), tokens, is_gap=int(gap), **times)
+
+
+def by_id(*records: Record) -> dict[tuple[Any, ...], Record]:
+    return {each.id: each for each in records}
+
+
+def test_the_row_that_holds_more_stays_under_the_name_that_is_shown_here() -> None:
+    here = by_id(record(("a",), 10, project_id="x"), record(("b",), 10), record(("c",), 5, 0.0))
+    there = by_id(
+        record(("a",), 11, project_id="y"),
+        record(("b",), 10, cost=2.0),  # the past keeps its price
+        record(("c",), 5, 3.0),  # but a price is better than none
+        record(("d",), 1),
+    )
+    after = merge_rows(here, there)
+    assert [(row.key[0], row.tokens.total, row.cost) for row in after.values()] == [
+        ("a", 11, 1.0), ("b", 10, 1.0), ("c", 5, 3.0), ("d", 1, 1.0),
+    ]  # fmt: skip
+    assert after["claude", "a"].details == {"project_id": "x"}
+    assert merge_rows(after, there) == after
+
+
+@pytest.mark.parametrize(
+    ("tokens", "names"),
+    [(30, ["2", "8", "gap-13"]), (20, ["0", "6", "gap-11"])],
+    ids=["theirs", "ours, as it holds as much"],
+)
+def test_of_blocks_the_cut_that_holds_more_stays(tokens: int, names: list[str]) -> None:
+    mine = by_id(block(0, 10), block(6, 10), block(11, 0, gap=True))
+    other = by_id(block(2, tokens - 5), block(8, 5), block(13, 0, gap=True))
+    after = merge_blocks(mine, other)
+    assert [name for _, name in sorted(after, key=lambda key: (len(key[1]), key[1]))] == names
+    assert merge_blocks(after, other) == after
+
+
+# --- privacy and keys ----------------------------------------------------------------------
+
+
+def test_names_are_shown_as_the_target_shows_them(tmp_path: Path, database: Database) -> None:
+    plain = Machine(tmp_path / "plain", "m1")
+    plain.populate(days=1)
+    plain.stores("--no-hash-projects")
+    hashed = Machine(tmp_path / "hashed", "m1", CLAUDE_CONFIG_DIR=str(plain.claude))
+    hashed.stores()
+    wanted = hashed.tables()
+    hashed.stores("--copy-from", str(plain.path))
+    assert hashed.tables() == wanted
+    hashed.stores("--copy-from", str(plain.path), **database.env())  # into nothing: as this machine
+    assert read(database.query, "m1") == wanted
+    plain.stores("--copy-from", address(database))
+    assert plain.tables() != wanted  # names that are known stay
+
+
+def test_another_hash_key_is_refused(fleet: Fleet, database: Database, tmp_path: Path) -> None:
+    copy, env = ("--copy-from", str(fleet.first.path)), moved_to(database)
+    refused = "PROJECT_HASH_KEY: the projects of the embedded database"
+    # Into nothing it is the key that is set, and later the one that is stored.
+    done = fleet.first.imports(*copy, "--quiet", code=2, **env, PROJECT_HASH_KEY="k")
+    assert done.err.startswith(refused)
+    machine = Machine(tmp_path, "m3", database=database, PROJECT_HASH_KEY="k")
+    machine.populate(days=1)
+    machine.stores()
+    done = fleet.first.imports(*copy, "--quiet", code=2, **env)
+    assert done.err.startswith(refused)
+    assert database.query(f"SELECT DISTINCT machine_name FROM {HISTORY}") == [("m3",)]
+
+
+# --- what is refused -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://me:s3cret@db/x", "http://me:s3/cret@db:1/x", "https://:s3cret@db/x", "me:s3cret@db/x",
+     "http://db:s3cret/x", "http://s3cret", "ftp://s3cret@db/x", "http://db/x?password=s3cret"],
+)  # fmt: skip
+def test_no_password_in_an_address_is_repeated(tmp_path: Path, address: str) -> None:
+    done = Machine(tmp_path).main("--copy-from", address)
+    assert (done.code, done.out) == (2, "")
+    assert "--copy-from: " in done.err
+    if "@" in address:
+        assert "s3cret" not in done.err
+
+
+def test_what_an_address_says() -> None:
+    settings = Settings.from_env({"COPY_FROM_PASSWORD": "p", "CH_PASSWORD": "q", "CH_USER": "u"})
+    source = source_settings(settings, "https://me%40work@[::1]/my%20data")
+    assert source[5:11] == ("[::1]", 8443, "me@work", "p", "my data", None)
+    assert source_settings(settings, "http://db:9/x")[5:9] == ("db", 9, "default", "p")
+    assert "p" not in child_environment({"COPY_FROM_PASSWORD": "p"}).values()
+
+
+def test_a_source_that_is_the_target_is_refused(fleet: Fleet, database: Database) -> None:
+    machine, env = fleet.first, moved_to(database)
+    link = machine.home / "link"
+    link.symlink_to(machine.path)
+    for path in (machine.path, link):
+        done = machine.imports("--copy-from", str(path), "--quiet", code=2)
+        assert done.err.endswith("is the database in force itself\n")
+    machine.stores("--copy-from", str(machine.path), **env)
+    for host in (database.server.host, "127.0.0.1", "localhost"):
+        url = f"http://{host}:{database.server.port}/{database.name}"
+        done = machine.imports("--copy-from", url, "--quiet", code=2, **env)
+        assert done.err.endswith("is the database in force itself\n")
+
+
+def test_a_source_that_is_none_is_refused(fleet: Fleet, database: Database, tmp_path: Path) -> None:
+    machine, env = fleet.first, moved_to(database)
+    done = machine.imports("--copy-from", str(tmp_path), "--quiet", code=2, **env)
+    assert done.err.startswith(
+        "--copy-from: expected the directory of an embedded database, or http"
+    )
+    assert list(tmp_path.iterdir()) == []
+    done = machine.imports("--copy-from", address(another(database)), "--quiet", code=2)
+    assert "has no tables of ours" in done.err
+    url = f"http://nobody@{database.server.host}:{database.server.port}/x"
+    done = machine.imports("--copy-from", url, "--quiet", code=1, COPY_FROM_PASSWORD="x")
+    assert "COPY_FROM_PASSWORD" in done.err
+    assert "CH_PASSWORD" not in done.err
+
+
+def test_between_two_embedded_databases_rows_lie_in_a_file_of_the_users_own(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, places, real = [], [], tempfile.TemporaryFile
+
+    def watched(**how: Any) -> Any:
+        file = real(**how)
+        modes.append(stat.S_IMODE(Path(f"/proc/self/fd/{file.fileno()}").stat().st_mode))
+        places.append(how["dir"])
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    before = sorted(fleet.first.state.iterdir())
+    fleet.first.stores("--copy-from", str(fleet.first.path), **fleet.env(tmp_path / "to"))
+    assert (modes, places) == ([0o600], [fleet.first.state])
+    assert sorted(fleet.first.state.iterdir()) == before
+
+
+# --- told in time --------------------------------------------------------------------------
+
+
+def test_an_import_into_a_new_database_says_once_where_the_history_lies(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, "m1")
+    machine.populate(days=2)
+    machine.stores()
+    days = len(machine.feeds()["daily"]["daily"])
+    done = machine.main("--check", **database.env())
+    assert f"holds {days} days since 2025-09-20" in " ".join(done.out.split())
+    command = f"ccusage_importer.py --copy-from {machine.path}"
+    first, second = (machine.imports("--quiet", **database.env()).err for _ in range(2))
+    assert f"holds {days} days since 2025-09-20" in first
+    assert first.count("\n") == 1
+    assert first.endswith(f"to bring it here, run {command}\n")
+    assert second == ""
+    back = {"CH_EMBEDDED_PATH": str(tmp_path / "new")}
+    first, second = (machine.imports("--quiet", **back).err for _ in range(2))
+    assert "m1 has imported before, but the embedded database" in first
+    assert second == ""
+
+
+def test_a_lost_machine_json_comes_back_from_the_history_and_this_is_said(
+    tmp_path: Path, database: Database
+) -> None:
+    machine = Machine(tmp_path, "m1", database=database)
+    machine.populate(days=1)
+    machine.stores()
+    before = json.loads((machine.state / "machine.json").read_text())
+    (machine.state / "machine.json").unlink()
+    done = machine.imports("--format", "json")  # MACHINE_NAME is set
+    assert "m1: takes up the identity that imported last on " in done.err
+    assert before["installation_id"] in done.err
+    assert json.loads((machine.state / "machine.json").read_text()) == before
+    assert "takes up" not in machine.imports("--format", "json").err
+
+
+# --- backup --------------------------------------------------------------------------------
+
+
+def test_a_backup_and_its_restore_in_the_shell_while_dotenv_names_a_server(
+    tmp_path: Path, database: Database
+) -> None:
+    project = Project(tmp_path, database)
+    project.machine.stores()
+    wanted = read(database.query, "m1", keep=True)
+    settings = database.env() | {"MACHINE_NAME": "m1"}
+    project.dotenv.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+    env = {k: v for k, v in project.machine.env.items() if k not in (*settings, "CH_EMBEDDED_PATH")}
+
+    def shell(command: str) -> None:
+        where = {
+            "PYTHON": sys.executable,
+            "BACKUP": str(tmp_path / "backup/usage"),
+            "SERVER": address(database),
+        }
+        subprocess.run(
+            ["/bin/sh", "-ec", command], cwd=project.folder, env=env | where, check=True,
+            capture_output=True, timeout=120,
+        )  # fmt: skip
+
+    shell('CH_HOST= CH_EMBEDDED_PATH="$BACKUP" "$PYTHON" ccusage_importer.py --copy-from "$SERVER"')
+    database.server.query(f"DROP DATABASE {database.name} SYNC")
+    shell('"$PYTHON" ccusage_importer.py --copy-from "$BACKUP"')
+    found = read(database.query, "m1", keep=True)
+    for tables in (found, wanted):
+        for row in (row for rows in tables.values() for row in rows.values()):
+            row.pop("updated_at")
+    assert_same(found, wanted)
