@@ -3783,13 +3783,13 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 identity = identity._replace(hashed=not importer.shows_names())
             fetching = fetching or fetch(identity.timezone)
             feeds = read_feeds(settings, identity, fetching.result(), background)
-            elsewhere = history_elsewhere(settings, identity.machine_name, recorded, past)
             if recorded is None:
                 refuse_twins(importer, identity, past, feeds.reported)
             tell_identity(recorded, identity, past)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            others = (*other_installations(past, identity), *filter(None, [elsewhere]))
-            for warning in (*others, *plan.notes):
+            elsewhere = elsewhere_notes(settings, identity.machine_name, recorded, past)
+            others = other_installations(past, identity)
+            for warning in (*elsewhere, *others, *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
                 if identity != recorded:
@@ -3938,21 +3938,20 @@ def embedded_database(source: Settings) -> str:
     return found[0]
 
 
-def refuse_itself(settings: Settings, source: Settings) -> None:
-    """Refuse a source whose address says that it is the target."""
-    if source.host is None and settings.host is None:
-        same = os.path.realpath(source.embedded_path) == os.path.realpath(settings.embedded_path)
-    else:
-        places = [(s.host, s.port, s.database) for s in (source, settings)]
-        same = places[0] == places[1]
+def refuse_itself(source: Settings, *, same: bool) -> None:
     if same:
         raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
 
 
-def refuse_source(target: ClickHouseImporter, source: Source) -> None:
-    """Refuse a source that is the target, or whose names are hashed with another key."""
-    if source.uuid and source.uuid == tables_uuid(target):
-        raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
+def address_of(settings: Settings) -> tuple[object, ...]:
+    """What is the same of two settings that name one database in the same way."""
+    if settings.host is None:
+        return (os.path.realpath(settings.embedded_path),)
+    return settings.host.lower(), settings.port, settings.database
+
+
+def refuse_keys(target: ClickHouseImporter, source: Source) -> None:
+    """Refuse names that are hashed with another key: they would become other projects."""
     keys = key_fingerprints(target) or {key_fingerprint(target.settings.hash_key)}
     if source.key_fingerprints - keys:
         raise ConfigError(
@@ -4182,14 +4181,15 @@ def _month(feed: str, record: Record) -> str:
 def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResult:
     """Merge the database at `place` into the one in force: all machines, or one."""
     source = source_settings(settings, place)
-    refuse_itself(settings, source)
+    refuse_itself(source, same=address_of(source) == address_of(settings))
     with (
         import_lock(settings, importing=True),
         open_both(settings, source, machine) as (target, found),
     ):
         target.token_suffix = f"/copy {os.urandom(4).hex()}"
         target.prepare(create=not settings.dry_run)
-        refuse_source(target, found)
+        refuse_itself(source, same=found.uuid != "" and found.uuid == tables_uuid(target))
+        refuse_keys(target, found)
         try:
             copies = [copy_machine(target, holding) for holding in found.holdings]
         except StoreError as error:
@@ -4204,42 +4204,32 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
     )
 
 
-class Elsewhere(NamedTuple):
-    """Where a machine's history lies that this database lacks, and the command that brings it."""
-
-    what: str
-    command: str
-
-    def __str__(self) -> str:
-        return f"{self.what}; to bring it here, run {self.command}"
+def elsewhere_notes(
+    settings: Settings, machine: str, recorded: Identity | None, past: Past
+) -> list[str]:
+    """Warnings: a history does not follow when another database is set."""
+    found = history_elsewhere(settings, machine, recorded, past)
+    return [f"{found[0]}; to bring it here, run {found[1]}"] if found else []
 
 
 def history_elsewhere(
     settings: Settings, machine: str, recorded: Identity | None, past: Past
-) -> Elsewhere | None:
-    """What an embedded database holds of a machine without history here, or that something must."""
-    embedded = settings._replace(host=None, lock_timeout=1.0)
-    place = settings.embedded_path
-    if past.identity or not (recorded or settings.host):
+) -> tuple[str, str] | None:
+    """Where the history of a machine lies that has none here, and the command that brings it."""
+    command, place = "ccusage_importer.py --copy-from", settings.embedded_path
+    if past.identity:
         return None
     if settings.host and os.path.isdir(place / "metadata"):
         with contextlib.suppress(ImporterError):  # an import does not fail because of it
+            embedded = settings._replace(host=None, lock_timeout=1.0)
             embedded = embedded._replace(database=embedded_database(embedded))
             with open_source(embedded, machine) as found:
-                days = days_of(next(iter(found.holdings)).stored)
-            command = f"ccusage_importer.py --copy-from {shlex.quote(str(place))}"
-            return Elsewhere(f"{embedded.where} holds {days} of {machine}", command)
+                days = stored_records(next(iter(found.holdings)).stored)["daily"]
+            cost = money(math.fsum(_costs(days.values())))
+            what = f"{embedded.where} holds {counted(len(days), 'day')} of {machine}, {cost}"
+            return what, f"{command} {shlex.quote(str(place))}"
     what = f"{machine} has imported before, but {settings.where} holds no import of it"
-    command = "ccusage_importer.py --copy-from with the former database"
-    return Elsewhere(what, command) if recorded else None
-
-
-def days_of(stored: Stored) -> str:
-    """How many days are stored, and what they cost."""
-    days = stored_records(stored)["daily"]
-    dates = sorted(key[1] for key in days)
-    since = f" since {dates[0]}" if dates else ""
-    return f"{counted(len(set(dates)), 'day')}{since}, {money(math.fsum(_costs(days.values())))}"
+    return (what, f"{command} with the former database") if recorded else None
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -6026,7 +6016,7 @@ class Checkup:
         if self.stored is not None:
             elsewhere = history_elsewhere(settings, name, self.recorded, self.past)
             if elsewhere:
-                self.note("former history", elsewhere.what, f"run {elsewhere.command}")
+                self.note("former history", elsewhere[0], f"run {elsewhere[1]}")
 
     def check_disk(self, path: Path) -> None:
         import shutil
@@ -6656,8 +6646,10 @@ def run_import(settings: Settings, args: argparse.Namespace) -> int:
 
 
 def run_copy(settings: Settings, args: argparse.Namespace) -> int:
+    gc.disable()  # rows are no garbage
     with spinner("copying"):
         result = copy_database(settings, args.copy_from, args.machine)
+    gc.enable()
     if not args.quiet or args.output:
         publish(copy_report(result), args)
     return 0

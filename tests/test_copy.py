@@ -374,10 +374,10 @@ def test_an_import_into_a_new_database_says_once_where_the_history_lies(
     machine.stores()
     days = len(machine.feeds()["daily"]["daily"])
     done = machine.main("--check", **database.env())
-    assert f"holds {days} days since 2025-09-20" in " ".join(done.out.split())
+    assert f"holds {days} days of m1, $" in " ".join(done.out.split())
     command = f"ccusage_importer.py --copy-from {machine.path}"
     first, second = (machine.imports("--quiet", **database.env()).err for _ in range(2))
-    assert f"holds {days} days since 2025-09-20" in first
+    assert f"holds {days} days of m1, $" in first
     assert first.count("\n") == 1
     assert first.endswith(f"to bring it here, run {command}\n")
     assert second == ""
