@@ -403,14 +403,14 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
-    parts, whole = [value.strip()], "/~"
+    parts, begins = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
         parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
     elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
-        parts, whole = [part.strip() for part in value.split(",")], "/"
+        parts, begins = [part.strip() for part in value.split(",")], "/"
     elif name not in PATHS:
         return False
-    return any(part and part[0] not in whole for part in parts)
+    return any(part and part[0] not in begins for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
