@@ -7,7 +7,8 @@ private and writes what changed to ClickHouse, for this machine only. Without CH
 ClickHouse engine runs inside this process (chDB).
 
 Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
-imported and some failed, 4 another import holds the lock, 130 interrupted.
+imported and some failed, 4 another import holds the lock, 5 a budget is exceeded (--stats
+--quiet alone), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
-from itertools import groupby, takewhile
+from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -125,25 +127,27 @@ def interrupts_wait() -> Iterator[None]:
 class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
-    host: str | None
-    port: int
-    protocol: str
-    user: str
-    password: str
-    database: str
-    ca_cert: str | None
-    verify: bool
-    embedded_path: Path
-    machine_name: str | None
-    ccusage_command: tuple[str, ...]
-    ccusage_args: tuple[str, ...]
-    timezone: str | None
-    jobs: int
-    timeout: float
-    patience: float  # a report that failed after so long is not asked for again
-    hash_key: str
-    state_dir: Path
     environment: Mapping[str, str]
+    protocol: str
+    embedded_path: Path
+    state_dir: Path
+    patience: float  # a report that failed after so long is not asked for again
+    host: str | None = None
+    port: int = 8123
+    user: str = "default"
+    password: str = ""
+    database: str = "default"
+    ca_cert: str | None = None
+    verify: bool = True
+    machine_name: str | None = None
+    ccusage_command: tuple[str, ...] = ()
+    ccusage_args: tuple[str, ...] = ()
+    timezone: str | None = None
+    jobs: int = 3
+    timeout: float = 120
+    hash_key: str = ""
+    budget_month: float | None = None  # dollars
+    budget_day: float | None = None
     agents: frozenset[str] = frozenset()  # empty: all
     hash_projects: bool | None = None  # None: as this machine did before
     claims_name: bool = False  # MACHINE_NAME is given for this very run, and not by .env
@@ -155,36 +159,17 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        given = {name: value for name, value in env.items() if value.strip()}
-        for name in VARIABLES & given.keys():
-            _one_line(name, given[name])
-        get = given.get
-        port = _number(given, "CH_PORT", 8123, int)
-        protocol = "https" if port in (443, 8443, 9440) else "http"
-        timeout = _number(given, "CCUSAGE_TIMEOUT", 120, float)
-        data = _xdg(env, "XDG_DATA_HOME", ".local/share")
-        return cls(
-            host=_host(get("CH_HOST")),
-            port=port,
-            protocol=_choice("CH_PROTOCOL", get("CH_PROTOCOL", protocol), ("http", "https")),
-            user=get("CH_USER", "default"),
-            password=env.get("CH_PASSWORD", ""),
-            database=get("CH_DATABASE", "default"),
-            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
-            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
-            embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
-            machine_name=get("MACHINE_NAME"),
-            ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
-            ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
-            timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
-            jobs=_number(given, "CCUSAGE_JOBS", 3, int),
-            timeout=timeout,
-            patience=1.5 * timeout,
-            hash_key=get("PROJECT_HASH_KEY", ""),
-            state_dir=state_directory(env),
-            environment=env,
-            **options,
-        )
+        given = {field: _read(env, name) for name, (field, _) in READERS.items()}
+        given = {field: value for field, value in given.items() if value is not None}
+        values = {
+            "environment": env,
+            "protocol": "https" if given.get("port") in (443, 8443, 9440) else "http",
+            "embedded_path": _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse",
+            "state_dir": state_directory(env),
+            "patience": 1.5 * given.get("timeout", 120),
+            "password": env.get("CH_PASSWORD", ""),  # one of spaces, too
+        }
+        return cls(**values | given | options)
 
     @property
     def where(self) -> str:
@@ -197,13 +182,138 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
-# The variables that are ours, and those that ccusage's agents take directories from.
-VARIABLES = {
-    *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
-    *("CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
-    *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
-    "CCUSAGE_STATE_DIR",
+def _read(env: Mapping[str, str], name: str) -> Any:
+    """The value of a variable of ours, or None when it is unset or empty."""
+    text = env.get(name, "")
+    try:
+        return READERS[name][1](_one_line(text)) if text.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def state_directory(env: Mapping[str, str]) -> Path:
+    found: Path | None = _read(env, "CCUSAGE_STATE_DIR")
+    return found or _xdg(env, "XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
+    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
+
+
+def _path(text: str | None, default: Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute() if text else default
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's has no bytes that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+# What reads a variable says in a ValueError what it expected.
+
+
+def _one_line(text: str) -> str:
+    """Refuse what could not be stored or would break a line of the log."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ValueError("expected one line without control characters")
+    if not _is_utf8(text):
+        raise ValueError("expected text in UTF-8")
+    return text
+
+
+def _folder(text: str) -> Path:
+    """A directory, which may be there or not, but must not be a file."""
+    path = _path(text.strip(), Path())
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"expected a directory, but {path} is a file")
+    return path
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
+        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
+        raise ValueError(f"expected a host name, got {shown!r}; the port is CH_PORT")
+    return text
+
+
+def _one_of(known: Mapping[str, Any], text: str) -> Any:
+    if (word := text.lower()) not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
+    return known[word]
+
+
+def _number(kind: type[float], text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < 65536:
+            return value
+    whole = "whole " if kind is int else ""
+    raise ValueError(f"expected a {whole}number above 0 and below 65536, got {text.strip()!r}")
+
+
+def _dollars(text: str) -> float:
+    if not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
+        raise ValueError(f"expected dollars, such as 200, got {text!r}")
+    return float(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{error} in {text!r}") from None
+
+
+def _arguments(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    if any(re.match("-z|--timezone", word) for word in words):
+        raise ValueError(f"the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
+    return words
+
+
+def _zone_name(source: str, name: str, remedy: str = "") -> str:
+    """The IANA name of the time zone that `source` names; UTC where it is empty."""
+    try:
+        return ZoneInfo(name or "UTC").key
+    except (ValueError, OSError, KeyError):
+        remedy = remedy or "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
+        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
+
+
+def _recorded_zone(name: str) -> str:
+    return _zone_name("import history", name, "update the tzdata of this machine")
+
+
+TRUTH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
 }
+# The variables that are ours: the setting that each gives, and what reads it.
+READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "CH_HOST": ("host", _host),
+    "CH_PORT": ("port", partial(_number, int)),
+    "CH_PROTOCOL": ("protocol", partial(_one_of, {"http": "http", "https": "https"})),
+    "CH_USER": ("user", str),
+    "CH_PASSWORD": ("password", str),
+    "CH_DATABASE": ("database", str),
+    "CH_CA_CERT": ("ca_cert", os.path.expanduser),
+    "CH_VERIFY": ("verify", partial(_one_of, TRUTH)),
+    "CH_EMBEDDED_PATH": ("embedded_path", _folder),
+    "MACHINE_NAME": ("machine_name", str),
+    "CCUSAGE_COMMAND": ("ccusage_command", _words),
+    "CCUSAGE_ARGS": ("ccusage_args", _arguments),
+    "CCUSAGE_TIMEZONE": ("timezone", partial(_zone_name, "CCUSAGE_TIMEZONE")),
+    "CCUSAGE_JOBS": ("jobs", partial(_number, int)),
+    "CCUSAGE_TIMEOUT": ("timeout", partial(_number, float)),
+    "CCUSAGE_STATE_DIR": ("state_dir", _folder),
+    "PROJECT_HASH_KEY": ("hash_key", str),
+    "BUDGET_MONTH": ("budget_month", _dollars),
+    "BUDGET_DAY": ("budget_day", _dollars),
+}
+VARIABLES = READERS.keys()
+# Those that ccusage's agents take directories from, and others that hold a path.
 AGENT_DIRECTORIES = {
     *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
     *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
@@ -214,95 +324,6 @@ PATHS = {
     *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
 }
-_TRUE = ("true", "1", "yes", "on")
-_BOOLEANS = (*_TRUE, "false", "0", "no", "off")
-
-
-def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
-
-
-def state_directory(env: Mapping[str, str]) -> Path:
-    default = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return _folder("CCUSAGE_STATE_DIR", env.get("CCUSAGE_STATE_DIR", "").strip(), default)
-
-
-def _one_line(name: str, text: str) -> None:
-    """Refuse what could not be stored or would break a line of the log."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ConfigError(f"{name}: expected one line without control characters")
-    if not _is_utf8(text):
-        raise ConfigError(f"{name}: expected text in UTF-8")
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text of the system's has no bytes that are not UTF-8."""
-    return not re.search("[\ud800-\udfff]", text)
-
-
-def _folder(name: str, text: str | None, default: Path) -> Path:
-    """A directory, which may be there or not, but must not be a file."""
-    path = _path(text, default)
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ConfigError(f"{name}: expected a directory, but {path} is a file")
-    return path
-
-
-def _path(text: str | None, default: Path) -> Path:
-    try:
-        return Path(text).expanduser().absolute() if text else default
-    except RuntimeError as error:
-        raise ConfigError(f"{text}: {error}") from None
-
-
-def _host(text: str | None) -> str | None:
-    if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
-        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
-        raise ConfigError(f"CH_HOST: expected a host name, got {shown!r}; the port is CH_PORT")
-    return text
-
-
-def _choice(name: str, text: str, known: Sequence[str]) -> str:
-    if text not in known:
-        raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
-    return text
-
-
-def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = env.get(name, str(default)).strip()
-    with contextlib.suppress(ValueError):
-        if 0 < (value := kind(text)) < 65536:
-            return value
-    whole = "whole " if kind is int else ""
-    raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
-
-
-def _words(name: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error} in {text!r}") from None
-
-
-def _arguments(text: str) -> tuple[str, ...]:
-    words = _words("CCUSAGE_ARGS", text)
-    if any(re.match("-z|--timezone", word) for word in words):
-        raise ConfigError(f"CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
-    return words
-
-
-SET_ZONE = "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
-
-
-def _zone_name(source: str, name: str | None, remedy: str = SET_ZONE) -> str | None:
-    try:
-        return ZoneInfo(name).key if name else None
-    except (ValueError, OSError, KeyError):
-        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
-
-
-def _recorded_zone(name: str) -> str:
-    return _zone_name("import history", name, "update the tzdata of this machine") or "UTC"
 
 
 def dotenv_path(env: Mapping[str, str]) -> Path:
@@ -321,45 +342,31 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    bindings = list(parse_stream(io.StringIO(text)))
-    for binding in bindings:
-        line = binding.original.line + binding.original.string[:-1].count("\n")
-        if binding.error:  # its text may hold a secret
-            raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
-        if binding.key and binding.value and _is_relative(binding.key, binding.value):
+    values = {}
+    for name, value, original, failed in parse_stream(io.StringIO(text)):
+        line = f"{path}, line {original.line + original.string[:-1].count(chr(10))}"
+        if failed:  # its text may hold a secret
+            raise ConfigError(f"{line}: expected NAME=VALUE, or # for a comment")
+        if name and value and _is_relative(name, value):
             raise ConfigError(
-                f"{path}, line {line}: {binding.key}: expected a path that begins with /, "
-                f"got {binding.value!r}, which would be another place in each working directory"
+                f"{line}: {name}: expected a path that begins with /, got {value!r}, which would "
+                "be another place in each working directory"
             )
-    return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
+        if name and value is not None:
+            values[name] = value
+    return {**values, **environ}
 
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
+    parts, whole = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
-        program = (_words(name, value) or ("",))[0]
-        return "/" in program and not program.startswith(("/", "~"))
-    if name in PATHS:
-        return bool(value.strip()) and not value.strip().startswith(("/", "~"))
-    # ccusage takes several, and ~ for a name.
-    several = [part.strip() for part in value.split(",") if part.strip()]
-    return name in AGENT_DIRECTORIES and not all(part.startswith("/") for part in several)
-
-
-def unknown_variables(env: Mapping[str, str], dotenv: Iterable[str]) -> dict[str, str]:
-    """Variables that look like ours and are not, each with the name that may have been meant.
-
-    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
-    """
-    from difflib import get_close_matches
-
-    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
-    unknown = {}
-    for name in sorted({*filter(ours, env), *dotenv} - VARIABLES):
-        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
-        if env[name].strip() and (ours(name) or near):
-            unknown[name] = "".join(near)
-    return unknown
+        parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
+    elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
+        parts, whole = [part.strip() for part in value.split(",")], "/"
+    elif name not in PATHS:
+        return False
+    return any(part and part[0] not in whole for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -367,12 +374,12 @@ def system_zone(env: Mapping[str, str]) -> str:
     zone = env.get("TZ", "/etc/localtime").lstrip(":")
     path = "/etc/localtime" if zone == "localtime" else zone
     if not path.startswith("/"):
-        return _zone_name("TZ", zone) or "UTC"
+        return _zone_name("TZ", zone)
     # macOS links to zoneinfo.default, until it has loaded newer zones.
     if match := re.search("/zoneinfo[^/]*/(?:posix/)?(.+)", os.path.realpath(path)):
-        return _zone_name(path, match[1]) or "UTC"
+        return _zone_name(path, match[1])
     with contextlib.suppress(OSError):
-        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
+        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip())
     return "UTC"
 
 
@@ -394,23 +401,16 @@ class Identity(NamedTuple):
         path = state_dir / "machine.json"
         try:
             content = json.loads(path.read_text())
-            names = tuple(content[name] for name in cls._fields[:4])
-            hashed = content.get("hashed")
-            if not all(isinstance(name, str) for name in names) or hashed not in (
-                None,
-                True,
-                False,
-            ):
-                raise TypeError(content)
-            ZoneInfo(content["timezone"])
+            identity = msgspec.convert([content.get(name) for name in cls._fields], cls)
+            ZoneInfo(identity.timezone)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
             ) from error
-        return cls(names[0], names[1], names[2], names[3], hashed)
+        return identity
 
     def save(self, state_dir: Path) -> None:
         _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
@@ -418,8 +418,6 @@ class Identity(NamedTuple):
 
 def _write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    import tempfile
-
     # By these names the shell's own file, with something in it, would be replaced.
     opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
     if opened or (path.exists() and not path.is_file()):
@@ -427,44 +425,28 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    prefix = f".{target.name}.part-"
-    remove_abandoned(target.parent.glob(glob.escape(prefix) + "*"))
-    with claimed(partial(tempfile.mkstemp, dir=target.parent, prefix=prefix)) as name:
-        try:
-            Path(name).write_text(text, encoding="utf-8")
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(name, target.stat().st_mode)
-            os.replace(name, target)
-        except OSError as error:
-            os.unlink(name)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with _scratch(target.parent, f".{target.name}.part-") as scratch:
+            part = scratch / target.name
+            part.touch(mode=0o600)
+            part.write_text(text, encoding="utf-8")
+            if target.exists():
+                part.chmod(target.stat().st_mode)
+            part.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
-def claimed(make: Callable[[], tuple[int, str]]) -> Iterator[str]:
-    """Make a temporary file or directory, and hold a lock on it until the end.
+def _scratch(place: Path, prefix: str) -> Iterator[Path]:
+    """A temporary directory for the time of a call. What killed runs left of theirs is removed.
 
-    The kernel frees the lock however a process ends, so that the next run can tell what a killed
-    one left from what is in use.
+    Each is locked while it is in use, and the kernel frees the lock however a process ends.
     """
-    while True:
-        handle, name = make()
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.path.exists(name):  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
-    try:
-        yield name
-    finally:
-        os.close(handle)
-
-
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove of these temporary files and directories those that nobody holds."""
     import shutil
+    import tempfile
 
-    for path in paths:
+    for path in place.glob(glob.escape(prefix) + "*"):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
@@ -472,50 +454,59 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(handle)
+    while True:
+        path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
+        handle = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():  # else another run has just taken it for abandoned
+            break
+        os.close(handle)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for the time of a call. What killed runs left of theirs is removed."""
-    import shutil
-    import tempfile
-
+    """A directory for the time of a call, in TMPDIR."""
     place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
-
-    def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
-        return os.open(name, os.O_RDONLY), name
-
     with contextlib.ExitStack() as stack:
         try:
-            remove_abandoned(place.glob("ccusage-import-*"))
-            name = stack.enter_context(claimed(make))
+            path = stack.enter_context(_scratch(place, "ccusage-import-"))
         except OSError as error:
             raise ConfigError(
                 f"the temporary directory {place} cannot be written: {error.strerror}; "
                 "set TMPDIR to a directory of yours"
             ) from error
-        stack.callback(shutil.rmtree, name, ignore_errors=True)
-        yield Path(name)
+        yield path
 
 
 def key_fingerprint(hash_key: str) -> str:
     """Tells two PROJECT_HASH_KEYs apart without giving either away."""
-    if not hash_key:
-        return ""
-    return hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()[:16]
+    digest = hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()
+    return digest[:16] if hash_key else ""
+
+
+def machine_name(settings: Settings, recorded: Identity | None) -> str:
+    import socket
+
+    known = settings.machine_name or (recorded and recorded.machine_name)
+    return known or socket.gethostname().lower() or "localhost"
 
 
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
     """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
-    Raises ConfigError where the settings contradict what is recorded: under another name all would
-    count twice, in another zone every day would move, with another key every project would become
-    another one.
+    Another name than recorded would count all twice, another zone would move every day, and
+    another key would make every project another one.
     """
+    known = [identity for identity in (recorded, past) if identity]
+    zone = settings.timezone or next((_recorded_zone(i.timezone) for i in known), None)
+    zone = zone or system_zone(settings.environment)
     fingerprint = key_fingerprint(settings.hash_key)
-    recorded_zone = next((_recorded_zone(i.timezone) for i in (recorded, past) if i), None)
-    zone = settings.timezone or recorded_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
     if recorded and name != recorded.machine_name:
         raise ConfigError(
@@ -523,18 +514,17 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    for stored in filter(None, (recorded, past)):
-        if zone != stored.timezone:
-            raise ConfigError(
-                f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
-                f"{stored.timezone}; unset it, or import as another MACHINE_NAME with a state "
-                "directory (CCUSAGE_STATE_DIR) of its own"
-            )
-        if fingerprint != stored.key_fingerprint:
-            raise ConfigError(
-                "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
-                "set the former one (it is the same on all machines)"
-            )
+    if others := [i.timezone for i in known if i.timezone != zone]:
+        raise ConfigError(
+            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in {others[0]}; unset "
+            "it, or import as another MACHINE_NAME with a state directory (CCUSAGE_STATE_DIR) of "
+            "its own"
+        )
+    if any(identity.key_fingerprint != fingerprint for identity in known):
+        raise ConfigError(
+            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+            "set the former one (it is the same on all machines)"
+        )
     # Who names a machine, or has its database, takes up the identity that it had.
     former = recorded or (past if settings.claims_name or not settings.host else None)
     installation = former.installation_id if former else os.urandom(8).hex()
@@ -542,16 +532,6 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     if hashed is None and recorded:
         hashed = recorded.hashed
     return Identity(name, zone, fingerprint, installation, hashed)
-
-
-def machine_name(settings: Settings, recorded: Identity | None) -> str:
-    return settings.machine_name or (recorded and recorded.machine_name) or host_name()
-
-
-def host_name() -> str:
-    import socket
-
-    return socket.gethostname().lower() or "localhost"
 
 
 def claude_directories(env: Mapping[str, str]) -> list[Path]:
@@ -562,38 +542,38 @@ def claude_directories(env: Mapping[str, str]) -> list[Path]:
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
 
 
+def transcript_directories(env: Mapping[str, str]) -> list[Path]:
+    """Where Claude Code's transcripts are; ccusage 20 takes these directories, too."""
+    found = claude_directories(env)
+    return [path if path.name == "projects" else path / "projects" for path in found]
+
+
 def transcripts(env: Mapping[str, str]) -> Iterator[str]:
     """The names of Claude's sessions that have a regular, readable transcript.
 
     A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
     ccusage 19 and newer do not.
     """
-    for directory in claude_directories(env):
-        home = directory if directory.name == "projects" else directory / "projects"
+    for home in transcript_directories(env):
         for folder, _, files in os.walk(home):
             inside = Path(folder).relative_to(home).parts
             for name in files:
                 path = os.path.join(folder, name)
-                if (
-                    name.endswith(".jsonl")
-                    and not os.path.islink(path)
-                    and os.access(path, os.R_OK)
-                ):
+                regular = name.endswith(".jsonl") and not os.path.islink(path)
+                if regular and os.access(path, os.R_OK):
                     yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
 
 
 def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
     """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
     periods = {}
-    for directory in claude_directories(env):
-        # ccusage 20 takes the directory of the transcripts too.
-        home = directory.parent if directory.name == "projects" else directory
-        path = home / "settings.json"
+    for home in transcript_directories(env):
+        path = home.parent / "settings.json"
         days: object = 0
         try:
             days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
         except FileNotFoundError:
-            if not (home / "projects").exists():
+            if not home.exists():
                 continue
             days = 30
         except (OSError, ValueError, AttributeError):
@@ -646,7 +626,6 @@ FEEDS = (
 UNIFIED = Feed(
     "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
 )
-COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
 
 class Ccusage(NamedTuple):
@@ -682,9 +661,25 @@ class Ccusage(NamedTuple):
     def command(self, feed: Feed, zone: str, args: Sequence[str], home: Path) -> list[str]:
         """The command line for a feed, which the user's ccusage.json does not change."""
         tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
-        if self.version >= (16, 0, 0):
-            tail += ["--config", str(home / "ccusage.json")]
-        return [*self.argv, *feed.argv, *tail]
+        fence = ["--config", str(home / "ccusage.json")] if self.version >= (16, 0, 0) else []
+        return [*self.argv, *feed.argv, *tail, *fence]
+
+    def with_agents(self, settings: Settings) -> Ccusage:
+        """This ccusage with the agents that it has commands for, or ConfigError for others."""
+        wanted, agents = settings.agents, ("claude",)
+        if self.version >= (19, 0, 0):
+            if wanted <= {"claude"} and (wanted or self.version >= (20, 0, 17)):
+                return self
+            answer = run([*self.argv, "--help"], self.env, settings.timeout, "ccusage --help")
+            pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
+            agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
+        if agents and (unknown := wanted.difference(agents)):
+            raise ConfigError(
+                f"--agents: ccusage {self.version_text} does not know "
+                f"{', '.join(sorted(unknown))}; it knows {', '.join(sorted(agents))}. "
+                "Correct the name, or update ccusage"
+            )
+        return self._replace(agents=agents)
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -698,38 +693,30 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
-    path = settings.environment.get("PATH")
-    if not settings.ccusage_command:
-        if found := _first_program(COMMANDS, path):
-            return found
-        raise ConfigError(
-            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-            "or set CCUSAGE_COMMAND"
-        )
-    if found := _first_program([settings.ccusage_command], path):
-        return found
-    # An update may have moved it. Nothing is downloaded in place of what was asked for.
-    name, *arguments = settings.ccusage_command
-    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
-        log.warning(
-            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
-            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
-            name,
-            found[0],
-        )
-        return found
-    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
-
-
-def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
-    """The first command whose program exists."""
     import shutil
 
+    wanted = settings.ccusage_command
+    commands = [("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest")]
+    if wanted:
+        # An update may have moved it. Nothing is downloaded in place of what was asked for.
+        commands = [wanted, (Path(wanted[0]).name, *wanted[1:]), ("ccusage",)]
     for command in commands:
         name, *arguments = map(os.path.expanduser, command)
-        if program := shutil.which(name, path=path):
+        if program := shutil.which(name, path=settings.environment.get("PATH")):
+            if wanted and command != wanted:
+                log.warning(
+                    "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+                    "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+                    wanted[0],
+                    program,
+                )
             return (program, *arguments)
-    return None
+    if wanted:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
+    raise ConfigError(
+        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+        "or set CCUSAGE_COMMAND"
+    )
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -741,27 +728,8 @@ def find_ccusage(settings: Settings) -> Ccusage:
     answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
     if answer.returncode or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
         raise complaint("ccusage --version", "no version in the answer", answer)
-    ccusage = Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
-    return ccusage._replace(agents=known_agents(ccusage, settings))
-
-
-def known_agents(ccusage: Ccusage, settings: Settings) -> tuple[str, ...]:
-    """The agents that ccusage has commands for. Raises ConfigError when one is wanted of which it
-    cannot know."""
-    agents: tuple[str, ...] = ("claude",)
-    if ccusage.version >= (19, 0, 0):
-        if settings.agents <= {"claude"} and (settings.agents or ccusage.version >= (20, 0, 17)):
-            return ()
-        answer = run([*ccusage.argv, "--help"], ccusage.env, settings.timeout, "ccusage --help")
-        pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
-        agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
-    unknown = settings.agents.difference(agents)
-    if agents and unknown:
-        raise ConfigError(
-            f"--agents: ccusage {ccusage.version_text} does not know {', '.join(sorted(unknown))}; "
-            f"it knows {', '.join(sorted(agents))}. Correct the name, or update ccusage"
-        )
-    return agents
+    version = int(match[1]), int(match[2]), int(match[3])
+    return Ccusage(argv, version, env).with_agents(settings)
 
 
 def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
@@ -791,7 +759,6 @@ def run(
     import subprocess
 
     silence = subprocess.CompletedProcess(argv, 0, "", "")
-
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
     try:
@@ -861,39 +828,25 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
             pause *= 2
 
 
-# The package that ccusage 20 needs on this platform.
-PROCESSOR = {"arm64": "arm64", "aarch64": "arm64"}.get(os.uname().machine, "x64")
-NATIVE = f"@ccusage/ccusage-{sys.platform}-{PROCESSOR}"
-# What ccusage says, as a regular expression; whether it would say the same once more; what to do.
-REMEDIES: Sequence[tuple[str, bool, str]] = (
-    (
-        "no answer",
-        False,
-        "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
-    ),
-    ("cannot be run", False, "check CCUSAGE_COMMAND"),
-    (
-        "native binary is not available",
-        False,
-        f"npm install -g ccusage {NATIVE}, or both in one version: npm install -g ccusage@20.0.24 "
-        f"{NATIVE}@20.0.24",
-    ),
-    (
-        "No valid Claude data",
-        True,
-        "ccusage looked in {directories}: start Claude Code once, set CLAUDE_CONFIG_DIR to the "
-        "directory that Claude Code writes to, or name other agents with --agents",
-    ),
-    ("ccusage --help' for usage|should be chosen from", True, "check CCUSAGE_ARGS"),
-    (r"Node\.js >=", True, "install the Node.js version that it asks for, or use Bun"),
-    (
-        "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN",
-        False,
-        "check the network, or install ccusage: npm install -g ccusage",
-    ),
-    ("EACCES", False, "make Claude Code's files readable"),
-    ("", False, "run the command by hand to see more"),
-)
+# What to do about what ccusage says, which is a regular expression; the first that is found counts.
+LASTING = {  # what it would say again
+    "No valid Claude data": "ccusage looked in {directories}: start Claude Code once, set "
+    "CLAUDE_CONFIG_DIR to the directory that Claude Code writes to, or name other agents with "
+    "--agents",
+    "ccusage --help' for usage|should be chosen from": "check CCUSAGE_ARGS",
+    r"Node\.js >=": "install the Node.js version that it asks for, or use Bun",
+}
+REMEDIES = {
+    "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
+    "cannot be run": "check CCUSAGE_COMMAND",
+    "native binary is not available": "npm install -g ccusage {native}, or both in one version: "
+    "npm install -g ccusage@20.0.24 {native}@20.0.24",
+    **LASTING,
+    "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
+    "npm install -g ccusage",
+    "EACCES": "make Claude Code's files readable",
+    "": "run the command by hand to see more",
+}
 
 
 def complaint(
@@ -905,11 +858,8 @@ def complaint(
     """An error that says what went wrong with a command, what it was, and what to do about it."""
     # What follows an opening brace, or one of these directories, holds names, which are private.
     words = answer.stderr.strip() or answer.stdout.partition("{")[0]
-    lasting, remedy = next(
-        (lasting, remedy)
-        for sign, lasting, remedy in REMEDIES
-        if re.search(sign, f"{problem} {words}")
-    )
+    said = f"{problem} {words}"
+    sign = next(sign for sign in REMEDIES if re.search(sign, said))
     if match := re.search("No valid Claude data directories found", words):
         words = match[0]
     if len(words) > 5000:  # these expressions take long for a long word
@@ -918,10 +868,14 @@ def complaint(
     words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
     words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
     quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
-    remedy = remedy.format(directories=" and ".join(map(str, claude_directories(env or {}))))
+    processor = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x64"
+    remedy = REMEDIES[sign].format(
+        native=f"@ccusage/ccusage-{sys.platform}-{processor}",  # the package that 20 needs here
+        directories=" and ".join(map(str, claude_directories(env or {}))),
+    )
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
     error = FeedError(text.encode(errors="replace").decode())
-    error.lasting = lasting
+    error.lasting = sign in LASTING
     return error
 
 
@@ -964,24 +918,21 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     if not feeds:
         wanted = ", ".join(sorted(settings.agents))
         raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
-    claudes = [feed for feed in feeds if feed.agent == "claude"]
-    reports: dict[Feed, Any] = {}
+    reports: dict[Feed, Any] = dict.fromkeys(feeds)
     seconds: dict[Feed, float] = {}
     began = time.monotonic()
-    for group in (
-        (feed for feed in feeds if feed.name == "session"),
-        (feed for feed in feeds if feed.name != "session"),
-    ):
+    for first in (True, False):
+        group = [feed for feed in feeds if (feed.name == "session") is first]
         for feed, payload in fetch_feeds(group, ccusage, zone, settings):
             reports[feed], seconds[feed] = payload, time.monotonic() - began
             if isinstance(payload, FeedError):
                 continue
-            if feed in claudes:
-                done = sum(other in reports for other in claudes)
-                log.info("%d/%d %-8s %.2f s", done, len(claudes), feed.label, seconds[feed])
+            if feed.agent == "claude":
+                done = sum(other.agent == "claude" for other in seconds)
+                log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+    return Fetched(ccusage, reports, seconds)
 
 
 def fetch_feeds(
@@ -1024,14 +975,18 @@ class Share(NamedTuple):
     cost: float
     version: str = ""
 
+    def plus(self, other: Share) -> Share:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        sums = Tokens._make(min(a + b, UINT64_MAX) for a, b in pairs)
+        return Share(sums, dollars(self.cost + other.cost))
+
 
 class Record(NamedTuple):
     """One row of a feed: checked, its private names hashed, money rounded to 1e-8 dollars.
 
-    `key` and `details` are its table's key and further columns. `version` is the ccusage that
-    wrote the record, once it is stored. `former` are the other keys that the same session may be
-    stored under: of Claude, those of the rows in which ccusage 15 to 18 counted it, of its
-    project's subagents and of the whole project; of Codex, those that name the rollout's folders.
+    `key` and `details` are its table's key and other columns, `version` the ccusage that wrote it,
+    once it is stored. `former` are other keys that a session may be stored under: those of the rows
+    in which ccusage 15 to 18 counted one of Claude's, or that name the folders of one of Codex's.
     """
 
     agent: str
@@ -1047,6 +1002,25 @@ class Record(NamedTuple):
     @property
     def id(self) -> tuple[Any, ...]:
         return (self.agent, *self.key)
+
+    def plus(self, other: Record) -> Record:
+        """Its sum with another row of its key, which agents but Claude may have."""
+        whole = Share(self.tokens, self.cost).plus(Share(other.tokens, other.cost))
+        shares = dict(self.shares)
+        for name, share in other.shares.items():
+            shares[name] = shares[name].plus(share) if name in shares else share
+        details = dict(other.details)
+        for name, widest in (("first_activity", min), ("last_activity", max)):
+            if times := [r.details[name] for r in (self, other) if r.details.get(name)]:
+                details[name] = widest(times)
+        return other._replace(
+            tokens=whole.tokens,
+            cost=whole.cost,
+            models=self.models | other.models,
+            shares=shares,
+            details=details,
+            former=tuple(sorted({*self.former, *other.former})),
+        )
 
 
 Records = dict[tuple[Any, ...], Record]
@@ -1064,10 +1038,9 @@ class Ids(NamedTuple):
         return f"Ids(hidden={self.hidden})"
 
     def key(self, *parts: str) -> str:
-        text = "\0".join(parts).encode()
-        if self.hash_key:
-            return hmac.new(self.hash_key.encode(), text, "sha256").hexdigest()[:32]
-        return hashlib.sha256(text).hexdigest()[:32]
+        text, key = "\0".join(parts).encode(), self.hash_key.encode()
+        digest = hmac.new(key, text, "sha256") if key else hashlib.sha256(text)
+        return digest.hexdigest()[:32]
 
     def shown(self, name: str) -> str:
         return self.key(name)[:8] if self.hidden else name
@@ -1076,6 +1049,7 @@ class Ids(NamedTuple):
 # The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
 Text = Annotated[str, Meta(min_length=1)]
+Time = datetime  # a name of its own: tests put a clock in place of the name datetime
 
 
 class Checked(Struct, rename="camel"):
@@ -1084,19 +1058,19 @@ class Checked(Struct, rename="camel"):
     def __post_init__(self) -> None:
         values = msgspec.structs.astuple(self)
         for name, value in zip(self.__struct_encode_fields__, values, strict=True):
-            if (kind := type(value)) is int:
-                expected = (
-                    "" if 0 <= value <= UINT64_MAX else f"a whole number from 0 to {UINT64_MAX}"
+            kind, fits, expected = type(value), True, ""
+            if kind is int:
+                fits, expected = (
+                    0 <= value <= UINT64_MAX,
+                    "a whole number from 0 to 18446744073709551615",
                 )
             elif kind is float:
-                expected = "" if abs(value) < 1e300 else "a number of dollars"
-            elif kind is datetime and value.utcoffset() != timedelta(0):
-                expected = "a time in UTC"
-            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
-                expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
-            else:
-                continue
-            if expected:
+                fits, expected = abs(value) < 1e300, "a number of dollars"
+            elif kind is Time and value.utcoffset() != timedelta(0):
+                fits, expected = False, "a time in UTC"
+            elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
+                fits, expected = 1900 < value.year < 2299, "a year from 1901 to 2298"
+            if not fits:
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
@@ -1130,9 +1104,9 @@ class ModelRow(Totals, kw_only=True):
 
 
 class FeedRow(Totals, kw_only=True):
-    """A row of any feed but the blocks. Only the feed of several agents names the agent."""
+    """A row of any feed but the blocks; ROWS says what else the rows of each feed have."""
 
-    agent: Text = ""
+    agent: Text = ""  # only the feed of several agents names it
     models_used: list[Text]
     model_breakdowns: list[ModelRow]
 
@@ -1140,52 +1114,8 @@ class FeedRow(Totals, kw_only=True):
         super().__post_init__()
         models = [part.model_name for part in self.model_breakdowns]
         if len(set(models)) < len(models):
-            repeated = next(name for name in models if models.count(name) > 1)
+            repeated = max(models, key=models.count)
             raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
-
-    def with_key(self, *key: Any, former: tuple[str, ...] = (), **details: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=key,
-            tokens=self.tokens,
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models_used),
-            shares={
-                part.model_name: Share(part.tokens, dollars(part.total_cost))
-                for part in self.model_breakdowns
-            },
-            details=details,
-            former=former,
-        )
-
-
-class DayRow(FeedRow, kw_only=True):
-    day: date = field(name="date")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.day)
-
-
-class MonthRow(FeedRow, kw_only=True):
-    month: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        year, _, _ = self.month.partition("-")
-        if not re.fullmatch("[0-9]{4}-(0[1-9]|1[0-2])", self.month) or not 1900 < int(year) < 2299:
-            raise ValueError("month: expected a month such as 2026-11, from 1901 to 2298")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.month)
-
-
-class ProjectDayRow(DayRow):
-    """What was used on a day in a project, which `parse_feed` names."""
-
-    project: str = ""
-
-    def record(self, ids: Ids, *_: Any) -> Record:
-        return self.with_key(self.day, ids.key(self.project), project_id=ids.shown(self.project))
 
 
 class SessionRow(FeedRow, kw_only=True):
@@ -1193,18 +1123,21 @@ class SessionRow(FeedRow, kw_only=True):
 
     session_id: Text
     project_path: str = ""
-    first_activity: datetime | None = None
+    first_activity: Time | None = None
     last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
 
     def __post_init__(self) -> None:
-        kind = date if len(str(self.last_activity)) == len("2026-11-22") else datetime | None
+        kind = date if len(str(self.last_activity)) == len("2026-11-22") else Time | None
         try:
             self.last_activity = msgspec.convert(self.last_activity, kind)
         except msgspec.ValidationError as error:
             raise ValueError(f"lastActivity: {error}") from None
         super().__post_init__()
 
-    def record(self, ids: Ids, zone: tzinfo) -> Record:
+    def identity(
+        self, ids: Ids, zone: tzinfo
+    ) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
+        """The key of its record, the details, and the former keys."""
         project, session, end = self.project_path, self.session_id, self.last_activity
         former: list[tuple[str, str]] = []
         if self.agent == "claude":
@@ -1217,91 +1150,87 @@ class SessionRow(FeedRow, kw_only=True):
             former = [("", f"{place}/{session}") for place in sorted(places)]
         if type(end) is date:
             end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
-        return self.with_key(
-            ids.key(project, session),
-            former=tuple(ids.key(*names) for names in former),
-            project_path=ids.shown(project) if project else "",
-            session_id=ids.shown(session),
-            first_activity=self.first_activity,
-            last_activity=end,
-        )
-
-
-class ClaudeSessionRow(SessionRow, kw_only=True):
-    project_path: Text
-    last_activity: Text
+        details = {
+            "project_path": ids.shown(project) if project else "",
+            "session_id": ids.shown(session),
+            "first_activity": self.first_activity,
+            "last_activity": end,
+        }
+        return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
 class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
 
     class Counts(Checked):
+        """The tokens of a block, under names of their own."""
+
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int
         cache_read_input_tokens: int
 
     class BurnRate(Checked):
+        """What an active block costs in an hour."""
+
         cost_per_hour: float
 
     class Projection(Checked):
+        """What an active block will have cost at its end."""
+
         total_cost: float
 
     agent: str = "claude"
     id: Text
-    start_time: datetime
-    end_time: datetime
-    actual_end_time: datetime | None
+    start_time: Time
+    end_time: Time
+    actual_end_time: Time | None
     is_active: bool
     is_gap: bool
     entries: int
     token_counts: BlockRow.Counts
     total_tokens: int
     total_cost: float = field(name="costUSD")
-    models: list[Text]
-    usage_limit_reset_time: datetime | None = None
+    models_used: list[Text] = field(name="models")
+    model_breakdowns: ClassVar[list[ModelRow]] = []
+    usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
-    def record(self, *_: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=(self.id,),
-            tokens=Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens]),
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models),
-            shares={},
-            details={
-                "start_time": self.start_time,
-                "end_time": self.end_time,
-                "actual_end_time": self.actual_end_time,
-                "is_active": self.is_active,
-                "is_gap": self.is_gap,
-                "entries": self.entries,
-                "usage_limit_reset_time": self.usage_limit_reset_time,
-                "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
-                "projection": dollars(self.projection.total_cost) if self.projection else None,
-            },
-        )
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens])
+
+    @property
+    def details(self) -> dict[str, Any]:
+        names = ("start_time", "end_time", "actual_end_time", "is_active", "is_gap", "entries")
+        return {
+            **{name: getattr(self, name) for name in (*names, "usage_limit_reset_time")},
+            "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
+            "projection": dollars(self.projection.total_cost) if self.projection else None,
+        }
 
 
-def dollars(cost: float) -> float:
-    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
-    return round(cost, 8) + 0.0
+def rows_with(base: type[FeedRow], **fields: Any) -> GenericAlias:
+    """The type of a list of rows that must have these fields, too."""
+    row = msgspec.defstruct("Row", list(fields.items()), bases=(base,), kw_only=True)
+    return GenericAlias(list, (row,))
 
 
+MONTH = Annotated[str, Meta(pattern=r"^(?!1900|2299)(19|2[0-2])[0-9]{2}-(0[1-9]|1[0-2])\Z")]
+DAYS, MONTHS = rows_with(FeedRow, date=date), rows_with(FeedRow, month=MONTH)
 # What each feed prints, but for its totals. The feed of several agents has a list of rows for each
 # day and month. Without data, ccusage 15 to 19 print an empty list instead.
 ROWS: Mapping[str, Mapping[str, Any]] = {
-    "daily": {"daily": list[DayRow]},
-    "monthly": {"monthly": list[MonthRow]},
-    "session": {"sessions": list[ClaudeSessionRow]},
+    "daily": {"daily": DAYS},
+    "monthly": {"monthly": MONTHS},
+    "session": {"sessions": rows_with(SessionRow, project_path=Text, last_activity=Text)},
     "blocks": {"blocks": list[BlockRow]},
-    "projects": {"projects": dict[Text, list[ProjectDayRow]]},
+    "projects": {"projects": GenericAlias(dict, (Text, DAYS))},
     "session of another agent": {"sessions": list[SessionRow]},
     "agents": {
-        "daily": list[list[DayRow]],
-        "monthly": list[list[MonthRow]],
+        "daily": GenericAlias(list, (DAYS,)),
+        "monthly": GenericAlias(list, (MONTHS,)),
         "session": list[SessionRow],
     },
 }
@@ -1334,8 +1263,9 @@ def decode(feed: Feed, answer: bytes) -> Any:
 def as_claude(value: Any) -> Any:
     """What a feed says of other agents, in the words of Claude's feeds.
 
-    Before ccusage 20.0.17 no other agent has a breakdown by model. The feed of several agents
-    has periods, which are days, months or sessions.
+    The feed of several agents has periods, which are days, months or sessions. Codex names its cost
+    and models otherwise, and in ccusage 19 counts the cached tokens within the input. Before
+    ccusage 20.0.17 no other agent has a breakdown by model.
     """
     if isinstance(value, list):
         return [as_claude(item) for item in value]
@@ -1352,27 +1282,20 @@ def as_claude(value: Any) -> Any:
         row["sessionId"] = period
     if "inputTokens" not in row:
         return row
-    return {"modelBreakdowns": [], **row, **codex_as_claude(row), "projectPath": ""}
-
-
-def codex_as_claude(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Codex names otherwise: the cost, the cached tokens, which ccusage 19 counts within the
-    input, and the models, which have no costs of their own."""
-    words: dict[str, Any] = {}
     if "costUSD" in row:
-        words["totalCost"] = row["costUSD"]
-    cached, read = row.get("cachedInputTokens"), row.get("inputTokens")
+        row["totalCost"] = row["costUSD"]
+    cached, read = row.get("cachedInputTokens"), row["inputTokens"]
     if type(cached) is type(read) is int and "cacheReadTokens" not in row:
-        words |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
-        words["inputTokens"] = max(read - cached, min(read, 0))
+        row |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
+        row["inputTokens"] = max(read - cached, min(read, 0))
     if isinstance(models := row.get("models"), dict):
         cost = row.get("costUSD", 0) if len(models) == 1 else 0
-        words["modelsUsed"] = list(models)
-        words["modelBreakdowns"] = [
+        row["modelsUsed"] = list(models)
+        row["modelBreakdowns"] = [
             {"cost": cost, "modelName": name, **part} if isinstance(part, dict) else part
             for name, part in models.items()
         ]
-    return words
+    return {"modelBreakdowns": [], **row, "projectPath": ""}
 
 
 def read_answer(
@@ -1398,12 +1321,12 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
     if feed is UNIFIED:
         place = place.replace("][", "].agents[")
-    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
-    if not place:
-        key = reason.partition(": missing")[0] if ": missing" in reason else feed.key
-        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     for pattern, words in REASONS.items():
         reason = re.sub(pattern, words, reason)
+    if not place:
+        missing = re.match(r"(\w+): missing", reason)
+        key = missing[1] if missing else feed.key
+        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     joint = "." if re.match(r"\w+: ", reason) else ": "
     refused = FeedError(f"{feed.place(place)}{joint}{reason}")
     refused.lasting = True
@@ -1412,9 +1335,11 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
 
 # msgspec's words for what it refuses, as regular expressions, and ours.
 REASONS = {
+    r"Object missing required field `(\w+)`": r"\1: missing",
     r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
     "Expected": "expected",
     " \\| ": "` or `",
+    "`str` matching .*": "a month such as 2026-11, from 1901 to 2298",
     "`str` of length >= 1": "a text that is not empty",
     "`int`": "a whole number",
     "`float`": "a number",
@@ -1428,98 +1353,91 @@ REASONS = {
 }
 
 
-def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
+def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
     """The records of a feed by feed and agent: that of several agents is three feeds of each.
 
     Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
     """
-    several = feed is UNIFIED
-    parsed: dict[tuple[str, str], Records] = {} if several else {(feed.name, feed.agent): {}}
+    parsed: Reported = {} if feed is UNIFIED else {(feed.name, feed.agent): {}}
     rows = list(rows_of(feed, payload)) if payload else []
-    check_totals(feed, payload, [row for name, row in rows if name == feed.key or not several])
-    for number, (name, row) in enumerate(rows):
-        row.agent = row.agent if several else feed.agent
-        if not row.agent:
-            raise FeedError(f"{feed.place(name)}: a row names no agent")
-        record = row.record(ids, zone)
-        records = parsed.setdefault((name, record.agent), {})
-        if record.id not in records:
-            records[record.id] = record
-        elif record.agent != "claude":
-            records[record.id] = merge_repeated(records[record.id], record)
-        else:
-            names = (record.details[name] for name in DISPLAY if name in record.details)
-            place = feed.key if name == "projects" else f"{feed.key}[{number}]"
+    if payload and feed.name != "blocks":  # the totals of several agents are those of the days
+        summed = (feed.name, feed.key)
+        check_totals(feed, payload.totals, [row for name, _, row in rows if name in summed])
+    for number, (name, project, row) in enumerate(rows):
+        record = build_record(name, project, row, ids, zone)
+        records = parsed.setdefault((name, row.agent), {})
+        if record.id in records and row.agent == "claude":
+            place = feed.key if project else f"{feed.key}[{number}]"
+            names = [record.details[name] for name in DISPLAY if name in record.details]
             what = " ".join(map(str, (*record.key, *names)))
             raise FeedError(f"{place}: {what} is repeated")
+        earlier = records.get(record.id)
+        records[record.id] = earlier.plus(record) if earlier else record
     return parsed
 
 
-def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, Any]]:
-    """The rows of a feed, each with the name of the feed whose table is its own."""
+def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, str, Any]]:
+    """The rows of a feed, each with the feed whose table is its own, and with its project."""
     if feed is UNIFIED:
-        for name in ("daily", "monthly"):
-            yield from ((name, row) for rows in getattr(payload, name) for row in rows)
-        yield from (("session", row) for row in payload.session)
+        lists = [
+            *((name, "", rows) for name in ("daily", "monthly") for rows in getattr(payload, name)),
+            ("session", "", payload.session),
+        ]
     elif feed.name == "projects":
-        for project, rows in payload.projects.items():
-            for row in rows:
-                row.project = project
-                yield feed.name, row
+        lists = [(feed.name, project, rows) for project, rows in payload.projects.items()]
     else:
-        yield from ((feed.name, row) for row in getattr(payload, feed.key))
+        lists = [(feed.name, "", getattr(payload, feed.key))]
+    for name, project, rows in lists:
+        for row in rows:
+            row.agent = row.agent if feed is UNIFIED else feed.agent
+            if not row.agent:
+                raise FeedError(f"{feed.place(name)}: a row names no agent")
+            yield name, project, row
 
 
-def check_totals(feed: Feed, payload: Any, rows: Sequence[Any]) -> None:
-    """A feed must add up to its own totals: tokens exactly, cost within float noise.
-
-    The totals of the feed of several agents are those of its days.
-    """
-    if feed.name == "blocks" or not payload or not (rows or payload.totals):
-        return  # without rows, ccusage 19 has null as the totals of another agent
-    if payload.totals is None:
-        raise FeedError(f"{feed.place('totals')}: missing")
-    counts = zip(payload.totals.tokens, *(row.tokens for row in rows), strict=True)
-    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, counts, strict=False):
-        # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
-        noise = total * 1e-9 if total > 2**53 else 0
-        if abs(min(sum(parts), UINT64_MAX) - total) > noise:
-            place = feed.place(f"totals.{name}")
-            raise FeedError(f"{place}: {total}, but the rows add up to {sum(parts)}")
-    total = dollars(payload.totals.total_cost)
-    cost = dollars(math.fsum(row.total_cost for row in rows))
-    if abs(cost - total) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(total):
-        place = feed.place("totals.totalCost")
-        raise FeedError(f"{place}: {total}, but the rows add up to {cost}")
-
-
-def merge_repeated(one: Record, other: Record) -> Record:
-    """Two rows of one key, which agents but Claude may have: their sum, and the widest times."""
-
-    def plus(a: Share, b: Share) -> Share:
-        sums = (min(x + y, UINT64_MAX) for x, y in zip(a.tokens, b.tokens, strict=True))
-        return Share(Tokens(*sums), dollars(a.cost + b.cost))
-
-    whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
-    nothing = Share(Tokens(), 0.0)
-    widest: dict[str, Any] = {"first_activity": min, "last_activity": max}
-    times = {
-        name: [r.details[name] for r in (one, other) if r.details.get(name)] for name in widest
+def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> Record:
+    """The record of a row of the feed of this name, whose private names end here."""
+    key: tuple[Any, ...]
+    details: dict[str, Any] = {}
+    former: tuple[str, ...] = ()
+    if name == "session":
+        key, details, former = row.identity(ids, zone)
+    elif name == "blocks":
+        key, details = (row.id,), row.details
+    elif project:
+        key, details = (row.date, ids.key(project)), {"project_id": ids.shown(project)}
+    else:
+        key = (row.date if name == "daily" else row.month,)
+    shares = {
+        part.model_name: Share(part.tokens, dollars(part.total_cost))
+        for part in row.model_breakdowns
     }
-    return other._replace(
-        tokens=whole.tokens,
-        cost=whole.cost,
-        models=one.models | other.models,
-        shares={
-            name: plus(one.shares.get(name, nothing), other.shares.get(name, nothing))
-            for name in {**one.shares, **other.shares}
-        },
-        details={
-            **other.details,
-            **{name: widest[name](some) for name, some in times.items() if some},
-        },
-        former=tuple(sorted({*one.former, *other.former})),
-    )
+    cost, models = dollars(row.total_cost), frozenset(row.models_used)
+    return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
+
+
+def dollars(cost: float) -> float:
+    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
+    return round(cost, 8) + 0.0
+
+
+def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None:
+    """A feed must add up to its own totals: tokens exactly, cost within float noise."""
+    if totals is None:
+        if rows:  # without rows, ccusage 19 has null as the totals of another agent
+            raise FeedError(f"{feed.place('totals')}: missing")
+        return
+    used = zip(*([*row.tokens, row.total_cost] for row in (totals, *rows)), strict=True)
+    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, used, strict=True):
+        if name == "totalCost":
+            said, found = dollars(total), dollars(math.fsum(parts))
+            noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said)
+        else:  # above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates
+            said, found = total, min(sum(parts), UINT64_MAX)
+            noise = total * 1e-9 if total > 2**53 else 0
+        if abs(found - said) > noise:
+            place = feed.place(f"totals.{name}")
+            raise FeedError(f"{place}: {said}, but the rows add up to {found}")
 
 
 def parse_all(
@@ -1528,6 +1446,7 @@ def parse_all(
     """The records by feed and agent, and what went wrong with each feed that has none."""
     reported: Reported = {}
     failed: dict[str, str] = {}
+    told: set[str] = set()  # the agents whose days were told
     for feed in list(fetched.reports):
         payload = fetched.reports.pop(feed)  # large: not kept while records are built
         try:
@@ -1537,18 +1456,19 @@ def parse_all(
         except FeedError as error:
             failed[feed.label] = str(error)
             continue
-        asked = {feed.agent} & (agents or {"claude"})
         if feed is UNIFIED:
-            asked = {*agents} - {"claude"}  # whom it is asked without
-            wanted = asked or {agent for _, agent in parsed if agent != "claude"}
+            others = agents - {"claude"}
+            told |= others
+            wanted = others or {agent for _, agent in parsed if agent != "claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
+        elif feed.name == "daily":
+            told.add(feed.agent)
         reported |= parsed
-        days = feed.name in ("daily", UNIFIED.name)
-        for agent in sorted(asked) if days else ():
-            if not parsed.get(("daily", agent)):
-                places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
-                looked = f"; it looked in {places}" if agent == "claude" else ""
-                log.info("ccusage reports no usage of %s%s", agent, looked)
+    for agent in sorted(told & (agents or {"claude"})):
+        if not reported.get(("daily", agent)):
+            places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+            looked = f"; it looked in {places}" if agent == "claude" else ""
+            log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
 
 
@@ -1581,8 +1501,8 @@ class Policy(NamedTuple):
     """
 
     version: tuple[int, int, int]
-    window_start: datetime | None
-    zone: tzinfo
+    window_start: datetime | None = None
+    zone: tzinfo = UTC
     allow_shrink: bool = False
     reprice: bool = False
     upgraded: bool = True
@@ -2187,6 +2107,9 @@ def decide_all(
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
     if not policy.upgraded and policy.version >= (19, 0, 0):
         lumped = split_lumped_sessions(stored["session"], feeds["session"])
         stored = {**stored, "session": lumped}
@@ -2202,8 +2125,6 @@ def decide_all(
     months = decide_months(stored, feeds, days, agents, evidence)
     blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
     decisions = (days, months, sessions, blocks, projects)
-    for decision in decisions:
-        hide_names(decision.after, ids)
     return dict(zip(TABLES, decisions, strict=True))
 
 
@@ -2771,74 +2692,41 @@ def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
 
 # --- store ----------------------------------------------------------------------------
 
-SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# A DELETE waits for the engine's background threads. By default there are two, too few for many
-# parts, and each that finds nothing to do, as while a part is merged, sleeps for up to a second.
-# Compiling a statement takes longer than reading a few thousand rows without.
-CHDB_OPTIONS = {
-    "background_pool_size": 16,
-    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
-    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
-    "compile_aggregate_expressions": 0,
-}
 # Codes of ClickHouse.
 UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
-LATER = "nothing is lost: the next import tries again"
-# What to do about ClickHouse's own errors, by code.
+# What to do about its own errors, by their codes.
 CLICKHOUSE_REMEDIES = {
-    code: remedy
-    for codes, remedy in (
-        ((16, 47), "run an import once: it adds the columns that are missing"),
-        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
-        ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
-        ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
-        ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
-        ((READONLY,), "the user may only read: give CH_USER the right to write"),
-        ((192, 193, 516), "check CH_USER and CH_PASSWORD"),
-        ((194,), "set CH_PASSWORD"),
-        ((195,), "let the server accept CH_USER from this machine's address"),
-        ((201,), f"raise the quota of CH_USER, or wait until it begins anew; {LATER}"),
-        ((202, 439, 745), f"the server is busy: import at another minute; {LATER}"),
-        (
-            (225, 279, 999),
-            f"look at ClickHouse Keeper, which the server cannot reach or is waiting for; {LATER}",
-        ),
-        ((241, 173), f"the server is short of memory: free some, or raise its limit; {LATER}"),
-        (
-            (242,),
-            "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA "
-            "where its data there are lost",
-        ),
-        (
-            (243,),
-            "free some disk space",
-        ),
-        (
-            (252,),
-            "the table has more parts than merges keep up with: look at system.merges and the "
-            f"disk, or raise parts_to_throw_insert; {LATER}",
-        ),
-        (
-            (285, 286, 289),
-            "too few replicas answer for insert_quorum: start those that are down, see "
-            f"system.replicas; {LATER}",
-        ),
-        (
-            (319,),
-            "the server does not know whether the rows were inserted: import again, which "
-            "inserts none twice",
-        ),
-        (
-            (341,),
-            "the rows are written, former versions of them are not deleted yet: look at "
-            "system.mutations; the next import finishes it",
-        ),
-        ((452,), "let CH_USER's settings profile allow the setting that the message names"),
-        ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
-    )
-    for code in codes
+    "run an import once: it adds the columns that are missing": (16, 47),
+    "run an import once: it creates the tables and views": (UNKNOWN_TABLE,),
+    "create the database, or set CH_DATABASE": (UNKNOWN_DATABASE,),
+    "check CH_USER and CH_PASSWORD": (192, 193, 516),
+    "set CH_PASSWORD": (194,),
+    "let the server accept CH_USER from this machine's address": (195,),
+    "the user may only read: give CH_USER the right to write": (READONLY,),
+    "grant CH_USER the rights that the message names": (NOT_GRANTED,),
+    "let CH_USER's settings profile allow the setting that the message names": (452,),
+    "free some disk space": (243,),
+    "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA where its "
+    "data there are lost": (242,),
+    "the server does not know whether the rows were inserted: import again, which inserts none "
+    "twice": (319,),
+    "the rows are written, former versions of them are not deleted yet: look at system.mutations; "
+    "the next import finishes it": (341,),
 }
-# By what is said where ClickHouse has no code, as a regular expression.
+# The same of errors that are often over by the next import.
+PASSING_REMEDIES = {
+    "raise the limits of CH_USER's settings profile": (158, 307, 396),
+    "raise the quota of CH_USER, or wait until it begins anew": (201,),
+    "look at the server's load, and how long a statement may take": (159, 160, 209),
+    "the server is busy: import at another minute": (202, 439, 745),
+    "the server is short of memory: free some, or raise its limit": (173, 241),
+    "look at ClickHouse Keeper, which the server cannot reach or is waiting for": (225, 279, 999),
+    "the table has more parts than merges keep up with: look at system.merges and the disk, or "
+    "raise parts_to_throw_insert": (252,),
+    "too few replicas answer for insert_quorum: look at system.replicas, and start those that "
+    "are down": (285, 286, 289),
+}
+# The same, by what is said where ClickHouse has no code, as a regular expression.
 NETWORK_REMEDIES = {
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
     "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
@@ -2861,20 +2749,28 @@ def store_errors(settings: Settings) -> Iterator[None]:
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
-        remedy = "check the disk and its permissions, then run it again"
-        if code and settings.host is not None:
-            remedy = "look up the code in ClickHouse's documentation, and the server's log"
-        elif settings.host is not None:
-            remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
-            if proxy_url(settings):
-                name = _proxy_variable(settings)
-                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
-        remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
-        if code == UNKNOWN_TABLE and "ccusage_" not in text:
-            remedy = "check the name of the table"
+        remedy = store_remedy(settings, code, text)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
         raise failure from error
+
+
+def store_remedy(settings: Settings, code: int, text: str) -> str:
+    if code == UNKNOWN_TABLE and "ccusage_" not in text:
+        return "check the name of the table"
+    for remedy, codes in {**CLICKHOUSE_REMEDIES, **PASSING_REMEDIES}.items():
+        if code in codes:
+            passing = remedy in PASSING_REMEDIES
+            return remedy + "; nothing is lost: the next import tries again" * passing
+    if settings.host is None:
+        return "check the disk and its permissions, then run it again"
+    if code:
+        return "look up the code in ClickHouse's documentation, and the server's log"
+    remedy = next(remedy for sign, remedy in NETWORK_REMEDIES.items() if re.search(sign, text))
+    if proxy_url(settings):
+        name = f"{settings.protocol.upper()}_PROXY"
+        remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
+    return remedy
 
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
@@ -2893,22 +2789,17 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
                 raise
         if not create:
             return make("system")  # which has none of our tables
-        _create_database(settings, make)
+        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+        try:
+            with contextlib.closing(make("default")) as client:
+                client.command(statement)
+        except ClickHouseError as error:
+            raise StoreError(
+                f"{settings.where}: no database {settings.database!r}, and it could not be "
+                f"created: {' '.join(str(error).split())[:200]}\n"
+                f"  remedy: have somebody run {statement}"
+            ) from error
         return make(settings.database)
-
-
-def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-    try:
-        with contextlib.closing(make("default")) as client:
-            client.command(statement)
-    except ClickHouseError as error:
-        raise StoreError(
-            f"{settings.where}: no database {settings.database!r}, and it could not be created: "
-            f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
-        ) from error
 
 
 def _quoted(name: str) -> str:
@@ -2949,15 +2840,11 @@ def proxy_url(settings: Settings) -> str | None:
 
     host = (settings.host or "").strip("[]").lower()
     places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
-    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
-        domain = f".{name.lstrip('*.')}"
-        if name == "*" or (name and any(place.endswith(domain) for place in places)):
-            return None
-    return get(_proxy_variable(settings).lower()) or None
-
-
-def _proxy_variable(settings: Settings) -> str:
-    return f"{settings.protocol}_proxy".upper()
+    names = re.split(r"[,\s]+", get("no_proxy").lower())
+    domains = tuple(f".{name.lstrip('*.')}" for name in names if name.strip("*"))
+    if "*" in names or any(place.endswith(domains) for place in places):
+        return None
+    return get(f"{settings.protocol}_proxy") or None
 
 
 def _proxy(settings: Settings) -> dict[str, Any]:
@@ -2969,26 +2856,23 @@ def _proxy(settings: Settings) -> dict[str, Any]:
 
     if not (text := proxy_url(settings)):
         return {}
-    try:
+    with contextlib.suppress(LocationParseError):
         url = parse_url(text if "://" in text else f"http://{text}")
-    except LocationParseError:
-        url = parse_url("")
-    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
-        raise ConfigError(
-            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
-            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
-        )
-    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
-    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+        if url.scheme in ("http", "https") and url.host:
+            headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+            return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+    raise ConfigError(  # what is wrong may be a password
+        f"{settings.protocol.upper()}_PROXY: expected the URL of an HTTP proxy, such as "
+        "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
+    )
 
 
 def _trust(settings: Settings) -> dict[str, Any]:
     """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
     import ssl
 
-    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
     if settings.protocol == "http" or settings.ca_cert or not settings.verify:
-        return options
+        return {"verify": settings.verify, "ca_cert": settings.ca_cert}
     context = ssl.create_default_context()
     for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
         if file := settings.environment.get(name):
@@ -2999,7 +2883,7 @@ def _trust(settings: Settings) -> dict[str, Any]:
                     f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
                     "set it to a file of certificates (PEM), or unset it"
                 ) from error
-    return {**options, "ssl_context": context}
+    return {"ssl_context": context}
 
 
 def _embedded(settings: Settings, path: Path, database: str) -> Client:
@@ -3013,19 +2897,25 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
                 interface="chdb",
                 path=str(path),
                 database=database,
-                chdb_options=CHDB_OPTIONS,
+                # A DELETE waits for background threads. By default there are two, too few for
+                # many parts, and each that finds nothing to do sleeps for up to a second.
+                # Compiling a statement takes longer than reading a few thousand rows without.
+                chdb_options={
+                    "background_pool_size": 16,
+                    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
+                    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
+                    "compile_aggregate_expressions": 0,
+                },
                 tz_mode="aware",
             )
     except ImportError as error:
         cause = error.__context__ or error  # some chDBs call each a missing engine
-        if "time zone" in str(cause):
-            raise ConfigError(
-                f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
-            ) from error
-        raise ConfigError(
+        zone = f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
+        missing = (
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
-        ) from error
+        )
+        raise ConfigError(zone if "time zone" in str(cause) else missing) from error
 
 
 @contextlib.contextmanager
@@ -3048,21 +2938,18 @@ def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None
 
 
 class SchemaItem(NamedTuple):
-    """A table or a view of the schema file.
-
-    `columns` are the names and, of a table, what follows them in its statement: type, default
-    and comment. `select` is what a view is made of.
-    """
+    """A table or a view of the schema file."""
 
     name: str
     statement: str
-    columns: Mapping[str, str]
-    select: str = ""
+    columns: Mapping[str, str]  # and, of a table, what follows them: type, default and comment
+    select: str = ""  # what a view is made of
 
 
 def read_schema() -> list[SchemaItem]:
     """The tables and views of the schema file, in its order."""
-    text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    file = Path(__file__).with_name("ccusage_clickhouse_schema.sql")
+    text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     items = []
     for statement in map(str.strip, text.split(";\n")):
         if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
@@ -3075,37 +2962,51 @@ def read_schema() -> list[SchemaItem]:
     return items
 
 
-class SchemaChange(NamedTuple):
-    """What the schema still needs: in words, and as a statement that may be run twice."""
+def schema_changes(stored: Mapping[str, set[str]]) -> dict[str, str]:
+    """What brings tables and views with these columns to the schema of this version.
 
-    says: str
-    statement: str
-
-
-# What cannot be ours: another layout, or the plain engine that the importers before this program
-# used (somebody may have added columns to it); and what an adoption that was cut off has left.
-LEGACY_TABLES = """
-    SELECT table, groupArray(name) AS columns
-    FROM system.columns
-    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-    GROUP BY table
-    HAVING startsWith(table, 'ccusage_adopting_')
-        OR table = 'ccusage_import_history'
-            AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
-        OR has({tables:Array(String)}, table)
-            AND (NOT has(columns, 'agent') OR table IN (
-                SELECT name FROM system.tables
-                WHERE database = currentDatabase()
-                    AND match(engine, '^(Replicated|Shared)?MergeTree$')
-            ))
-    ORDER BY table
-"""
+    Each step in words, with a statement that may be run twice. Columns that are not in the schema
+    stay: a newer version on another machine may have added them.
+    """
+    changes = {}
+    for name, statement, columns, select in read_schema():
+        lacks = [column for column in columns if column not in stored.get(name, ())]
+        listed = ", ".join(lacks)
+        if name not in stored:
+            changes[f"create the {'view' if select else 'table'} {name}"] = statement
+        elif lacks and select:
+            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
+            changes[f"replace the view {name}, which lacks {listed}"] = replace
+        elif lacks:
+            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
+            changes[f"add to the table {name}: {listed}"] = f"ALTER TABLE {name} {added}"
+    return changes
 
 
 def legacy_tables(client: Client) -> list[str]:
-    """The tables of ours that an older importer made, or that await their adoption."""
+    """The tables of ours that an older importer made, or that await their adoption.
+
+    What cannot be ours: another layout, or the plain engine that the importers before this program
+    used (somebody may have added columns to it); and what an adoption that was cut off has left.
+    """
+    sql = """
+        SELECT table, groupArray(name) AS columns
+        FROM system.columns
+        WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+        GROUP BY table
+        HAVING startsWith(table, 'ccusage_adopting_')
+            OR table = 'ccusage_import_history'
+                AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
+            OR has({tables:Array(String)}, table)
+                AND (NOT has(columns, 'agent') OR table IN (
+                    SELECT name FROM system.tables
+                    WHERE database = currentDatabase()
+                        AND match(engine, '^(Replicated|Shared)?MergeTree$')
+                ))
+        ORDER BY table
+    """
     names = {"tables": [table.name for table in ALL_TABLES]}
-    return [row[0] for row in client.query(LEGACY_TABLES, parameters=names).result_rows]
+    return [row[0] for row in client.query(sql, parameters=names).result_rows]
 
 
 def refuse_legacy(client: Client, settings: Settings) -> None:
@@ -3120,71 +3021,17 @@ def refuse_legacy(client: Client, settings: Settings) -> None:
         )
 
 
-def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
-    """What brings tables and views with these columns to the schema of this version.
-
-    Columns that are not in it stay: a newer version on another machine may have added them.
-    """
-    for name, statement, columns, select in read_schema():
-        kind = "view" if select else "table"
-        lacks = [column for column in columns if column not in stored.get(name, ())]
-        listed = ", ".join(lacks)
-        if name not in stored:
-            yield SchemaChange(f"create the {kind} {name}", statement)
-        elif lacks and select:
-            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
-            yield SchemaChange(f"replace the view {name}, which lacks {listed}", replace)
-        elif lacks:
-            added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
-            yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
-
-
-def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
-    """The statements for somebody with more rights, each in a line."""
-    lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
-    return "\n".join(f"    {' '.join(line.split())};" for line in lines)
-
-
 class Past(NamedTuple):
-    """What the import history says of this machine.
+    """What the import history says of this machine's name."""
 
-    `newest` is the newest `updated_at` of a run that ended; `installations` are those under its
-    name, and when they last imported; `upgraded`: its sessions were imported by ccusage 19 or
-    newer; `previous` is the row of the last run; `complete_version` is the ccusage of the last run
-    in which no feed failed, and `complete`: that was the last one.
-    """
-
-    identity: Identity | None = None
-    newest: datetime = EPOCH
-    cleanup_period_days: int = 2**32
-    upgraded: bool = False
-    installations: Mapping[str, datetime] = {}
-    complete_version: str = ""
-    complete: bool = True
-    previous: Mapping[str, Any] | None = None
-
-
-PREVIOUS = ("started_at", "total_tokens", "total_cost")
-PAST = f"""
-    SELECT
-        installation_id,
-        argMax(timezone, updated_at),
-        argMax(key_fingerprint, updated_at),
-        max(updated_at),
-        min(cleanup_period_days),
-        countIf(
-            has(feeds_imported, 'session')
-            AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
-        ),
-        argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
-        argMax(empty(feeds_failed), updated_at),
-        {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
-    FROM ccusage_import_history
-    WHERE machine_name = {{machine:String}}
-    GROUP BY installation_id
-    ORDER BY max(updated_at) DESC
-"""  # noqa: S608 (our names)
-INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
+    identity: Identity | None = None  # that of the last run
+    newest: datetime = EPOCH  # the newest `updated_at` of a run that ended
+    cleanup_period_days: int = 2**32  # the fewest that transcripts were ever kept
+    upgraded: bool = False  # sessions were imported by ccusage 19 or newer
+    installations: Mapping[str, datetime] = {}  # when each last imported
+    complete_version: str = ""  # the ccusage of the last run in which no feed failed
+    complete: bool = True  # that was the last run
+    previous: Mapping[str, Any] | None = None  # of the row of the last run
 
 
 BEGINNING = date(1900, 1, 2)  # of what the tables hold
@@ -3210,90 +3057,114 @@ class ClickHouseImporter:
         with store_errors(self.settings):
             return self.client.query(sql, parameters=parameters).result_rows
 
+    def query_own(self, table: str, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        """Rows of a statement about this machine; none, where the table is not there."""
+        absent = table in self.absent
+        return [] if absent else self.query(sql, machine=self.machine_name, **parameters)
+
     def command(self, sql: str, **parameters: Any) -> None:
         """Run a statement without rows, with bound parameters."""
         with store_errors(self.settings):
             self.client.command(sql, parameters=parameters)
 
     def columns(self) -> dict[str, set[str]]:
-        """The columns of our tables and views, as far as they are there."""
+        """The columns of our tables and views that are there; the others are noted as absent."""
         sql = (
             "SELECT table, groupArray(name) FROM system.columns "
             "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') GROUP BY table"
         )
-        return {name: set(columns) for name, columns in self.query(sql)}
+        found = {name: set(columns) for name, columns in self.query(sql)}
+        self.absent = frozenset(item.name for item in read_schema()) - found.keys()
+        return found
 
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
-        stored = self.columns()
-        changes = list(schema_changes(stored))
+        found = self.columns()
         if not create:
-            self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
             return
-        for done, change in enumerate(changes):
-            log.info("%s: %s", self.settings.database, change.says)
+        changes = schema_changes(found)
+        for done, (says, statement) in enumerate(changes.items()):
+            log.info("%s: %s", self.settings.database, says)
             try:
-                self.command(change.statement)
+                self.command(statement)
             except StoreError as error:
                 if error.code not in (NOT_GRANTED, READONLY):
                     raise
-                said = str(error).partition("\n")[0]
+                use = f"USE {_quoted(self.settings.database)}"
+                statements = (use, *list(changes.values())[done:])
+                lines = [f"    {' '.join(each.split())};" for each in statements]
                 raise StoreError(
-                    f"{said}\n  remedy: have these statements run by somebody who may, or grant "
-                    f"CH_USER the rights to create, alter and drop tables and views:\n"
-                    f"{by_hand(changes[done:], self.settings)}"
+                    str(error).partition("\n")[0]
+                    + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
+                    "the rights to create, alter and drop tables and views:\n" + "\n".join(lines)
                 ) from error
+        self.absent = frozenset()
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        absent = "ccusage_import_history" in self.absent
-        rows = [] if absent else self.query(PAST, machine=self.machine_name)
+        last = ("started_at", "total_tokens", "total_cost")
+        sql = f"""
+            SELECT
+                installation_id,
+                argMax(timezone, updated_at),
+                argMax(key_fingerprint, updated_at),
+                max(updated_at),
+                min(cleanup_period_days),
+                countIf(
+                    has(feeds_imported, 'session')
+                    AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
+                ),
+                argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
+                argMax(empty(feeds_failed), updated_at),
+                {", ".join(f"argMax({name}, updated_at)" for name in last)}
+            FROM ccusage_import_history
+            WHERE machine_name = {{machine:String}}
+            GROUP BY installation_id
+            ORDER BY max(updated_at) DESC
+        """  # noqa: S608 (our names)
+        rows = self.query_own("ccusage_import_history", sql)
         if not rows:
             return Past()
-        ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
-            *rows, strict=True
-        )
+        ids, _, _, newest, periods, upgrades, *_ = zip(*rows, strict=True)
+        _, zone, key, _, _, _, version, complete, *values = rows[0]
         return Past(
-            identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
+            identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            complete_version=versions[0][0],
-            complete=bool(versions[1][0]),
-            previous=dict(zip(PREVIOUS, (times[0], tokens[0], costs[0]), strict=True)),
+            complete_version=version,
+            complete=bool(complete),
+            previous=dict(zip(last, values, strict=True)),
         )
 
     def newest_row(self) -> datetime:
         """The newest `updated_at` of this machine, which of a killed run is not in the history."""
-        tables = " UNION ALL ".join(
-            f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
+        there = [table.name for table in ALL_TABLES if table.name not in self.absent]
+        sql = " UNION ALL ".join(
+            f"SELECT max(updated_at) FROM {name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
-            for table in ALL_TABLES
-            if table.name not in self.absent
+            for name in there
         )
-        sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
-        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
-        return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
+        rows = self.query(sql, machine=self.machine_name) if there else []
+        return max((newest for (newest,) in rows), default=EPOCH)
 
-    def days_before(self, first: date) -> DaySum:
-        """What the days before the first one that is read hold."""
+    def days_before(self, first: date) -> tuple[int, int, float]:
+        """The days before the first one that is read: how many, their tokens and dollars."""
         sql = (
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
-        absent = "ccusage_usage_daily" in self.absent
-        rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
-        return DaySum(*rows[0]) if rows else DaySum()
+        rows = self.query_own("ccusage_usage_daily", sql, first=first)
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, 0, 0.0)
 
     def shows_names(self) -> bool:
         """Whether a stored row of this machine shows a project's name, and not its hash."""
         sql = (
-            "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
+            "SELECT 1 FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
             "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
         )
-        absent = "ccusage_usage_projects_daily" in self.absent
-        return not absent and self.query(sql, machine=self.machine_name)[0][0] > 0
+        return bool(self.query_own("ccusage_usage_projects_daily", sql))
 
     def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
         """Other machines under whose names these sessions are stored, with their numbers."""
@@ -3303,10 +3174,9 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        absent = "ccusage_usage_sessions" in self.absent
-        for batch in [] if absent else _batches([(key,) for key in session_keys]):
+        for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
+            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:
@@ -3374,7 +3244,11 @@ class ClickHouseImporter:
                 table,
                 columns,
                 json.dumps(by_column, default=_as_text, ensure_ascii=False).encode(),
-                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+                settings={
+                    "async_insert": 0,
+                    "precise_float_parsing": 1,
+                    "insert_deduplication_token": token,
+                },
                 fmt="JSONCompactColumns",
             )
 
@@ -3398,22 +3272,6 @@ class ClickHouseImporter:
         """One row in the history. It is the last write of a run: with it the import counts."""
         token = f"{at.isoformat()}/{self.machine_name}/all"
         self._insert("ccusage_import_history", list(row), [list(row.values())], token)
-
-    def statistics(self, scope: Scope) -> Statistics:
-        """What is stored, in one statement."""
-        figures: Figures = {name: [] for name in FIGURES}
-        if not self.empty:
-            for name, row in self.query(
-                " UNION ALL ".join(map(_figure_sql, FIGURES)),
-                machine=scope.machine,
-                agents=list(scope.agents),
-                since=scope.since,
-                year=scope.year,
-                zone=scope.zone,
-                now=_as_text(scope.now),
-            ):
-                figures[name].append(row)
-        return summarise(figures, scope)
 
     def zones(self) -> dict[str, str]:
         """The machines that imported, the latest first, and their time zones."""
@@ -3451,15 +3309,13 @@ def _as_text(value: date | datetime) -> str:
     return value.isoformat()
 
 
-FIELD_LIMIT = 60_000  # characters, that even escaped a field of ClickHouse's forms holds (128 KiB)
-
-
-def _batches(keys: Sequence[Key], limit: int = FIELD_LIMIT) -> Iterator[list[Key]]:
+def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """Keys that even escaped fit into a field of ClickHouse's forms (128 KiB)."""
     batch: list[Key] = []
     size = 0
     for key in keys:
         length = sum(2 * len(str(part).encode()) + 4 for part in key)
-        if batch and size + length > limit:
+        if batch and size + length > 60_000:
             yield batch
             batch, size = [], 0
         batch.append(key)
@@ -3574,27 +3430,13 @@ class PriceChange(NamedTuple):
     cost: float
 
 
-class FormerPriceSum(NamedTuple):
-    """Days that keep their former price, and the dollars that ccusage now asks more for them."""
-
-    days: int = 0
-    dollars: float = 0.0
-
-
-class DaySum(NamedTuple):
-    """What several days hold."""
-
-    number: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-
 class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored. `repriced` are the changes of prices, and
-    `not_reported` the days that no feed reports any more.
+    `statistics` are of all that is stored. `former_price_days` keep their former price, for which
+    ccusage now asks `former_price_difference` dollars more; `repriced` are changes by --reprice,
+    which cannot change the `days_not_reported`.
     """
 
     identity: Identity
@@ -3611,17 +3453,10 @@ class ImportResult(NamedTuple):
     dry_run: bool = False
     allow_shrink: bool = False
     statistics: Statistics | None = None
-    former_prices: FormerPriceSum = FormerPriceSum()
+    former_price_days: int = 0
+    former_price_difference: float = 0.0
     repriced: Sequence[PriceChange] = ()
-    not_reported: int = 0
-
-    def beside(self, earlier: DaySum) -> ImportResult:
-        """The result with the days that were not read, since nothing is reported of their time."""
-        return self._replace(
-            total_tokens=min(self.total_tokens + earlier.tokens, UINT64_MAX),
-            total_cost=round(self.total_cost + earlier.cost, 8),
-            not_reported=self.not_reported + earlier.number,
-        )
+    days_not_reported: int = 0
 
 
 class Plan(NamedTuple):
@@ -3664,16 +3499,10 @@ def plan_import(
         first = BEGINNING
     stored = importer.read_stored(first, zone)
     records, at = stored_records(stored), next_version(past.newest, newest)
-    policy = Policy(
-        version=feeds.version,
+    policy = policy_of(settings, past, feeds, records["session"], ids)._replace(
         window_start=window_start(retention(settings, past), at),
         zone=zone,
-        allow_shrink=settings.allow_shrink,
-        reprice=settings.reprice,
-        upgraded=past.upgraded or has_sessions_of_19(records["session"]),
-        previous=past.complete_version,
         steady=past.complete and newest <= past.newest,
-        on_disk=names_on_disk(records["session"], feeds.reported, settings, ids),
     )
     accept_feeds(feeds, policy)
     decisions = decide_all(records, feeds.reported, ids, policy)
@@ -3684,49 +3513,62 @@ def plan_import(
     notes = [
         *correction_notes(decisions, policy.version_text),
         *twin_notes(importer, changes, stored),
+        *budget_notes(importer, records["daily"], after["daily"], zone),
     ]
     if hiding:
         notes += hidden_names_notes(records, feeds.reported, ids)
-    result = import_result(identity, past, feeds, decisions, records["daily"])
     return Plan(
         at=at,
         cleanup_period_days=retention(settings, past),
         changes=changes,
         stored=stored,
         notes=notes,
-        result=result._replace(
+        result=ImportResult(
+            identity=identity,
+            ccusage_version=policy.version_text,
+            feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
+            feeds_failed=feeds.failed,
             tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
+            previous=past.previous,
+            hashed=bool(identity.hashed),
             dry_run=settings.dry_run,
             allow_shrink=settings.allow_shrink,
-        ).beside(importer.days_before(first)),
+            **result_of(decisions, records["daily"], feeds.reported, importer.days_before(first)),
+        ),
     )
 
 
-def import_result(
-    identity: Identity,
-    past: Past,
-    feeds: Feeds,
+def policy_of(settings: Settings, past: Past, feeds: Feeds, sessions: Records, ids: Ids) -> Policy:
+    """What a run may believe, but for the time."""
+    return Policy(
+        version=feeds.version,
+        allow_shrink=settings.allow_shrink,
+        reprice=settings.reprice,
+        upgraded=past.upgraded or has_sessions_of_19(sessions),
+        previous=past.complete_version,
+        on_disk=names_on_disk(sessions, feeds.reported, settings, ids),
+    )
+
+
+def result_of(
     decisions: Mapping[str, Decision],
     days: Records,
-) -> ImportResult:
-    """What a run does, as far as the rows that it reads; `days` are as they are stored."""
+    reported: Reported,
+    earlier: tuple[int, int, float],
+) -> dict[str, Any]:
+    """What the decisions mean; `days` are as they are stored, `earlier` sums those not read."""
     after, prices = decisions["daily"].after, decisions["daily"].prices.values()
-    return ImportResult(
-        identity=identity,
-        ccusage_version=".".join(map(str, feeds.version)),
-        feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
-        feeds_failed=feeds.failed,
-        tables={},
-        held=kept_reasons(decisions),
-        lowered=list(lowered_rows(decisions)),
-        total_tokens=_total(after.values()),
-        total_cost=math.fsum(_costs(after.values())),
-        previous=past.previous,
-        hashed=bool(identity.hashed),
-        former_prices=FormerPriceSum(len(prices), round(math.fsum(prices), 8)),
-        repriced=price_changes(days, after),
-        not_reported=len(after.keys() - merged(feeds.reported, "daily").keys()),
-    )
+    number, tokens, cost = earlier
+    return {
+        "held": kept_reasons(decisions),
+        "lowered": list(lowered_rows(decisions)),
+        "total_tokens": min(_total(after.values()) + tokens, UINT64_MAX),
+        "total_cost": round(math.fsum([cost, *_costs(after.values())]), 8),
+        "former_price_days": len(prices),
+        "former_price_difference": round(math.fsum(prices), 8),
+        "repriced": price_changes(days, after),
+        "days_not_reported": number + len(after.keys() - merged(reported, "daily").keys()),
+    }
 
 
 def first_to_read(reported: Reported) -> date:
@@ -3801,94 +3643,6 @@ def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
     return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
-
-
-def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
-    """How many rows are not as ccusage reports them, by reason."""
-    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
-    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
-    return {reason: number for reason, number in reasons.items() if number}
-
-
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
-    """The rows that get smaller, with their names, and their keys where these are no hashes."""
-    for feed, decision in decisions.items():
-        for old, new, cause in decision.lowered.values():
-            if cause != MOVED:
-                words = [] if old.agent == "claude" else [old.agent]
-                words += [] if feed == "session" else [str(old.key[0])]
-                words += [name for name in displayed(old).values() if name]
-                tokens = new.tokens.total if new else 0
-                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
-
-
-def price_changes(before: Records, after: Records) -> list[PriceChange]:
-    """What the days of each month and model cost before and after, where their price changes."""
-    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
-    for key, new in after.items():
-        old = before.get(key)
-        if old is None or not differ(old, new):
-            continue
-        for model, share in new.shares.items():
-            if (was := old.shares.get(model)) and was.tokens == share.tokens:
-                sums[f"{key[1]:%Y-%m}", model] += [was, share]
-    costs = {
-        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
-        for place, shares in sorted(sums.items())
-    }
-    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
-
-
-def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
-    """What another version of ccusage counts less, of days, or else of any table."""
-    rows = {
-        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
-        for feed, decision in decisions.items()
-    }
-    number = sum(map(len, rows.values()))
-    if number:
-        counted_rows = rows["daily"] or next(filter(None, rows.values()))
-        before = [row.old for row in counted_rows]
-        after = [row.new for row in counted_rows if row.new]
-        versions = ", ".join(sorted({old.version for old in before if old.version}))
-        tokens = _total(before) - _total(after)
-        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
-        yield (
-            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
-            f"{versions} did, in {number:,} rows"
-        )
-
-
-def hidden_names_notes(
-    before: Mapping[str, Records], reported: Reported, ids: Ids
-) -> Iterator[str]:
-    """How many names are about to be hidden that no transcript can show again."""
-    names: set[str] = set()
-    there: set[str] = set()
-    for feed in ("session", "projects"):
-        for old in before[feed].values():
-            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
-                names.update(displayed(old).values())
-        for row in merged(reported, feed).values():
-            there.update(displayed(row).values())
-    gone = [name for name in names if name and ids.shown(name) not in there]
-    if gone:
-        yield (
-            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
-            "are gone, so --no-hash-projects cannot show them again"
-        )
-
-
-def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
-    """Warnings of new sessions that another machine has, too."""
-    sessions = TABLES["session"]
-    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
-    for machine, number in importer.twins(new).items() if new else ():
-        yield (
-            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
-            "where two machines import the same transcripts, these count twice "
-            "(--query twin-machines lists them)"
-        )
 
 
 def refuse_twins(
@@ -4055,7 +3809,7 @@ def read_feeds(
 def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
     """Statistics after an import, which has succeeded even if these cannot be had."""
     try:
-        return importer.statistics(Scope(datetime.now(UTC), identity.timezone))
+        return read_statistics(importer, Scope(datetime.now(UTC), identity.timezone))
     except StoreError as error:
         log.warning("all is imported, but no statistics: %s", error)
         return None
@@ -4083,73 +3837,38 @@ class Scope(NamedTuple):
         return max(self.today - timedelta(self.days - 1), first) if self.days else first
 
     @property
+    def recent(self) -> date:
+        """The first day that this month is compared with: last month's first."""
+        return (self.today.replace(day=1) - timedelta(1)).replace(day=1)
+
+    @property
     def year(self) -> date:
         """The Monday with which a year's heatmap starts."""
         return self.today - timedelta(52 * 7 + self.today.weekday())
 
 
-# In words that ClickHouse knew in 2024: IN then took constants alone, and arrays one sign.
-_MACHINE = "has(['', machine_name], {machine:String})"
-_SCOPE = f"{_MACHINE} AND (empty({{agents:Array(String)}}) OR has({{agents:Array(String)}}, agent))"
-_SINCE = f"{_SCOPE} AND date >= {{since:Date32}}"
-_SESSION = "if(project_path = '', '', project_path || '/') || session_id"
-_MINUTES = "dateDiff('minute', first_activity, last_activity)"
-_RUNS = (
-    f"(SELECT * FROM ccusage_import_history WHERE {_MACHINE} "  # noqa: S608 (our names)
-    "ORDER BY machine_name, updated_at DESC LIMIT %d BY machine_name)"
-)
-_MILLISECONDS = "toUInt64(toUnixTimestamp64Milli(%s))"
-# What statistics are made of. All in one form, so that one statement can ask for all: texts,
-# whole numbers, other numbers.
-FIGURES = {
-    "days": f"""([toString(date)],
-        [sum(total_tokens), sum(input_tokens + cache_creation_tokens + cache_read_tokens),
-        sum(cache_read_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_daily FINAL WHERE {_SCOPE} GROUP BY date""",
-    "machines": f"""([machine_name, agent], [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_daily FINAL WHERE {_SINCE} GROUP BY machine_name, agent""",
-    "models": f"""([model_name, agent], [sum(total_tokens), sumIf(total_tokens, cost = 0)],
-        [sum(cost)]) AS row FROM ccusage_model_breakdowns FINAL
-        WHERE record_type = 'daily' AND {_SCOPE} AND record_key >= toString({{since:Date32}})
-        GROUP BY model_name, agent""",
-    "projects": f"""([argMax(project_id, updated_at), agent, project_key],
-        [sum(total_tokens)], [sum(total_cost)]) AS row
-        FROM ccusage_usage_projects_daily FINAL WHERE {_SINCE} GROUP BY project_key, agent""",
-    "sessions": f"""(
-        [argMax({_SESSION}, total_cost), argMax({_SESSION}, ifNull({_MINUTES}, 0))],
-        [count(), toUInt64(ifNull(max({_MINUTES}), 0))],
-        [sum(total_cost), max(total_cost)]) AS row
-        FROM ccusage_usage_sessions FINAL WHERE {_SCOPE} AND ifNull(toDate32(last_activity,
-        {{zone:String}}), toDate32('1900-01-01')) >= {{since:Date32}} HAVING count() > 0""",
-    "blocks": f"""([machine_name],
-        [{_MILLISECONDS % "start_time"}, {_MILLISECONDS % "end_time"}, total_tokens],
-        [cost_usd, ifNull(burn_rate, nan), ifNull(`projection`, nan)]) AS row
-        FROM ccusage_usage_blocks FINAL WHERE is_active AND NOT is_gap AND {_SCOPE}
-        AND start_time <= {{now:DateTime64(3, 'UTC')}}
-        AND end_time > {{now:DateTime64(3, 'UTC')}}""",
-    "hours": f"""([], [toHour(start_time, {{zone:String}}) AS hour, sum(total_tokens)], []) AS row
-        FROM ccusage_usage_blocks FINAL WHERE NOT is_gap AND {_SCOPE}
-        AND toDate32(start_time, {{zone:String}}) >= {{since:Date32}} GROUP BY hour""",
-    "runs": f"""([machine_name, argMax(ccusage_version, updated_at)],
-        [{_MILLISECONDS % "max(started_at)"}, {_MILLISECONDS % "min(started_at)"},
-        argMax(total_tokens, updated_at), argMin(total_tokens, updated_at),
-        argMax(hashed_projects, updated_at)],
-        [argMax(total_cost, updated_at), argMin(total_cost, updated_at)]) AS row
-        FROM {_RUNS % 2} GROUP BY machine_name ORDER BY max(updated_at) DESC""",
-    "held": f"""([machine_name, held.1], [held.2], []) AS row FROM {_RUNS % 1}
-        ARRAY JOIN CAST(held_reasons AS Array(Tuple(String, UInt64))) AS held""",
-    "imported": f"""([toString(toDate32(started_at, {{zone:String}}) AS day)],
-        [max(cleanup_period_days)], []) AS row FROM ccusage_import_history
-        WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported) AND {_MACHINE}
-        AND toDate32(started_at, {{zone:String}}) >= {{year:Date32}} GROUP BY day""",
-}
-FigureRow = tuple[list[str], list[int], list[float]]
-Figures = dict[str, list[FigureRow]]
+# The rows of each query statistics-… of queries.sql, by the rest of its name.
+Rows = Sequence[Sequence[Any]]
 
 
-def _figure_sql(name: str) -> str:
-    typed = "CAST(row AS Tuple(Array(String), Array(UInt64), Array(Float64)))"
-    return f"SELECT '{name}' AS figure, {typed} FROM (SELECT {FIGURES[name]})"  # noqa: S608
+def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
+    """What is stored, asked for in one statement: each figure is a subquery's array of rows."""
+    if importer.empty:
+        return summarise({}, scope)
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    names = [name for name in queries if name.startswith(FIGURE)]
+    arrays = (f"groupArray(tuple(*)) FROM ({queries[name].sql})" for name in names)
+    (row,) = importer.query(
+        f"SELECT {', '.join(f'(SELECT {array})' for array in arrays)}",
+        machine=scope.machine,
+        agents=",".join(scope.agents),
+        since=scope.since,
+        recent=scope.recent,
+        year=scope.year,
+        timezone=scope.zone,
+    )
+    figures = {name.removeprefix(FIGURE): rows for name, rows in zip(names, row, strict=True)}
+    return summarise(figures, scope, Spending.limits(importer.settings))
 
 
 class Usage(NamedTuple):
@@ -4159,7 +3878,7 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage | Part]) -> Usage:
+    def of(cls, usages: Iterable[Usage | Part | Month]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
 
@@ -4178,7 +3897,7 @@ class Part(NamedTuple):
 
 
 class Period(NamedTuple):
-    """A period so far, against the whole one before, and against as many days of that one."""
+    """A period so far, against the whole one before, and against that one until the same hour."""
 
     name: str
     start: date
@@ -4188,6 +3907,52 @@ class Period(NamedTuple):
     tokens_before: int
     cost_before_so_far: float
     projected_cost: float | None
+
+
+class Spending(NamedTuple):
+    """Dollars of this month and of today: the budgets, or what was spent of them."""
+
+    month: float = 0.0
+    day: float = 0.0
+
+    @classmethod
+    def limits(cls, settings: Settings) -> Spending:
+        """The budgets; 0 is none."""
+        return cls(settings.budget_month or 0.0, settings.budget_day or 0.0)
+
+    @classmethod
+    def of(cls, costs: Collection[tuple[date, float]], today: date) -> Spending:
+        """What the days of this month cost, and today; a date has a day of each agent."""
+        month = (cost for day, cost in costs if f"{day:%Y-%m}" == f"{today:%Y-%m}")
+        return cls(math.fsum(month), math.fsum(cost for day, cost in costs if day == today))
+
+    def after(self, own_before: Spending, own: Spending) -> Spending:
+        """The total after a run that took one machine from `own_before` to `own`."""
+        return Spending(
+            self.month + own.month - own_before.month, self.day + own.day - own_before.day
+        )
+
+
+class Budget(NamedTuple):
+    """A budget, and what all machines and agents have spent of it.
+
+    `reached` is the first day on which it is, or at this pace will be, exceeded.
+    """
+
+    name: str
+    limit: float
+    cost: float
+    projected_cost: float | None
+    reached: date | None
+
+
+class Month(NamedTuple):
+    """A month, from its days in the scope."""
+
+    month: str
+    cost: float
+    tokens: int
+    active_days: int
 
 
 class Sessions(NamedTuple):
@@ -4215,7 +3980,7 @@ class ActiveBlock(NamedTuple):
 
 
 class HeatDay(NamedTuple):
-    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not imported."""
+    """A day: level 0 without usage, 1 to 4 by quarter of the days' costs, null if not known."""
 
     date: date
     cost: float
@@ -4246,7 +4011,11 @@ class Statistics(NamedTuple):
     - scope: what was asked for, and when
     - first_day, last_day: of the rows in the scope; active_days: those with tokens
     - cost, tokens: the totals; cache_share: of the input, what was read from the cache
-    - periods: today, this week from Monday, this month; of all days, whatever --days says
+    - periods: today, this week from Monday, this month; of all days, whatever --days says.
+      What was spent before until the same hour is reckoned from blocks, whose costs are spread
+      evenly over their hours; the projected cost of a month from its complete days
+    - months: the last twelve
+    - budgets: BUDGET_MONTH and BUDGET_DAY, as far as they are set, whatever the scope is
     - models, projects, agents, machines: the most expensive first
     - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
     - sessions; blocks: the active ones
@@ -4264,6 +4033,8 @@ class Statistics(NamedTuple):
     tokens: int
     cache_share: float | None
     periods: list[Period]
+    months: list[Month]
+    budgets: list[Budget]
     models: list[Part]
     projects: list[Part]
     agents: list[Part]
@@ -4280,24 +4051,23 @@ class Statistics(NamedTuple):
     runs: list[LastRun]
 
 
-def summarise(figures: Figures, scope: Scope) -> Statistics:
-    """Statistics of the rows of FIGURES."""
-    said = [(date.fromisoformat(day), n, cost) for (day,), n, (cost,) in figures["days"]]
-    days = {day: Usage(cost, n[0]) for day, n, cost in said}
+def summarise(
+    figures: Mapping[str, Rows], scope: Scope, limits: Spending | None = None
+) -> Statistics:
+    """Statistics of the rows of all figures; a figure that is not there has none."""
+    rows: dict[str, Rows] = defaultdict(list, figures)
+    zone = ZoneInfo(scope.zone)
+    days = {day: Usage(cost, tokens) for day, cost, tokens, *_ in rows["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
-    given, cached = (sum(n[place] for day, n, _ in said if day in inside) for place in (1, 2))
-    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
-    streak, longest = streaks(past, scope.today)
+    prompt, cached = (sum(row[at] for row in rows["days"] if row[0] in inside) for at in (3, 4))
+    hours = {(day, hour): cost for day, hour, cost in rows["clock"]}
+    used = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
+    streak, longest = streaks(used, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    hours = {hour: tokens for _, (hour, tokens), _ in figures["hours"]}
-    agents = parts(figures["machines"], total, 1, 1)
-    sessions = Sessions()
-    for (costliest, longest_name), (number, minutes), (cost, most) in figures["sessions"]:
-        name = longest_name if minutes else ""
-        sessions = Sessions(number, cost / number, most, costliest, minutes, name)
+    agents = parts(((agent, agent, *usage) for _, agent, *usage in rows["machines"]), total)
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -4305,76 +4075,169 @@ def summarise(figures: Figures, scope: Scope) -> Statistics:
         active_days=sum(usage.tokens > 0 for usage in inside.values()),
         cost=total.cost,
         tokens=total.tokens,
-        cache_share=cached / given if given else None,
-        periods=list(periods(days, scope.today)),
-        models=parts(figures["models"], total, 0, 1),
-        projects=parts(figures["projects"], total, 0, 1, 2),
+        cache_share=cached / prompt if prompt else None,
+        periods=list(periods(days, hours, scope.now.astimezone(zone))),
+        months=list(months(inside, scope.today)),
+        budgets=list(
+            budgets({row[0]: row[1] for row in rows["spending"]}, limits or Spending(), scope.today)
+        ),
+        models=parts(rows["models"], total),
+        projects=parts(rows["projects"], total, merge=False),
         agents=agents,
-        machines=parts(figures["machines"], total, 0),
-        unpriced=unpriced_models(figures["models"], agents),
-        sessions=sessions,
-        blocks=[active_block(row, scope) for row in figures["blocks"]],
+        machines=parts(((name, "", *usage) for name, _, *usage in rows["machines"]), total),
+        unpriced=unpriced_models(rows["models"], agents),
+        sessions=Sessions(*next(iter(rows["sessions"]), ())),
+        blocks=list(active_blocks(rows["blocks"], scope)),
         streak=streak,
         longest_streak=longest,
         costliest_day=max(inside, key=inside.__getitem__, default=None),
         busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
-        busiest_hour=max(hours, key=hours.__getitem__, default=None),
-        heatmap=heatmap(days, {day: kept for (day,), (kept,), _ in figures["imported"]}, scope),
-        runs=list(last_runs(figures, ZoneInfo(scope.zone))),
+        busiest_hour=max(rows["hours"], key=lambda row: row[1], default=(None,))[0],
+        heatmap=heatmap(days, {row[0]: row[1] for row in rows["imports"]}, scope),
+        runs=list(last_runs(rows["runs"], zone)),
     )
 
 
-def parts(rows: Sequence[FigureRow], whole: Usage, *key: int) -> list[Part]:
-    """The parts of a whole, told apart by the texts at `key`: name, perhaps agent, and more."""
-    found: dict[tuple[str, ...], list[Usage]] = defaultdict(list)
-    for texts, counts, costs in rows:
-        found[tuple(texts[place] for place in key)].append(Usage(costs[0], counts[0]))
+def parts(rows: Iterable[Sequence[Any]], whole: Usage, *, merge: bool = True) -> list[Part]:
+    """The parts of a whole. Rows of one name and agent are one part, unless they must not merge."""
+    usages: dict[Any, list[Usage]] = defaultdict(list)
+    for number, (name, agent, cost, tokens, *_) in enumerate(rows):
+        usages[name, agent, 0 if merge else number].append(Usage(cost, tokens))
     shares = []
-    for (name, *rest), usages in found.items():
-        usage = Usage.of(usages)
+    for (name, agent, _), some in usages.items():
+        usage = Usage.of(some)
         share = usage.cost / whole.cost if whole.cost else usage.tokens / (whole.tokens or 1)
-        shares.append(Part(name, rest[0] if rest else "", *usage, share))
+        shares.append(Part(name, agent, *usage, share))
     return sorted(shares, key=lambda part: (-part.cost, -part.tokens, part.name))
 
 
-def unpriced_models(rows: Sequence[FigureRow], agents: Sequence[Part]) -> dict[str, int]:
+def unpriced_models(rows: Rows, agents: Sequence[Part]) -> dict[str, int]:
     """Tokens without a price. Some agents tell the cost of a day, but not of its models."""
-    told = {agent for (_, agent), _, (cost,) in rows if cost}
+    told = {agent for _, agent, cost, *_ in rows if cost}
     untold = {agent.name for agent in agents if agent.cost} - told
-    found: Counter[str] = Counter()
-    for (model, agent), (_, tokens), _ in rows:
-        found[model] += 0 if agent in untold else tokens
-    return {model: tokens for model, tokens in found.most_common() if tokens}
+    unpriced: Counter[str] = Counter()
+    for model, agent, _, _, tokens in rows:
+        unpriced[model] += 0 if agent in untold else tokens
+    return {model: tokens for model, tokens in unpriced.most_common() if tokens}
 
 
-def active_block(row: FigureRow, scope: Scope) -> ActiveBlock:
-    (machine,), (*times, tokens), (cost, *rates) = row
-    start, end = (moment(time, ZoneInfo(scope.zone)) for time in times)
-    left = int((end - scope.now).total_seconds() // 60)
-    known = (rate if math.isfinite(rate) else None for rate in rates)
-    return ActiveBlock(machine, start, end, left, tokens, cost, *known)
+def active_blocks(rows: Rows, scope: Scope) -> Iterator[ActiveBlock]:
+    """The blocks that still run now."""
+    for machine, start, end, *amounts in rows:
+        if start <= scope.now < end:
+            left = int((end - scope.now).total_seconds() // 60)
+            zone = ZoneInfo(scope.zone)
+            times = (start.astimezone(zone), end.astimezone(zone))
+            yield ActiveBlock(machine, *times, left, *amounts)
 
 
-def moment(milliseconds: int, zone: tzinfo) -> datetime:
-    return (EPOCH + timedelta(milliseconds=milliseconds)).astimezone(zone)
+def periods(
+    days: Mapping[date, Usage], hours: Mapping[tuple[date, int], float], now: datetime
+) -> Iterator[Period]:
+    """Today, this week and this month; `now` is the machine's local time."""
+    today, nothing = now.date(), Usage(0.0, 0)
 
-
-def periods(days: Mapping[date, Usage], today: date) -> Iterator[Period]:
     def between(start: date, end: date) -> Usage:
         return Usage.of(usage for day, usage in days.items() if start <= day < end)
 
     monday, first = today - timedelta(today.weekday()), today.replace(day=1)
-    month = ((first + timedelta(31)).replace(day=1) - first).days
     for name, start, before in (
         ("today", today, today - timedelta(1)),
         ("this week", monday, monday - timedelta(7)),
         ("this month", first, (first - timedelta(1)).replace(day=1)),
     ):
-        passed = today - start + timedelta(1)
-        now = between(start, start + passed)
-        so_far = between(before, min(before + passed, start))
-        projected = now.cost / passed.days * month if name == "this month" else None
-        yield Period(name, start, *now, *between(before, start), so_far.cost, projected)
+        usage, whole = between(start, today + timedelta(1)), between(before, start)
+        same = before + (today - start)  # the day that is compared with today
+        so_far = between(before, min(same, start)).cost
+        if same < start:
+            so_far += days.get(same, nothing).cost * share_until(hours, same, now)
+        projected = None
+        if name == "this month":
+            projected = projection({day: usage.cost for day, usage in days.items()}, today)
+        yield Period(name, start, *usage, *whole, so_far, projected)
+
+
+def share_until(hours: Mapping[tuple[date, int], float], day: date, now: datetime) -> float:
+    """The share of a day's cost that was spent until the time of `now`, by its blocks' hours."""
+    costs = [hours.get((day, hour), 0.0) for hour in range(24)]
+    costs = costs if any(costs) else [1.0] * 24
+    return (sum(costs[: now.hour]) + costs[now.hour] * now.minute / 60) / sum(costs)
+
+
+def pace(costs: Mapping[date, float], today: date) -> float | None:
+    """Dollars a day: the average of this month's complete days, else of last month's."""
+    first = today.replace(day=1)
+    before = (first - timedelta(1)).replace(day=1)
+    start = max(first, min(costs, default=today))
+    if start < today:
+        return (
+            math.fsum(c for day, c in costs.items() if start <= day < today) / (today - start).days
+        )
+    spent = math.fsum(cost for day, cost in costs.items() if before <= day < first)
+    return spent / (first - before).days if spent else None
+
+
+def forecast(costs: Mapping[date, float], today: date) -> Iterator[tuple[date, float]]:
+    """Each day of this month and its cost: today's and later ones go on at the pace so far."""
+    average = pace(costs, today) or 0.0
+    day = today.replace(day=1)
+    while day.month == today.month:
+        expected = average if day >= today else 0.0
+        yield day, expected if day > today else max(costs.get(day, 0.0), expected)
+        day += timedelta(1)
+
+
+def projection(costs: Mapping[date, float], today: date) -> float | None:
+    """This month's cost by its end, unless there is no complete day to tell it from."""
+    if pace(costs, today) is None:
+        return None
+    return math.fsum(cost for _, cost in forecast(costs, today))
+
+
+def budgets(costs: Mapping[date, float], limits: Spending, today: date) -> Iterator[Budget]:
+    """The budgets that are set; `costs` are those of all machines and agents."""
+    spent = Spending.of(costs.items(), today)
+    if limits.month:
+        days = list(forecast(costs, today))
+        so_far = accumulate(cost for _, cost in days)
+        over = (day for (day, _), cost in zip(days, so_far, strict=True) if cost > limits.month)
+        projected = projection(costs, today)
+        yield Budget("this month", limits.month, spent.month, projected, next(over, None))
+    if limits.day:
+        reached = today if spent.day > limits.day else None
+        yield Budget("today", limits.day, spent.day, None, reached)
+
+
+def budget_alarm(before: Spending, after: Spending, limits: Spending) -> str | None:
+    """A line when a run has taken the total of all machines over 80 % or 100 % of a budget."""
+    lines = []
+    for name, was, now, limit in zip(("this month", "today"), before, after, limits, strict=True):
+        crossed = [share for share in (0.8, 1.0) if limit and was <= share * limit < now]
+        if crossed:
+            what = "exceeded" if crossed[-1] == 1.0 else "80 % used"
+            lines.append(f"the budget of {name} is {what}: {budget_text(now, limit)}")
+    return "; ".join(lines) or None
+
+
+def read_spending(importer: ClickHouseImporter, scope: Scope) -> Spending:
+    """What all machines and agents have spent this month and today."""
+    if importer.empty:
+        return Spending()
+    sql = read_queries(QUERIES.read_text(encoding="utf-8"))[f"{FIGURE}spending"].sql
+    rows = importer.query(sql, recent=scope.today.replace(day=1))
+    return Spending.of([(row[0], row[1]) for row in rows], scope.today)
+
+
+def months(days: Mapping[date, Usage], today: date) -> Iterator[Month]:
+    """The last twelve months, from the first of them with usage on."""
+    this, seen = 12 * today.year + today.month - 1, False
+    for number in range(this - 11, this + 1):
+        name = f"{number // 12}-{number % 12 + 1:02}"
+        usages = [usage for day, usage in days.items() if f"{day:%Y-%m}" == name]
+        active = sum(usage.tokens > 0 for usage in usages)
+        seen = seen or active > 0
+        if seen:
+            yield Month(name, *Usage.of(usages), active)
 
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
@@ -4385,45 +4248,54 @@ def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
 
 
-def heatmap(days: Mapping[date, Usage], imported: Mapping[str, int], scope: Scope) -> list[HeatDay]:
+def heatmap(
+    days: Mapping[date, Usage], imported: Mapping[date, int], scope: Scope
+) -> list[HeatDay]:
     """The last year by day. An import saw all days that Claude Code then still kept."""
-    first, found = max(scope.year, scope.since), []
+    first, cells = max(scope.year, scope.since), []
     usages = sorted(u for day, u in days.items() if u.tokens and first <= day <= scope.today)
     seen_from = scope.today + timedelta(1)
     for age in range((scope.today - first).days + 1):
         day = scope.today - timedelta(age)
-        if (kept := imported.get(day.isoformat())) is not None:
+        if (kept := imported.get(day)) is not None:
             seen_from = min(seen_from, day - timedelta(min(max(kept - 1, 0), 400)))
         usage = days.get(day, Usage(0.0, 0))
         level = 0 if day in days or day >= seen_from else None
         if usage.tokens:
             level = math.ceil(4 * bisect_right(usages, usage) / len(usages))
-        found.append(HeatDay(day, *usage, level))
-    return found[::-1]
+        cells.append(HeatDay(day, *usage, level))
+    return cells[::-1]
 
 
-def last_runs(figures: Figures, zone: tzinfo) -> Iterator[LastRun]:
-    held: dict[str, dict[str, int]] = defaultdict(dict)
-    for (machine, reason), (number,), _ in figures["held"]:
-        held[machine][reason] = number
-    for (machine, version), counts, costs in sorted(figures["runs"], key=lambda row: -row[1][0]):
-        at, before, tokens, tokens_before, hashed = counts
-        run = (machine, moment(at, zone), version, bool(hashed), costs[0], tokens)
-        previous = moment(before, zone) if before < at else None
-        added = Usage(costs[0], tokens).less(Usage(costs[1], tokens_before))
-        yield LastRun(*run, previous, *added, held[machine])
+def last_runs(rows: Rows, zone: tzinfo) -> Iterator[LastRun]:
+    """The last run of each machine, the newest first, and what it added to the one before."""
+    runs: dict[str, list[Sequence[Any]]] = defaultdict(list)
+    for machine, *run in sorted(rows, key=lambda row: row[1], reverse=True):
+        runs[machine].append(run)
+    for machine, ((at, version, hashed, cost, tokens, held), *older) in runs.items():
+        previous, before = None, Usage(cost, tokens)
+        if older:
+            previous, before = older[0][0].astimezone(zone), Usage(*older[0][3:5])
+        found = (at.astimezone(zone), version, bool(hashed), cost, tokens)
+        yield LastRun(machine, *found, previous, *Usage(cost, tokens).less(before), held)
 
 
 # --- output ---------------------------------------------------------------------------
 
 
 class Section(NamedTuple):
-    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing."""
+    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing.
+
+    A terminal shows the drawing, which is made for its width, and the title above; Markdown shows
+    the rows where there are any. With `total`, the last row is a total.
+    """
 
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     shares: Sequence[float] = ()
-    drawing: Sequence[str] = ()
+    drawing: Callable[[int], Sequence[str]] | None = None
+    title: Sequence[str] = ()
+    total: bool = False
 
 
 def human(number: float, sign: str = "") -> str:
@@ -4463,14 +4335,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def budget_text(cost: float, limit: float) -> str:
+    texts = (f"${n:,.0f}" if n >= 100 or n == int(n) else money(n) for n in (cost, limit))
+    return f"{' of '.join(texts)} ({cost / limit:.0%})".replace("%", " %")
+
+
+def budget_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    for budget in stats.budgets:
+        text = budget_text(budget.cost, budget.limit)
+        if budget.projected_cost is not None:
+            text += f", ${budget.projected_cost:,.0f} at this pace"
+        if budget.reached and budget.name == "this month":
+            exceeded = budget.cost > budget.limit
+            text += f", {'exceeded' if exceeded else 'reached'} on {budget.reached:%b %d}"
+        elif budget.reached:
+            text += ", exceeded"
+        yield "Budget" if budget.name == "this month" else "Budget today", text
+
+
 def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
     yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
     yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
-    number, mean, most, costliest, minutes, longest = stats.sessions
-    if mean is not None:
-        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
-        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
+
+
+def block_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
@@ -4481,6 +4370,10 @@ def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
 
 
 def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+    number, mean, most, costliest, minutes, longest = stats.sessions
+    if mean is not None:
+        text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
+        yield "Sessions", f"{text}; longest {duration(minutes)} ({longest})" if longest else text
     if stats.longest_streak:
         text = f"{counted(stats.streak, 'day')} in a row, {stats.longest_streak:,} at most"
         yield "Streak", f"{text}; most expensive {stats.costliest_day}"
@@ -4504,39 +4397,92 @@ def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str
 
 
 def period_section(stats: Statistics) -> Section:
-    rows = []
-    for period in stats.periods:
-        amounts = money(period.cost), human(period.tokens), money(period.cost_before)
-        pace = change(period.cost, period.cost_before_so_far)
-        forecast = "" if period.projected_cost is None else money(period.projected_cost)
-        rows.append((period.name.capitalize(), *amounts, pace, forecast))
+    """Periods so far; before stands for the one before until the same hour."""
+    rows = [
+        (
+            period.name.capitalize(),
+            money(period.cost),
+            human(period.tokens),
+            money(period.cost_before_so_far),
+            change(period.cost, period.cost_before_so_far),
+            "" if period.projected_cost is None else money(period.projected_cost),
+        )
+        for period in stats.periods
+    ]
     return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
 
 
+def month_section(stats: Statistics) -> Section:
+    """The last months and their total; this one is not over, so it is not compared."""
+    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(stats.months))]
+    active = sum(month.active_days for month in stats.months)
+    whole = Month(counted(len(stats.months), "month"), *Usage.of(stats.months), active)
+    rows = [
+        (name, money(cost), human(tokens), f"{days}", text)
+        for (name, cost, tokens, days), text in zip(
+            [*stats.months, whole], [*changes[:-1], "", ""], strict=True
+        )
+    ]
+    most = max(month.cost for month in stats.months) or 1
+    shares = [month.cost / most for month in stats.months]
+    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
+
+
 def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
-    """The largest models and projects, and where there are several, agents and machines."""
-    for title, found, least in (
+    """The largest models and projects, and where there are several, machines and agents."""
+    for title, every, least in (
         ("Models", stats.models, 1),
         ("Projects", stats.projects, 1),
-        ("Agents", stats.agents, 2),
         ("Machines", stats.machines, 2),
+        ("Agents", stats.agents, 2),
     ):
-        shown, rest = found[:limit], found[limit:]
+        shown, rest = every[:limit], every[limit:]
         if rest:
             share = math.fsum(part.share for part in rest)
             shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
-        shares = [part.share for part in shown]
-        columns = {
-            title: [part.name for part in shown],
-            "agent": [part.agent for part in shown],
-            "share": ["<1%" if 0 < share < 0.005 else f"{share:.0%}" for share in shares],
-            "cost": [money(part.cost) for part in shown],
-            "tokens": [human(part.tokens) for part in shown],
-        }
-        if title != "Models" or len(stats.agents) < 2:
-            del columns["agent"]
-        if len(found) >= least:
-            yield Section(list(columns), list(zip(*columns.values(), strict=True)), shares)
+        agents = {(part.name, part.agent) for part in every}
+        owners = Counter(name for name, _ in agents)
+        rows = []
+        for name, agent, cost, tokens, share in shown:
+            told = f"{name} ({agent})" if owners[name] > 1 else name
+            percent = "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+            rows.append((told, percent, money(cost), human(tokens)))
+        if len(every) >= least:
+            yield Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
+
+
+HEIGHTS = " ▁▂▃▄▅▆▇█"
+
+
+def column_chart(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
+    """Lines with a column for each value. Where there are too many, the highest of a few."""
+    each = max(width // max(len(values), 1), 1)
+    few = -(-len(values) // max(width, 1)) or 1
+    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
+    eighths = [math.ceil(8 * height * max(value, 0) / top) if top else 0 for value in highest]
+    bar, gap = max(each - 1, 1), " " * (each > 1)
+    return [
+        gap.join(HEIGHTS[min(max(level - 8 * line, 0), 8)] * bar for level in eighths)
+        for line in reversed(range(height))
+    ]
+
+
+def chart(
+    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
+) -> list[str]:
+    """A column chart, on the left the label of its `top`, below its first and last day."""
+    margin = " " * (len(label) + 1)
+    first, *lines = column_chart(values, width - len(margin), 4, top)
+    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
+    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
+
+
+def chart_section(stats: Statistics) -> Section:
+    """The cost of each of the last 30 days."""
+    last = stats.heatmap[-30:]
+    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
+    title, top = f"Cost of the last {counted(len(days), 'day')}", max(costs)
+    return Section(drawing=lambda w: [title, *chart(costs, days, w, money(top), top)])
 
 
 SHADES = "·░▒▓█"
@@ -4548,15 +4494,22 @@ def heat_section(stats: Statistics) -> Section:
     cells = [" "] * first.weekday()
     cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
     cells += [" "] * (-len(cells) % 7)
-    weeks, months = len(cells) // 7, ""
-    for week in range(weeks):
-        monday = first + timedelta(7 * week - first.weekday())
-        if monday.day <= 7 and len(months) <= week:
-            months = months.ljust(week) + f"{monday:%b} "
-    labels = ("Mon", "", "Wed", "", "Fri", "", "Sun")
-    lines = [f"{label:<4}{''.join(cells[day::7])}" for day, label in enumerate(labels)]
-    legend = f"    less {SHADES} more, blank: not imported"
-    return Section(drawing=[f"    {months[:weeks]}", *lines, legend])
+    weeks = len(cells) // 7
+    mondays = [first + timedelta(7 * week - first.weekday()) for week in range(weeks)]
+
+    def draw(width: int) -> list[str]:
+        wide, months = 2 if width >= 4 + 2 * weeks else 1, ""
+        for week, monday in enumerate(mondays):
+            if monday.day <= 7 and len(months) <= week * wide:
+                months = months.ljust(week * wide) + f"{monday:%b} "
+        lines = [
+            f"{label:<4}{''.join(cell * wide for cell in cells[day::7])}"
+            for day, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun"))
+        ]
+        legend = f"    less {SHADES} more, blank: nothing known"
+        return [f"    {months[: weeks * wide]}", *lines, legend]
+
+    return Section(drawing=draw)
 
 
 def statistics_sections(stats: Statistics) -> Iterator[Section]:
@@ -4565,8 +4518,11 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
         nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
         yield Section(rows=[("Empty", nothing)])
         return
-    yield Section(rows=list(total_facts(stats)))
+    yield Section(rows=[*total_facts(stats), *budget_facts(stats), *block_facts(stats)])
     yield period_section(stats)
+    if stats.months:
+        yield month_section(stats)
+    yield chart_section(stats)
     yield from part_sections(stats, 10)
     yield heat_section(stats)
     yield Section(rows=list(habit_facts(stats)))
@@ -4574,47 +4530,192 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     yield Section(rows=list(notes(stats, held)))
 
 
+# What an import says
+
+
+def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """How many rows are not as ccusage reports them, by reason."""
+    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
+    """The rows that get smaller, with their names, and their keys where these are no hashes."""
+    for feed, decision in decisions.items():
+        for old, new, cause in decision.lowered.values():
+            if cause != MOVED:
+                words = [] if old.agent == "claude" else [old.agent]
+                words += [] if feed == "session" else [str(old.key[0])]
+                words += [name for name in displayed(old).values() if name]
+                tokens = new.tokens.total if new else 0
+                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+
+
+def price_changes(before: Records, after: Records) -> list[PriceChange]:
+    """What the days of each month and model cost before and after, where their price changes."""
+    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
+    for key, new in after.items():
+        old = before.get(key)
+        if old is None or not differ(old, new):
+            continue
+        for model, share in new.shares.items():
+            if (was := old.shares.get(model)) and was.tokens == share.tokens:
+                sums[f"{key[1]:%Y-%m}", model] += [was, share]
+    costs = {
+        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
+        for place, shares in sorted(sums.items())
+    }
+    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+    """What another version of ccusage counts less, of days, or else of any table."""
+    rows = {
+        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        for feed, decision in decisions.items()
+    }
+    number = sum(map(len, rows.values()))
+    if number:
+        counted_rows = rows["daily"] or next(filter(None, rows.values()))
+        before = [row.old for row in counted_rows]
+        after = [row.new for row in counted_rows if row.new]
+        versions = ", ".join(sorted({old.version for old in before if old.version}))
+        tokens = _total(before) - _total(after)
+        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        yield (
+            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+            f"{versions} did, in {number:,} rows"
+        )
+
+
+def hidden_names_notes(
+    before: Mapping[str, Records], reported: Reported, ids: Ids
+) -> Iterator[str]:
+    """How many names are about to be hidden that no transcript can show again."""
+    names: set[str] = set()
+    there: set[str] = set()
+    for feed in ("session", "projects"):
+        for old in before[feed].values():
+            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
+                names.update(displayed(old).values())
+        for row in merged(reported, feed).values():
+            there.update(displayed(row).values())
+    gone = [name for name in names if name and ids.shown(name) not in there]
+    if gone:
+        yield (
+            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            "are gone, so --no-hash-projects cannot show them again"
+        )
+
+
+def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+    """Warnings of new sessions that another machine has, too."""
+    sessions = TABLES["session"]
+    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
+    for machine, number in importer.twins(new).items() if new else ():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
+
+
+def budget_notes(
+    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
+) -> Iterator[str]:
+    """Whether this run takes the spending of all machines over a part of a budget."""
+    limits = Spending.limits(importer.settings)
+    if any(limits):
+        scope = Scope(datetime.now(UTC), zone.key)
+        total = read_spending(importer, scope)
+        was, now = (
+            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
+            for days in (before, after)
+        )
+        if alarm := budget_alarm(total, total.after(was, now), limits):
+            yield alarm
+
+
+def news(result: ImportResult, today: date) -> str:
+    """What is new since the last import, in a line."""
+    named = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
+    changed = {name: sum(count[:3]) for name, count in result.tables.items()}
+    texts = [counted(changed[n], noun) for n, noun in named.items() if changed.get(n)]
+    others = sum(number for name, number in changed.items() if name not in named)
+    texts = texts or [counted(others, "other row")] * bool(others)
+    total, since = Usage(result.total_cost, result.total_tokens), ""
+    if past := result.previous:
+        started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
+        total = total.less(Usage(past["total_cost"], past["total_tokens"]))
+        since = f" since {started:{'%H:%M' if started.date() == today else '%Y-%m-%d %H:%M'}}"
+    if not texts:
+        return f"nothing new{since}"
+    verb = "would change" if result.dry_run else "changed"
+    return f"{', '.join(texts)} {verb}: {amount(*total, '+')}{since}"
+
+
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
-    zone = result.identity.timezone
     if result.dry_run:
         yield "Dry run", "nothing was written"
-    names = "names hashed" if result.hashed else "names stored as they are"
-    where = f"{result.identity.machine_name}, days in {zone}"
-    yield "Machine", f"{where}, ccusage {result.ccusage_version}, {names}"
-    total = Usage(result.total_cost, result.total_tokens)
-    text = f"{amount(*total)} of this machine"
-    if past := result.previous:
-        added = amount(*total.less(Usage(past["total_cost"], past["total_tokens"])), "+")
-        text += f": {added} since {past['started_at'].astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
-    yield "Stored", text
+    zone, stats = ZoneInfo(result.identity.timezone), result.statistics
+    now = stats.scope.now if stats else datetime.now(UTC)
+    yield "New", news(result, now.astimezone(zone).date())
+    for period in stats.periods if stats and stats.first_day else ():
+        if period.name != "this week":
+            text = amount(period.cost, period.tokens)
+            if pace := change(period.cost, period.cost_before_so_far):
+                before = {"today": "yesterday"}.get(period.name, "last month")
+                text += f", {pace} on {money(period.cost_before_so_far)} by this time {before}"
+            if period.projected_cost:
+                text += f", {money(period.projected_cost)} expected"
+            yield period.name.capitalize(), text
+    yield from (*budget_facts(stats), *block_facts(stats)) if stats else ()
     if result.lowered and not result.allow_shrink:
         smaller = f"{'would be ' if result.dry_run else ''}smaller"
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
+    if result.former_price_days:
+        days, dollars = counted(result.former_price_days, "day"), result.former_price_difference
+        difference = f"{money(abs(dollars))} {'lower' if dollars < 0 else 'higher'}"
+        keeps = "they keep their cost (--reprice takes the new prices)"
+        yield "Note", f"ccusage now prices {days} {difference}; {keeps}"
+    if result.repriced and result.days_not_reported:
+        days = counted(result.days_not_reported, "day")
+        yield "Note", f"{days} cannot be repriced: no feed reports them any more"
+    yield from notes(stats, result.held) if stats else ()
 
 
-def import_sections(result: ImportResult) -> Iterator[Section]:
-    """What the import did, in short what is stored, and what to know of both."""
+def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[Section]:
+    """What is new and where one stands; verbose with the rows of each table."""
     would = "would be " if result.dry_run else ""
-    header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
-    rows = [
-        (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
-        for name, count in result.tables.items()
-    ]
-    yield Section(header, rows)
+    if verbose or result.dry_run:
+        header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
+        rows = [
+            (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
+            for name, count in result.tables.items()
+        ]
+        names = "names hashed" if result.hashed else "names stored as they are"
+        where = f"{result.identity.machine_name}, days in {result.identity.timezone}"
+        total = f"{amount(result.total_cost, result.total_tokens)} of this machine"
+        machine = f"{where}, ccusage {result.ccusage_version}, {names}"
+        yield Section(header, rows)
+        yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
+    if result.repriced:
+        title = f"{would}repriced".capitalize()
+        prices = [
+            (f"{month} {model}", money(old), money(new))
+            for month, model, old, new in result.repriced
+        ]
+        yield Section((title, "from", "to"), prices)
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
         lowered = [
             (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
         ]
         yield Section((title, "from tokens", "to tokens"), lowered)
-    stats = result.statistics
-    if stats and stats.first_day:
-        yield Section(rows=list(total_facts(stats)))
-        yield from (part for part in part_sections(stats, 5) if part.header[0] != "Projects")
-        yield Section(rows=list(notes(stats, result.held)))
 
 
 class Report(NamedTuple):
@@ -4624,7 +4725,7 @@ class Report(NamedTuple):
     sections: Sequence[Section]
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
-    width: int = 80  # where no terminal says
+    width: int = 80  # where no terminal says; at most 120
 
 
 def figures_report(value: Any, sections: Iterable[Section]) -> Report:
@@ -4667,17 +4768,24 @@ def render_csv(report: Report) -> str:
 
 def render_markdown(report: Report) -> str:
     lines: list[str] = []
-    for header, rows, _, drawing in report.sections:
-        cells = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(c)) for c in row] for row in rows]
-        if header:
-            ruler = ["---:" if is_number(column) else "---" for column in zip(*rows, strict=True)]
-            cells[:0] = [list(header), ruler or ["---"] * len(header)]
-            lines += [f"| {' | '.join(row)} |" for row in cells]
-        else:
-            lines += [f"- **{label}:** {text}" for label, text in cells]
-        lines += ["```", *drawing, "```"] if drawing else []
-        lines += [""] if rows or drawing or header else []
+    for section in report.sections:
+        lines += markdown_lines(section)
+        lines += [""] if section.rows or section.header or section.drawing else []
     return "\n".join(lines)
+
+
+def markdown_lines(section: Section) -> list[str]:
+    cells = [
+        [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
+        for row in section.rows
+    ]
+    if section.header:
+        columns = zip(*section.rows, strict=True)
+        ruler = ["---:" if is_number(column) else "---" for column in columns]
+        cells[:0] = [list(section.header), ruler or ["---"] * len(section.header)]
+        return [f"| {' | '.join(row)} |" for row in cells]
+    drawing = ["```", *section.drawing(80), "```"] if section.drawing else []
+    return [f"- **{label}:** {text}" for label, text in cells] + drawing
 
 
 def is_number(column: Iterable[str]) -> bool:
@@ -4690,98 +4798,169 @@ def printable(text: str) -> str:
 
 
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
-HEAT = {
-    "·": ("·", "bright_black"),
-    "░": ("■", "#0e4429"),
-    "▒": ("■", "#006d32"),
-    "▓": ("■", "#26a641"),
-    "█": ("■", "#39d353"),
-}
-WIDE = 10_000  # nothing of a query's rows is cut off, but by a terminal
+WIDE = 120  # columns, of anything that people read
 # What a terminal without Unicode shows instead.
-ASCII = str.maketrans("·░▒▓█■━…–×→�", ".:+*##=~-x>?")
+ASCII = str.maketrans("·░▒▓█■━…–×→�▁▂▃▄▅▆▇", ".:+*##=~-x>?.::++**")
 
 
 def render_table(report: Report, width: int, *, colour: bool) -> str:
-    """Sections below each other; on a wide terminal, those with shares on the right."""
-    from rich.console import Console, Group
-    from rich.table import Column
-    from rich.table import Table as Grid
+    """Sections below each other, at most 120 columns wide."""
+    from rich.console import Console
+    from rich.text import Text
 
+    width = min(width, WIDE)
     file = io.StringIO()
-    console = Console(file=file, width=WIDE, force_terminal=colour, highlight=False)
-    shades = bool(console.color_system) and not console.no_color
+    console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
     shown = [part for part in report.sections if part.header or part.rows or part.drawing]
-    half = (width - 4) // 2
-    if 140 <= width < WIDE and any(section.shares for section in shown):
-        halves = [(section, draw(section, half)) for section in shown]
-        if all(console.measure(grid).maximum <= half for _, grid in halves):
-            left = (grid for section, grid in halves if not section.shares and section.rows)
-            right = (grid for section, grid in halves if section.shares)
-            both = Grid.grid(Column(width=half), Column(width=half), padding=(0, 4, 0, 0))
-            both.add_row(Group(*left), Group(*right))
-            console.print(both)
-            shown = [section for section in shown if section.drawing]
     for section in shown:
-        console.print(draw(section, width, shades=shades))
+        common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
+        for number, line in enumerate(section.title):
+            console.print(Text(printable(line), "" if number else "bold"), width=max(width, 1))
+        if section.title:
+            console.print()
+        for part in fitting(section, width):
+            console.print(draw(part, width, common))
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def draw(section: Section, width: int, *, shades: bool = False) -> Grid:
+def common_widths(sections: Iterable[Section]) -> dict[str, int]:
+    """By header, the widest text of sections with bars: they get one scale."""
+    from rich.cells import cell_len
+
+    widths: dict[str, int] = defaultdict(int)
+    for section in sections:
+        columns = zip(section.header, *section.rows, strict=True) if section.shares else ()
+        for number, column in enumerate(columns):
+            name = section.header[number] if number else ""
+            widths[name] = max(widths[name], *map(cell_len, column))
+    return widths
+
+
+def fitting(section: Section, width: int) -> Iterator[Section]:
+    """The section, or where its table is too wide, each row as a record of its own."""
+    if not section.header or section.shares or fold(section, width) is not None:
+        yield section
+        return
+    for row in section.rows:
+        yield Section(rows=[pair for pair in zip(section.header, row, strict=True) if pair[1]])
+
+
+def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
     """A section and an empty line. It is wider than `width` rather than cut a number."""
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.show_header, grid.header_style = bool(section.header), "bold"
     if section.drawing:
-        marks = HEAT if shades else {}
-        grid.add_row(Text.assemble(*(marks.get(char, char) for char in "\n".join(section.drawing))))
-        grid.add_row()
-        return grid
-    columns, widths = lay_out(section, width)
-    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
-        number = index > 0 and is_number(cells)
-        grid.add_column(name, justify="right" if number else "left", width=wide, overflow="fold")
-    if section.shares:
-        grid.columns[0].no_wrap, grid.columns[0].overflow = True, "ellipsis"
-    for row in list(zip(*columns, strict=True))[1:]:
-        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
-        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
-        if not section.header:
-            texts[0].style = "bold"
-        grid.add_row(*texts)
+        text = Text("\n".join(map(printable, section.drawing(width))))
+        text.highlight_regex(f"[{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
+        grid.add_row(text)
+    elif section.shares:
+        fill(grid, *with_bars(section, width, common))
+    else:
+        fill(grid, section, fold(section, width) or [])
     grid.add_row()
     return grid
 
 
-def lay_out(section: Section, width: int) -> tuple[list[tuple[str, ...]], list[int]]:
-    """The columns of a section, and how wide each is.
+def fill(grid: Grid, section: Section, widths: Sequence[int]) -> None:
+    """Put a section's columns and rows into a grid."""
+    from rich.text import Text
 
-    Where they are too wide, headers of numbers are folded, then texts; names of shares are cut.
-    """
+    grid.show_header, grid.header_style = bool(section.header), "bold"
+    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
+    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
+        justify: Any = "right" if index and is_number(cells) else "left"
+        grid.add_column(name, justify=justify, width=wide, overflow="fold")
+    for number, row in enumerate(section.rows, 1):
+        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
+        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
+        if not section.header:
+            texts[0].style = "bold"
+        grid.add_row(*texts, style="bold" if section.total and number == len(section.rows) else "")
+
+
+def with_bars(section: Section, width: int, common: Mapping[str, int]) -> tuple[Section, list[int]]:
+    """A section with its shares as a column of bars, and the widths of its columns."""
+    names, *columns = section.header
+    numbers = [common[name] for name in columns]
+    room = width - sum(2 + wide for wide in numbers) - 2
+    wide = max(min(common[""], room - max((width - 20) // 4, 10)), 12)
+    bar = min(room - wide, 40) if width >= 50 else 0
+    bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
+    short = shorten([row[0] for row in section.rows], wide)
+    rows = [
+        (name, line, *row[1:]) for name, line, row in zip(short, bars, section.rows, strict=True)
+    ]
+    return section._replace(header=(names, "", *columns), rows=rows), [wide, bar, *numbers]
+
+
+def shorten(names: Sequence[str], width: int) -> list[str]:
+    """Names at most so wide, cut in the middle, and where possible so that they still differ."""
+    from rich.cells import cell_len, set_cell_size
+
+    def cut(name: str, head: int) -> str:
+        if cell_len(name) <= width:
+            return name
+        tail = name[::-1]
+        return f"{set_cell_size(name, head)}…{set_cell_size(tail, width - 1 - head)[::-1]}"
+
+    distinct = len(set(names))
+    heads = sorted(range(width), key=lambda head: abs(head - width // 2))
+    cuts = ([cut(name, head) for name in names] for head in heads)
+    middle = [cut(name, width // 2) for name in names]
+    return next((some for some in cuts if len(set(some)) == distinct), middle)
+
+
+def fold(section: Section, width: int) -> list[int] | None:
+    """How wide each column is: headers are folded, then texts. None: the table cannot fit."""
     from rich.cells import cell_len
 
     columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
     widths = [max(map(cell_len, column)) for column in columns]
-    if section.shares:
-        widths[0] = max(widths[0], 12)
-        room = width - sum(2 + wide for wide in widths[1:])
-        names = max(width // 3, min(40, room - 12, widths[0]))
-        bar = room - names - 2
-        if bar >= 10:
-            bars = ("━" * round(min(share, 1) * bar) for share in section.shares)
-            columns.insert(1, ("", *bars))
-            widths[:1] = [names, bar]
     excess = sum(widths) + 2 * len(widths) - 2 - width
-    numbers = {index for index in range(1, len(columns)) if is_number(columns[index][1:])}
-    for index in sorted(range(len(widths)), key=lambda at: (at not in numbers, -widths[at])):
-        header, *cells = columns[index]
-        least = max(map(cell_len, (*header.split(), *cells))) if index in numbers else 12
-        cut = max(min(excess, widths[index] - least), 0)
-        widths[index] -= cut
-        excess -= cut
-    return columns, widths
+    texts = [index == 0 or not is_number(column[1:]) for index, column in enumerate(columns)]
+    for longest in (width, 20):  # of a text
+        for index in sorted(range(len(widths)), key=lambda at: -widths[at]):
+            header, *cells = columns[index]
+            least = max(map(cell_len, cells), default=0)
+            least = min(least, longest) if texts[index] else least
+            # A header alone in its line is a title, which stays whole.
+            words = header.split() if any(section.header[1:]) else [header]
+            cut = max(min(excess, widths[index] - max([least, *map(cell_len, words)])), 0)
+            widths[index] -= cut
+            excess -= cut
+    return None if excess > 0 and section.header else widths
+
+
+HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
+
+
+def with_names(report: Report, names: Mapping[str, str]) -> Report:
+    """The report for a terminal with names instead of their hashes."""
+    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
+    first, last = min(projects, default=""), max(projects, default="")
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    prefix = re.sub("[^-]*$", "", "".join(pair[0] for pair in same)) if first != last else ""
+    cells = (cell for section in report.sections for row in section.rows for cell in row)
+    used = {name for cell in cells for name in HASH.findall(cell)} & names.keys()
+    short = shorten([names[name].removeprefix(prefix) or names[name] for name in used], 40)
+    shown = dict(zip(used, short, strict=True))
+
+    def named(text: str) -> str:
+        return HASH.sub(lambda match: shown.get(match[0], match[0]), text)
+
+    def drawn(draw: Callable[[int], Sequence[str]], width: int) -> list[str]:
+        return [named(line) for line in draw(width)]
+
+    sections = [
+        section._replace(
+            rows=[[named(cell) for cell in row] for row in section.rows],
+            drawing=section.drawing and partial(drawn, section.drawing),
+        )
+        for section in report.sections
+    ]
+    return report._replace(sections=sections)
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
@@ -4794,7 +4973,6 @@ RENDERERS: dict[str, Callable[[Report], str]] = {
 TEMPLATE = HERE / "report_template.html"
 PAGE = Path("ccusage-report.html")
 COSTLIEST = 100  # sessions of each machine and agent
-Rows = Sequence[Sequence[Any]]
 Details = Mapping[str, Rows]  # what the queries report-… of queries.sql answer, by name
 
 
@@ -4895,17 +5073,17 @@ def choices(
 
     def choose(machine: str, agent: str) -> Choice:
         owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
-        imported: dict[str, int] = {}
+        imported: dict[date, int] = {}
         for name, day, kept in details["report-imports"]:
             if machine in ("", name):
-                imported[str(day)] = max(kept, imported.get(str(day), 0))
+                imported[day] = max(kept, imported.get(day, 0))
         rows = [row for owner in owners for row in days[owner]]
         return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
 
     return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
 
 
-def choice(rows: Rows, imported: Mapping[str, int], saved: float, scope: Scope) -> Choice:
+def choice(rows: Rows, imported: Mapping[date, int], saved: float, scope: Scope) -> Choice:
     """What is to be shown of these rows of report-days."""
     usages: dict[date, list[Usage]] = defaultdict(list)
     for _, _, day, tokens, cost, *_ in rows:
@@ -4921,7 +5099,7 @@ def choice(rows: Rows, imported: Mapping[str, int], saved: float, scope: Scope) 
         cached / prompt if prompt else None,
         saved,
         *streaks(past, scope.today),
-        list(periods(days, scope.today)),
+        list(periods(days, {}, scope.now.astimezone(ZoneInfo(scope.zone)))),
         "".join("-" if level is None else str(level) for level in levels),
     )
 
@@ -4998,10 +5176,12 @@ RENDERERS["html"] = render_page
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
+FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
+PARTS = (FIGURE, "report-")  # and those that the HTML report is made of
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
-    r"(?:--.*\n)*"
+    r"((?:--.*\n)*)"
     r"((?:SET .+\n)*)"
     r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n"
     r"(?:(?:--.*)?\n)*"
@@ -5010,33 +5190,43 @@ DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
 
 
 class Query(NamedTuple):
-    """A query of queries.sql, with the defaults of its parameters."""
+    """A query of queries.sql, with the defaults of its parameters and the remarks on them."""
 
     name: str
     question: str
     parameters: Mapping[str, str | None]
     sql: str
+    heading: str = ""
+    remarks: str = ""
 
 
 def read_queries(text: str) -> dict[str, Query]:
     """Parse a text that is written like queries.sql into its queries, by name."""
     queries: dict[str, Query] = {}
-    for chunk in re.split(r"^(?=-- name:)", text, flags=re.MULTILINE)[1:]:
+    chunks, heading = re.split(r"^(?=-- name:)", text, flags=re.MULTILINE), ""
+    for before, chunk in pairwise(chunks):
+        heading = (re.findall(r"^-- (.+?) --+$", before, re.MULTILINE) or [heading])[-1]
         line = chunk.partition("\n")[0]
         match = QUERY.fullmatch(chunk)
         if match is None:
             raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
-        name, question, settings, sql = match.groups()
+        name, question, remarks, settings, sql = match.groups()
         if name in queries:
             raise ConfigError(f"queries: '{line}' occurs twice")
         if DEFAULT.sub("", settings):
             raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
-        queries[name] = Query(name, question, defaults_of(settings), sql)
+        queries[name] = Query(name, question, defaults_of(settings), sql, heading, remarks)
     return queries
 
 
 def defaults_of(text: str) -> dict[str, str | None]:
     return {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
+
+
+def questions() -> dict[str, Query]:
+    """The queries that people ask: not those that statistics are made of."""
+    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+    return {name: query for name, query in queries.items() if not name.startswith(PARTS)}
 
 
 def find_query(name: str) -> Query:
@@ -5046,8 +5236,8 @@ def find_query(name: str) -> Query:
     from difflib import get_close_matches
 
     words = set(re.split("[-_ ]", name.lower()))
-    near = get_close_matches(name, queries, 5, 0.5)
-    near += [other for other in queries if words & set(other.split("-")) and other not in near]
+    near = get_close_matches(name, questions(), 5, 0.5)
+    near += [other for other in questions() if words & set(other.split("-")) and other not in near]
     hint = f"the nearest are {', '.join(near[:5])}; " if near else ""
     raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
 
@@ -5091,6 +5281,19 @@ def read_stdin() -> str:
     return text.removeprefix("\ufeff")
 
 
+# What a parameter of a type must look like, and what is said where it does not. The engine would
+# take 2^32 for 0, and fill a table with 2^31 days.
+TYPES = {
+    "UInt32": ("[0-9]{1,5}", "a whole number below 100000"),
+    "UInt64": ("[0-9]{1,15}", "a whole number"),
+    "Float64": (r"-?[0-9]{1,12}(\.[0-9]+)?", "a number"),
+    "Date32": (
+        r"(19|2[0-2])\d\d-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])",
+        "a day such as 2026-01-31",
+    ),
+}
+
+
 def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     """The values of a query's parameters."""
     values = {**query.parameters, **given}
@@ -5100,9 +5303,13 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
         problem = "no value for" if missing else "it has no parameter"
         names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
         raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
-    for name, value in given.items():  # the engine would take 2^32 for 0, and fill 2^31 days
-        if f"{{{name}:UInt32}}" in query.sql and re.fullmatch("[0-9]{6,}", value):
-            raise ConfigError(f"--query {query.name}: {name}={value}: expected less than 100000")
+    types = dict(re.findall(r"\{(\w+):(\w+)", query.sql))
+    for name, value in given.items():
+        pattern, expected = TYPES.get(types.get(name, ""), (r"[\s\S]*", ""))
+        if not re.fullmatch(pattern, value):
+            raise ConfigError(f"--query {query.name}: {name}: expected {expected}, got {value!r}")
+    if "timezone" in given and query.name != "-":
+        _zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -5111,25 +5318,134 @@ TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 100
 
 
 def answer_query(
-    client: Client, settings: Settings, query: Query, values: dict[str, str]
+    importer: ClickHouseImporter, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
+    client, settings, stored = importer.client, importer.settings, not importer.empty
     try:
         with store_errors(settings):
             if query.name == "-":
                 check_written(client, query.sql)
             columns, rows = read_only(client, settings, query.sql, values or None)
     except StoreError as error:
-        if error.code in TROUBLE:
+        if error.code in TROUBLE - ({UNKNOWN_TABLE} if stored else set()):
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
         problem = "--query only reads" if error.code == READONLY else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
     value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
-    header = [name.replace("_", " ") for name in columns]
-    shown = [[people(cell) for cell in row] for row in rows]
-    return Report(value, [Section(header, shown)], columns, rows, WIDE)
+    return Report(value, [answer_section(query, values, columns, rows, scope)], columns, rows, WIDE)
+
+
+def answer_section(
+    query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
+) -> Section:
+    """The answer for people: what was asked, and each column in one form."""
+    columns = list(zip(*rows, strict=True))
+    units = [unit_of(name, query.name) for name in names]
+    zone = ZoneInfo(scope.zone)
+    texts = [
+        column_texts(name, column, unit, zone)
+        for name, column, unit in zip(names, columns, units, strict=False)
+    ]
+    about = days_of(query, values, scope.today)
+    about += [f"{name}: {value or 'all'}" for name, value in values.items()]
+    if any(isinstance(cell, datetime) for row in rows for cell in row):
+        about.append(f"times in {scope.zone}")
+    title = [text for text in (query.question, "; ".join(about)) if text]
+    drawing: Callable[[int], Sequence[str]] | None = None
+    if not rows:
+        drawing = lambda _: ["no rows"]  # noqa: E731
+    elif query.name.startswith("chart-"):
+        adds = "cost-by" in query.name or "tokens" in query.name
+        drawing = partial(series_charts, columns, units[1], adds)
+    header = [name.replace("_", " ") for name in names]
+    shown = [list(row) for row in zip(*texts, strict=True)]
+    total = total_texts(names, columns, units) if len(rows) > 1 else []
+    shown += [total] if total else []
+    return Section(header, shown, drawing=drawing, title=title, total=bool(total))
+
+
+def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
+    """The days that an answer is about, where a parameter says how many."""
+    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[told[1]]) if told else 0
+    if not told or not number:
+        return []
+    month = max(12 * today.year + today.month - number, 12)
+    first = {
+        "days": today - timedelta(number - 1),
+        "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
+        "months": date(month // 12, month % 12 + 1, 1),
+    }
+    return [f"{first[told[1]]} – {today}"]
+
+
+# The names of columns tell what is in them.
+PERCENT = re.compile("percent")
+DOLLARS = re.compile(
+    "cost|spent|affordable|forecast|before_average|average_before|burn_rate|projection|over_limit"
+    "|^(left|saved|price|this_month|last_month)$"
+)
+ADDS_UP = re.compile(
+    "(total|read|written|recent)_(tokens|cost)|cost_usd|api_cost|cost_without_cache|saved|sessions"
+    "|(cost|sessions)_percent|percent_of_all_tokens|tokens_without_price|input_tokens_lost"
+    "|day_rows|row_count|rows_.*|held|failures"
+)
+
+
+def unit_of(column: str, query: str) -> str:
+    """Dollars, percent, or nothing."""
+    name = query if column == "value" else column  # of a chart
+    if PERCENT.search(name) or name == "chart-cache-hits":
+        return "%"
+    return "$" if DOLLARS.search(name) else ""
+
+
+def column_texts(name: str, cells: Sequence[Any], unit: str, zone: tzinfo) -> list[str]:
+    """The cells of a column, all in one form; times in a zone."""
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0)
+    digits = 1 if unit == "%" else 4 if 0 < largest < 0.1 else 2
+    sign = "+" if "change" in name else ""
+
+    def text(cell: Any) -> str:
+        if isinstance(cell, datetime):
+            return people(cell.astimezone(zone))
+        if name.startswith("is_") and cell is not None:
+            return "yes" if cell else "no"
+        if plain(cell) is None or type(cell) not in (int, float) or "year" in name:
+            return people(cell)
+        number = f"{abs(cell):,.{digits if isinstance(cell, float) else 0}f}"
+        before, after = ("", "%") if unit == "%" else (unit, "")
+        return f"{'-' if cell < 0 else sign}{before}{number}{after}"
+
+    return [text(cell) for cell in cells]
+
+
+def total_texts(names: Sequence[str], columns: Rows, units: Sequence[str]) -> list[str]:
+    """The last line of a table: the sums of the columns that add up."""
+    sums = [
+        column_texts(name, [sum(cell or 0 for cell in column)], unit, UTC)[0]
+        if ADDS_UP.fullmatch(name)
+        else ""
+        for name, column, unit in zip(names, columns, units, strict=True)
+    ]
+    return ["total", *sums[1:]] if any(sums) and not sums[0] else []
+
+
+def series_charts(columns: Rows, unit: str, adds: bool, width: int) -> list[str]:
+    """The columns time, value and series as charts on one scale, one below the other."""
+    values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
+    times, highest = sorted(set(columns[0])), max(columns[1])
+    (top,) = column_texts("value", [highest], unit, UTC)
+    lines = []
+    for series in dict.fromkeys(columns[2]):
+        numbers = [values.get((series, time), 0) for time in times]
+        (text,) = column_texts("value", [sum(numbers) if adds else numbers[-1]], unit, UTC)
+        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
+        lines += chart(numbers, list(map(str, times)), width, top, highest)
+    return lines
 
 
 def check_written(client: Client, sql: str) -> None:
@@ -5171,18 +5487,23 @@ def people(value: Any) -> str:
 
 
 def list_queries() -> Report:
-    names = Query._fields[:3]
-    queries = [query[:3] for query in read_queries(QUERIES.read_text(encoding="utf-8")).values()]
+    """The queries of queries.sql under its headings."""
+    names = ("name", "question", "parameters", "heading")
+    queries = [(*query[:3], query.heading) for query in questions().values()]
+    rows, above = [], ""
+    for name, question, parameters, heading in queries:
+        if heading != above:
+            rows += [("", ""), (f"{heading.split(': ')[0]}:", "")]
+            above = heading
+        values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
+        rows.append((name, f"{question} [{values}]" if values else question))
     value = [dict(zip(names, query, strict=True)) for query in queries]
-    section = Section(("Name", "Question"), [query[:2] for query in queries])
-    return Report(value, [section], names, queries, WIDE)
+    return Report(value, [Section(("Name", "Question"), rows)], names, queries, WIDE)
 
 
 # --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
-KEPT = 3650  # days that transcripts should be kept, if not for ever
-SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
 NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
@@ -5207,8 +5528,11 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
+        self.hashed = settings.hash_projects
+        if self.hashed is None and self.recorded:
+            self.hashed = self.recorded.hashed
         self.past = Past()
-        self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
+        self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
@@ -5240,8 +5564,11 @@ class Checkup:
         self.check_ccusage(zone)
         self.section = "Schedule and data"
         self.check_schedule()
-        self.check_days(datetime.now(ZoneInfo(zone)).date())
-        return sorted(self.found, key=lambda check: SECTIONS.index(check.section))
+        if self.stored is not None:
+            self.check_imports()
+            self.check_days(self.stored, datetime.now(ZoneInfo(zone)).date())
+        order = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
+        return sorted(self.found, key=lambda check: order.index(check.section))
 
     def check_clickhouse(self) -> None:
         settings = self.settings
@@ -5289,42 +5616,41 @@ class Checkup:
             self.check_creation(importer)
             return
         stored = importer.columns()
-        changes = list(schema_changes(stored))
+        changes = schema_changes(stored)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, changes)
-        if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
-            self.read_stored(importer)
+            self.check_writing(importer, stored, changes)
+        self.read_stored(importer, self.stored)
 
-    def read_stored(self, importer: ClickHouseImporter) -> None:
+    def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
         """What the database knows of this machine."""
         where = "WHERE machine_name = {machine:String}"
         days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
         runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
         runs += " ORDER BY updated_at DESC LIMIT 3"
-        stored = defaultdict(set)
-        for agent, day in importer.query(days, machine=importer.machine_name):
+        for agent, day in importer.query_own("ccusage_usage_daily", days):
             stored[agent].add(day)
-        self.stored = stored
-        self.runs = [
-            (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
-        ]
+        self.runs = importer.query_own("ccusage_import_history", runs)
         self.past = importer.read_past()
+        if self.hashed is None:
+            self.hashed = not importer.shows_names()
+        if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
+            with self.failing("name in use"):
+                refuse_twins(importer, self.past.identity, self.past, {})
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, user = self.settings.database, self.settings.user
+        name, quoted = self.settings.database, _quoted(self.settings.database)
         # As no engine has this name, it is not created in any case.
-        create = f"CREATE DATABASE {_quoted(name)} ENGINE = OfNoSuchName"
-        if refused := _refused(partial(_ask, importer, create)):
-            remedy = (
-                f"CREATE DATABASE {_quoted(name)}; GRANT {NEEDED} ON {_quoted(name)}.* TO {user}"
-            )
-            self.fail("database", f"{name}: not there, and {''.join(refused.values())}", remedy)
+        refused = _lacking(importer, [f"CREATE DATABASE {quoted} ENGINE = OfNoSuchName"])
+        if refused:
+            grant = f"GRANT {NEEDED} ON {quoted}.* TO {self.settings.user}"
+            detail = f"{name}: not there, and {''.join(refused.values())}"
+            self.fail("database", detail, f"CREATE DATABASE {quoted}; {grant}")
         else:
             self.note("database", f"{name}: not there yet", "an import creates it")
 
-    def check_schema(self, stored: Mapping[str, set[str]], changes: Sequence[SchemaChange]) -> None:
+    def check_schema(self, stored: Mapping[str, set[str]], changes: Mapping[str, str]) -> None:
         there = [item for item in read_schema() if item.name in stored]
         views = sum(bool(item.select) for item in there)
         tables = f"{len(there) - views} tables and {views} views"
@@ -5332,21 +5658,24 @@ class Checkup:
         if not there:
             self.note("schema", "nothing is there yet", "an import creates the tables and views")
         elif changes:
-            todo = "; ".join(change.says for change in changes)
-            self.note("schema", f"not up to date: {todo}", "an import does this")
+            self.note("schema", f"not up to date: {'; '.join(changes)}", "an import does this")
         else:
             self.note("schema", "all tables, views and columns are there")
 
-    def check_writing(self, importer: ClickHouseImporter, changes: Sequence[SchemaChange]) -> None:
+    def check_writing(
+        self, importer: ClickHouseImporter, stored: Iterable[str], changes: Mapping[str, str]
+    ) -> None:
         """Do what an import does with a table of our own; where that may not be, ask for rights."""
-        refused = _refused(partial(_use_table, importer, changing=bool(changes)))
-        if not refused:
+        try:
+            _use_table(importer, changing=bool(changes))
             self.note("writing", "can create, write and drop a table")
             return
-        lacking = _lacking(importer, creating=bool(changes))
+        except StoreError as error:
+            refused = _right(error)
+        lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
         # To drop is needed only to replace a view.
-        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
-        if changes and not "".join(refused).startswith(needless):
+        replacing = any("REPLACE" in statement for statement in changes.values())
+        if changes and not "".join(refused).startswith("DROP TABLE" if replacing else "DROP"):
             lacking = {**refused, **lacking}
         if lacking:
             grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
@@ -5370,7 +5699,7 @@ class Checkup:
             self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
+        self.note("privacy", "names are stored as they are" if self.hashed is False else hashed)
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
@@ -5416,16 +5745,14 @@ class Checkup:
 
     def check_transcripts(self, ccusage: Ccusage) -> None:
         """What ccusage leaves out without a word: links, and what it may not read."""
-        folders = transcripts = 0
-        for directory in claude_directories(self.settings.environment):
-            top = directory if directory.name == "projects" else directory / "projects"
-            for place, names, files in os.walk(top):
-                paths = [os.path.join(place, name) for name in names]
-                folders += sum(_left_out(path, ccusage) for path in paths)
-                paths = [os.path.join(place, name) for name in files if name.endswith(".jsonl")]
-                transcripts += sum(_left_out(path, ccusage) for path in paths)
-        if folders or transcripts:
-            what = f"{counted(folders, 'project folder')} and {counted(transcripts, 'transcript')}"
+        left: Counter[str] = Counter()
+        for top in transcript_directories(self.settings.environment):
+            for place, folders, files in os.walk(top):
+                lines = [name for name in files if name.endswith(".jsonl")]
+                for kind, names in (("project folder", folders), ("transcript", lines)):
+                    left[kind] += sum(_left_out(place, name, ccusage) for name in names)
+        if any(left.values()):
+            what = " and ".join(counted(number, kind) for kind, number in left.items())
             self.note(
                 "left out",
                 f"ccusage does not read {what}: they are links, or it may not read them",
@@ -5443,8 +5770,6 @@ class Checkup:
         detail = "; ".join(times) or "no entry"
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
-        if self.stored is not None:
-            self.check_imports()
 
     def check_imports(self) -> None:
         """When the last imports were, and how they ended."""
@@ -5457,19 +5782,16 @@ class Checkup:
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
         ends = [
-            f"{at:%Y-%m-%d %H:%M} code {3 if names else 0}"
-            + (f" (without {', '.join(names)})" if names else "")
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
             for at, names in self.runs
         ]
         self.note("last imports", "; ".join(ends), remedy, when=failed)
 
-    def check_days(self, today: date) -> None:
+    def check_days(self, stored: Mapping[str, set[date]], today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
-        if self.stored is None:
-            return
         newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
         for agent, day in newest.items():
-            old = max(self.stored[agent], default=None)
+            old = max(stored[agent], default=None)
             stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
             detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
             self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
@@ -5477,8 +5799,9 @@ class Checkup:
             return
         if not newest:
             self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept, told = self.stored["claude"], self.reported["claude"]
-        period = cleanup_period(self.settings.environment)
+        kept, told = stored["claude"], self.reported["claude"]
+        periods = cleanup_periods(self.settings.environment)
+        period = min(periods.values(), default=30)
         last = today + timedelta(days=7 - min(period, 36_500))
         soon = {day for day in told if period and day <= last}
         detail = (
@@ -5486,10 +5809,10 @@ class Checkup:
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
         self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
-        for path, days in cleanup_periods(self.settings.environment).items():
-            if 0 < days < KEPT:
-                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+        for path, days in periods.items():
+            if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
 
 
@@ -5498,22 +5821,13 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _said(error: StoreError) -> str:
-    """What the server itself says."""
+def _right(error: StoreError) -> dict[str, str]:
+    """The right that the server says is lacking, and its words; another error is raised again."""
+    if error.code != NOT_GRANTED:
+        raise error
     said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-    return " ".join(said.split())
-
-
-def _refused(attempt: Callable[[], None]) -> dict[str, str]:
-    """The right that the server says is lacking, and its words; other errors are raised."""
-    try:
-        attempt()
-    except StoreError as error:
-        if error.code != NOT_GRANTED:
-            raise
-        right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", _said(error))
-        return {right[1] if right else NEEDED: _said(error)}
-    return {}
+    right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", said)
+    return {right[1] if right else NEEDED: " ".join(said.split())}
 
 
 def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
@@ -5536,28 +5850,28 @@ def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
         importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
 
-def _lacking(importer: ClickHouseImporter, *, creating: bool) -> dict[str, str]:
-    """The rights that an import lacks: the server checks them before what else is wrong here."""
+def _use_nothing(stored: Iterable[str], *, creating: bool) -> list[str]:
+    """Statements of an import that do nothing: the server checks the rights, then what is wrong."""
     statements = []
     if creating:
         statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
         statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
-    for name in importer.columns().keys() & {table.name for table in ALL_TABLES}:
+    for name in {table.name for table in ALL_TABLES}.intersection(stored):
         statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
         statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
+    return statements
+
+
+def _lacking(importer: ClickHouseImporter, statements: Iterable[str]) -> dict[str, str]:
+    """The rights for which the server refuses the statements; for what else does not matter."""
     lacking: dict[str, str] = {}
     for statement in statements:
-        lacking |= _refused(partial(_ask, importer, statement))
+        try:
+            importer.command(statement)
+        except StoreError as error:
+            if error.code in (0, READONLY, NOT_GRANTED):
+                lacking |= _right(error)
     return lacking
-
-
-def _ask(importer: ClickHouseImporter, statement: str) -> None:
-    """Have a statement refused, which is no error unless it is for lack of rights."""
-    try:
-        importer.command(statement)
-    except StoreError as error:
-        if error.code in (0, READONLY, NOT_GRANTED):
-            raise
 
 
 def _sums(records: Mapping[Any, Record], noun: str) -> str:
@@ -5566,8 +5880,9 @@ def _sums(records: Mapping[Any, Record], noun: str) -> str:
     return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
 
 
-def _left_out(path: str, ccusage: Ccusage) -> bool:
+def _left_out(place: str, name: str, ccusage: Ccusage) -> bool:
     """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
+    path = os.path.join(place, name)
     if os.path.islink(path) and ccusage.version >= (19, 0, 0):
         return True
     return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
@@ -5598,9 +5913,32 @@ def check_report(checks: Sequence[Check]) -> Report:
 # --- command line ---------------------------------------------------------------------
 
 
+def name_folders(env: Mapping[str, str]) -> list[Path]:
+    """Where agents keep what ccusage names projects and sessions after."""
+    home = Path(env.get("HOME") or Path.home())
+    codex = _path(env.get("CODEX_HOME"), home / ".codex")
+    opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
+    return [
+        *transcript_directories(env),
+        *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
+    ]
+
+
+def local_names(settings: Settings) -> dict[str, str]:
+    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
+    ids, names = Ids(settings.hash_key), dict[str, str]()
+    for root in name_folders(settings.environment):
+        for folder, folders, files in os.walk(root):
+            inside = Path(folder).relative_to(root)
+            every = [*folders, *files, *(Path(file).stem for file in files)]
+            paths = [str(inside / name) for name in every]
+            names |= {ids.shown(name): name for name in (*every, *paths) if name.isprintable()}
+    return names
+
+
 @contextlib.contextmanager
-def reading(settings: Settings) -> Iterator[Client]:
-    """A client that reads; a database that is not there is not created, nor locked."""
+def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
+    """What reads the tables; a database that is not there is not created, nor locked."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -5610,32 +5948,36 @@ def reading(settings: Settings) -> Iterator[Client]:
                 f"{settings.where}: there is no database {settings.database!r}\n"
                 "  remedy: check CH_DATABASE; if the name is right, an import creates it"
             )
-        yield client
-
-
-def read_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
-    """What is stored, with the days of the machine, by default of this one."""
-    recorded = Identity.load(settings.state_dir)
-    with reading(settings) as client:
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        zones = importer.zones()
-        if machine and zones and machine not in zones:
-            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
-        zone = zones.get(machine) or (recorded and recorded.timezone)
-        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
-        agents = tuple(sorted(settings.agents))
-        scope = Scope(datetime.now(UTC), _recorded_zone(zone), days, machine, agents)
-        return importer.statistics(scope)
+        yield importer
 
 
-def read_page(settings: Settings, stats: Statistics) -> Report:
-    """The HTML report about what these statistics are about."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, stats.scope.machine)
-        importer.prepare(create=False)
-        details = read_details(importer, stats.scope)
-    return Report(page_figures(stats, details), (), (), ())
+def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
+    """Now, in the time zone recorded for a machine, by default for this one."""
+    zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
+    if machine and zones and machine not in zones:
+        raise ConfigError(f"{option}: {machine!r} never imported; {', '.join(zones)} did")
+    zone = zones.get(machine) or (recorded and recorded.timezone)
+    zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
+    return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
+
+
+def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
+    """The answer to a query, in the time zone of the machine that it is about."""
+    given = dict(args.param)
+    if args.machine:
+        given.setdefault("machine", args.machine)
+    if settings.budget_month and "budget" in query.parameters:
+        given.setdefault("budget", f"{settings.budget_month:.2f}")
+    values = bind(query, given)
+    machine = "" if query.name == "-" else values.get("machine", "")
+    with reading(settings, machine) as importer:
+        option = "--machine" if args.machine else "--param machine"
+        scope = scope_of(importer, machine, option)
+        if "timezone" in query.parameters and query.name != "-":
+            values = {**values, "timezone": given.get("timezone", scope.zone)}
+        return answer_query(importer, query, values, scope)
 
 
 class Parser(argparse.ArgumentParser):
@@ -5651,99 +5993,87 @@ def build_parser() -> Parser:
         prog="ccusage-import",
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
-    add = parser.add_argument
-    mode = parser.add_mutually_exclusive_group().add_argument
-    mode("--check", action="store_true", help="system check; imports nothing")
-    mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    mode("--query", type=_query, metavar="NAME", help="run a query of queries.sql, - for stdin's")
-    mode("--list-queries", action="store_true", help="list the queries of queries.sql")
-    add(
-        "--param",
-        type=_parameter,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the query, such as days=7",
-    )
-    add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add("--machine", type=_text, default="", metavar="NAME", help="statistics of one machine")
-    names = parser.add_mutually_exclusive_group().add_argument
-    names(
-        "--hash-projects",
-        action="store_true",
-        default=None,
-        help="store project names and session ids as hashes (as this machine did before; at first)",
-    )
-    names(
-        "--no-hash-projects",
-        action="store_false",
-        dest="hash_projects",
-        default=None,
-        help="store project names and session ids as they are",
-    )
-    add("--dry-run", action="store_true", help="say what would change; write nothing")
-    add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
-    add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
-    add(
-        "--agents",
-        type=_agents,
-        default=frozenset(),
-        metavar="all|claude,codex,…",
-        help="which agents' usage to import (all that this ccusage reports)",
-    )
-    add(
-        "--lock-timeout",
-        type=_seconds,
-        default=300.0,
-        metavar="SECONDS",
-        help="how long to wait for another import (300)",
-    )
-    add("--format", choices=("table", "json", "csv", "markdown", "html"))
-    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
-    loudness.add_argument("--verbose", action="store_true", help="print every step")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
+    mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
+
+    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
+        group.add_argument(option, help=says, **{"action": "store_true", **more})
+
+    def value(
+        option: str, kind: Callable[[str], Any], shown: str, says: str, group: Any = parser
+    ) -> None:
+        action = "append" if option == "--param" else "store"
+        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
+
+    switch("--check", "system check; imports nothing", mode)
+    switch("--stats", "statistics of what is stored; imports nothing", mode)
+    value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
+    switch("--list-queries", "list the queries of queries.sql", mode)
+    value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
+    value("--days", _days, "N", "statistics of the last N days")
+    value("--machine", _text, "NAME", "statistics, or a query, of one machine")
+    says = "store project names and session ids as hashes (as this machine did before; at first)"
+    switch("--hash-projects", says, names)
+    says = "store project names and session ids as they are"
+    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    switch("--names", "show this machine's names on a terminal")
+    switch("--dry-run", "say what would change; write nothing")
+    switch("--reprice", "take ccusage's present prices for what it reports")
+    switch("--allow-shrink", "accept rows smaller than the stored ones")
+    says = "which agents' usage to import (all that this ccusage reports)"
+    value("--agents", _agents, "all|claude,codex,…", says)
+    value("--lock-timeout", _seconds, "SECONDS", "how long to wait for another import (300)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
+    value("--output", Path, "FILE", "write the result there, as its ending says")
+    switch("--quiet", "print only what is wrong", loudness)
+    switch("--verbose", "print every step", loudness)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
+    parser.set_defaults(hash_projects=None)
     return parser
 
 
 # What each option goes with. With anything else it would do nothing, and is refused. The check
 # takes the options of the import that it is about.
 IMPORT = "an import"
+MODES = ("--check", "--stats", "--query", "--list-queries")
 GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
-    "--machine": ("--stats",),
+    "--machine": ("--stats", "--query"),
+    "--names": (IMPORT, "--stats", "--query"),
+    "--hash-projects": (IMPORT, "--check"),
     "--no-hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
 }
-MODES = ("--check", "--stats", "--query", "--list-queries")
-ENDINGS = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
-    values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    mode = next((mode for mode in MODES if values[mode]), IMPORT)
-    for option, modes in GOES_WITH.items():
-        if mode not in modes and values[option] != parser.get_default(option[2:].replace("-", "_")):
-            *others, last = modes
-            if others:
-                parser.error(
-                    f"argument {option}: not with {mode}, but with {', '.join(others)} or {last}"
-                )
-            parser.error(f"argument {option}: only with {last}")
+    given = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if value != parser.get_default(name)
+    ]
+    mode = next((option for option in given if option in MODES), IMPORT)
+    for option in given:
+        *others, last = GOES_WITH.get(option, (mode,))
+        if mode not in (*others, last):
+            fits = f"not with {mode}, but with {', '.join(others)} or" if others else "only with"
+            parser.error(f"argument {option}: {fits} {last}")
     if args.format is None:
-        ending = args.output.suffix.lower() if args.output else ""
-        args.format = ENDINGS.get(ending, "table")
+        endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+        args.format = endings.get(args.output.suffix.lower() if args.output else "", "table")
     if args.format == "html":
         if not args.stats:
             parser.error("argument --format: html only with --stats")
         args.output = args.output or PAGE
+    if args.names and (args.format != "table" or args.output or not sys.stdout.isatty()):
+        parser.error("argument --names: only on a terminal, where it shows no other format")
     return args
 
 
@@ -5800,8 +6130,7 @@ class TerminalHandler(logging.Handler):
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        styles = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
-        style = styles.get(record.levelno, "dim")
+        style = {"WARNING": "yellow", "ERROR": "bold red"}.get(record.levelname, "dim")
         self.console.print(record.getMessage(), style=style, soft_wrap=True)
 
 
@@ -5849,10 +6178,43 @@ def log_file(state_dir: Path) -> logging.Handler:
     return file
 
 
+def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
+    """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
+    page = args.format == "html"
+    if page:
+        plotly_script()  # better missed now than in the end
+    with reading(settings, args.machine) as importer:
+        scope = scope_of(importer, args.machine, "--machine")
+        scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
+        stats = read_statistics(importer, scope)
+        details = read_details(importer, stats.scope) if page else {}
+    if page:
+        publish(Report(page_figures(stats, details), (), (), ()), args)
+    elif not args.quiet or args.output:
+        publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
+    return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
+
+
+def run_import(settings: Settings, args: argparse.Namespace) -> int:
+    gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
+    with spinner("importing"):
+        result = import_usage(settings, summary=not args.quiet)
+    gc.freeze()  # nor is what is left, when the process ends
+    gc.enable()
+    if not args.quiet or args.output:
+        sections = import_sections(result, verbose=args.verbose)
+        publish_named(figures_report(result, sections), args, settings)
+    return 3 if result.feeds_failed else 0
+
+
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.output:  # better now than in the end
         check_output(args.output)
+    if imports(args):
+        return run_import(settings, args)
+    if args.stats:
+        return show_statistics(settings, args)
     if args.check:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
@@ -5861,29 +6223,9 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         return int(bool(failed))
     if args.list_queries:
         publish(list_queries(), args)
-    elif args.query:
-        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
-        values = bind(query, dict(args.param))
-        with reading(settings) as client:
-            report = answer_query(client, settings, query, values)
-        publish(report, args)
-    elif args.stats:
-        if args.format == "html":
-            plotly_script()  # better missed now than in the end
-        stats = read_statistics(settings, args.days, args.machine)
-        report = figures_report(stats, statistics_sections(stats))
-        if args.format == "html":
-            report = read_page(settings, stats)
-        publish(report, args)
     else:
-        gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
-        with spinner("importing"):
-            result = import_usage(settings, summary=not args.quiet)
-        gc.freeze()  # nor is what is left, when the process ends
-        gc.enable()
-        if not args.quiet or args.output:
-            publish(figures_report(result, import_sections(result)), args)
-        return 3 if result.feeds_failed else 0
+        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
+        publish_named(ask_query(settings, query, args), args, settings)
     return 0
 
 
@@ -5899,6 +6241,11 @@ def check_output(path: Path) -> None:
     )
     if problem:
         raise ConfigError(f"--output {path}: {problem}")
+
+
+def publish_named(report: Report, args: argparse.Namespace, settings: Settings) -> None:
+    """Print an answer, with --names showing the names behind its hashes."""
+    publish(with_names(report, local_names(settings)) if args.names else report, args)
 
 
 def publish(report: Report, args: argparse.Namespace) -> None:
@@ -5941,19 +6288,24 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
 
 
 def tell_unknown_variables(env: Mapping[str, str]) -> None:
-    """Warn of variables that would silently do nothing."""
-    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
-        near = f"did you mean {meant}?" if meant else ".env.example lists them"
-        place = "the environment" if name in os.environ else dotenv_path(os.environ)
-        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+    """Warn of variables that look like ours, and would silently do nothing.
+
+    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
+    """
+    from difflib import get_close_matches
+
+    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
+    for name in sorted({*filter(ours, env), *(env.keys() - os.environ.keys())} - VARIABLES):
+        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
+        if env[name].strip() and (ours(name) or near):
+            hint = f"did you mean {near[0]}?" if near else ".env.example lists them"
+            place = "the environment" if name in os.environ else dotenv_path(os.environ)
+            log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
 
 
-FULL = "free some disk space"
 DISK_REMEDIES = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EACCES: "make it accessible to you",
-    errno.EPERM: "make it accessible to you",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it accessible to you"),
     errno.EROFS: "choose a place that can be written",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
@@ -5975,16 +6327,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
         tell_unknown_variables(env)
-        settings = Settings.from_env(
-            env,
-            agents=args.agents,
-            hash_projects=args.hash_projects,
-            claims_name=bool(os.environ.get("MACHINE_NAME", "").strip()),
-            reprice=args.reprice,
-            allow_shrink=args.allow_shrink,
-            dry_run=args.dry_run,
-            lock_timeout=args.lock_timeout,
-        )
+        options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
+        claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
+        given = {name: getattr(args, name) for name in options}
+        settings = Settings.from_env(env, claims_name=claims_name, **given)
         return run_command(settings, args)
     except ImporterError as error:
         log.error("%s", error)

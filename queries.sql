@@ -9,6 +9,8 @@
 --   no price of costs 0, so that totals are a lower bound: see models-without-price.
 -- * Numbers are totals over machines and agents, except where they are listed by them.
 -- * A date is a day in the time zone recorded for its machine, today() is the server's.
+--   Where there is a parameter timezone, today is that zone's; --query fills it with
+--   the zone recorded for the machine.
 -- * Percentages go from 0 to 100. A percentage of nothing is NULL.
 -- * Blocks exist for Claude only, gaps between blocks are never counted.
 
@@ -74,20 +76,24 @@ ORDER BY date ASC;
 -- What has today cost, against yesterday and the average active day?
 -- days: how many days before today make the average
 -- machine: one machine, or '' for all
+-- timezone: of today
 SET param_days = 30;
 SET param_machine = '';
-WITH summary AS (
-    SELECT
-        sumIf(daily.total_tokens, date = today()) AS today_tokens,
-        sumIf(daily.total_cost, date = today()) AS today_cost,
-        sumIf(daily.total_cost, date = today() - 1) AS yesterday_cost,
-        sumIf(daily.total_cost, date < today())
-            / nullIf(uniqExactIf(date, date < today() AND total_tokens > 0), 0)
-            AS average_cost
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toDate32(today()) - {days:UInt32}
-        AND has(['', machine_name], {machine:String})
-)
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    summary AS (
+        SELECT
+            sumIf(daily.total_tokens, date = this_day) AS today_tokens,
+            sumIf(daily.total_cost, date = this_day) AS today_cost,
+            sumIf(daily.total_cost, date = this_day - 1) AS yesterday_cost,
+            sumIf(daily.total_cost, date < this_day)
+                / nullIf(uniqExactIf(date, date < this_day AND total_tokens > 0), 0)
+                AS average_cost
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toDate32(this_day) - {days:UInt32}
+            AND has(['', machine_name], {machine:String})
+    )
 SELECT
     today_tokens,
     today_cost,
@@ -1101,16 +1107,20 @@ ORDER BY month ASC, total_cost DESC, agent ASC;
 -- name: month-forecast
 -- What will this month have cost by its end?
 -- By the average of its days so far (today as a whole day), and by the last seven days.
-WITH month AS (
-    SELECT
-        sumIf(daily.total_cost, date >= toStartOfMonth(today())) AS spent,
-        sumIf(daily.total_cost, date >= today() - 7 AND date < today()) / 7
-            AS recent_cost_per_day,
-        toDayOfMonth(today()) AS days_passed,
-        toDayOfMonth(toLastDayOfMonth(today())) AS days_in_month
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date BETWEEN toStartOfMonth(today()) - 7 AND toLastDayOfMonth(today())
-)
+-- timezone: of today
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    month AS (
+        SELECT
+            sumIf(daily.total_cost, date >= toStartOfMonth(this_day)) AS spent,
+            sumIf(daily.total_cost, date >= this_day - 7 AND date < this_day) / 7
+                AS recent_cost_per_day,
+            toDayOfMonth(this_day) AS days_passed,
+            toDayOfMonth(toLastDayOfMonth(this_day)) AS days_in_month
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date BETWEEN toStartOfMonth(this_day) - 7 AND toLastDayOfMonth(this_day)
+    )
 SELECT
     spent,
     days_passed,
@@ -1123,20 +1133,24 @@ FROM month;
 
 -- name: month-to-date
 -- How does this month's running total compare with last month's, day by day?
-WITH costs AS (
-    SELECT
-        toDayOfMonth(date) AS day,
-        sumIf(daily.total_cost, date >= toStartOfMonth(today())) AS this_month,
-        sumIf(daily.total_cost, date < toStartOfMonth(today())) AS last_month
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toStartOfMonth(today()) - INTERVAL 1 MONTH
-        AND date <= toLastDayOfMonth(today())
-    GROUP BY day
-    ORDER BY day ASC WITH FILL FROM 1 TO 32
-)
+-- timezone: of today
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    costs AS (
+        SELECT
+            toDayOfMonth(date) AS day,
+            sumIf(daily.total_cost, date >= toStartOfMonth(this_day)) AS this_month,
+            sumIf(daily.total_cost, date < toStartOfMonth(this_day)) AS last_month
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toStartOfMonth(this_day) - INTERVAL 1 MONTH
+            AND date <= toLastDayOfMonth(this_day)
+        GROUP BY day
+        ORDER BY day ASC WITH FILL FROM 1 TO 32
+    )
 SELECT
     day,
-    if(day <= toDayOfMonth(today()), sum(costs.this_month) OVER until_day, NULL)
+    if(day <= toDayOfMonth(this_day), sum(costs.this_month) OVER until_day, NULL)
         AS this_month,
     sum(costs.last_month) OVER until_day AS last_month
 FROM costs
@@ -1183,23 +1197,28 @@ FROM periods;
 -- name: budget-left
 -- How much of this month's budget is left, and what may each remaining day cost?
 -- budget: dollars for the month
+-- timezone: of today
 SET param_budget = 200;
-WITH month AS (
-    SELECT
-        sum(daily.total_cost) AS spent,
-        {budget:Float64} - spent AS left,
-        toDayOfMonth(toLastDayOfMonth(today())) - toDayOfMonth(today()) + 1 AS days_left
-    FROM ccusage_v_daily_summary AS daily
-    WHERE date >= toStartOfMonth(today()) AND date <= toLastDayOfMonth(today())
-)
+SET param_timezone = 'UTC';
+WITH
+    toDate(now(), {timezone:String}) AS this_day,
+    month AS (
+        SELECT
+            sum(daily.total_cost) AS spent,
+            {budget:Float64} - spent AS left,
+            toDayOfMonth(toLastDayOfMonth(this_day)) - toDayOfMonth(this_day) + 1
+                AS days_left
+        FROM ccusage_v_daily_summary AS daily
+        WHERE date >= toStartOfMonth(this_day) AND date <= toLastDayOfMonth(this_day)
+    )
 SELECT
     spent,
     left,
     100 * spent / nullIf({budget:Float64}, 0) AS used_percent,
     days_left,
     greatest(left, 0) / days_left AS affordable_per_day,
-    spent / toDayOfMonth(today()) AS spent_per_day,
-    spent_per_day * toDayOfMonth(toLastDayOfMonth(today())) <= {budget:Float64}
+    spent / toDayOfMonth(this_day) AS spent_per_day,
+    spent_per_day * toDayOfMonth(toLastDayOfMonth(this_day)) <= {budget:Float64}
         AS is_on_track
 FROM month;
 
@@ -1471,6 +1490,29 @@ ARRAY JOIN
     mapValues(held_reasons) AS held
 ORDER BY held DESC, machine_name ASC, reason ASC;
 
+-- name: twin-machines
+-- Which machines have sessions in common, so that the same transcripts count twice?
+WITH twins AS (
+    SELECT
+        session_key,
+        agent,
+        arraySort(groupArray(machine_name)) AS machines,
+        sum(sessions.total_tokens) - max(sessions.total_tokens) AS tokens,
+        sum(sessions.total_cost) - max(sessions.total_cost) AS cost
+    FROM ccusage_usage_sessions AS sessions FINAL
+    GROUP BY session_key, agent
+    HAVING count() > 1
+)
+SELECT
+    arrayStringConcat(machines, ', ') AS machine_names,
+    agent,
+    count() AS sessions,
+    sum(tokens) AS counted_twice_tokens,
+    sum(cost) AS counted_twice_cost
+FROM twins
+GROUP BY machine_names, agent
+ORDER BY counted_twice_cost DESC, machine_names ASC, agent ASC;
+
 -- name: ccusage-versions
 -- Which versions of ccusage have produced the stored days, on which machines?
 SELECT
@@ -1483,6 +1525,240 @@ SELECT
 FROM ccusage_usage_daily FINAL
 GROUP BY machine_name, ccusage_version
 ORDER BY machine_name ASC, last_update DESC, ccusage_version ASC;
+
+-- Statistics: what --stats is made of, in columns for the program ---------------------
+
+-- name: statistics-days
+-- What did each day hold, and how much of its prompts came from the cache?
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    date,
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens,
+    sum(input_tokens + cache_creation_tokens + cache_read_tokens) AS prompt_tokens,
+    sum(daily.cache_read_tokens) AS read_tokens
+FROM ccusage_usage_daily AS daily FINAL
+WHERE has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY date
+ORDER BY date ASC;
+
+-- name: statistics-machines
+-- What did each agent on each machine use?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    machine_name,
+    agent,
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens
+FROM ccusage_usage_daily AS daily FINAL
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY machine_name, agent
+ORDER BY machine_name ASC, agent ASC;
+
+-- name: statistics-models
+-- What was used of each model, and how much of that has no price?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    model_name,
+    agent,
+    sum(breakdowns.cost) AS total_cost,
+    sum(breakdowns.total_tokens) AS total_tokens,
+    sumIf(breakdowns.total_tokens, breakdowns.cost = 0) AS tokens_without_price
+FROM ccusage_model_breakdowns AS breakdowns FINAL
+WHERE record_type = 'daily'
+    AND record_key >= toString({since:Date32})
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY model_name, agent
+ORDER BY model_name ASC, agent ASC;
+
+-- name: statistics-projects
+-- What was used in each project, under the last of its names?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    argMax(project_id, updated_at) AS project,
+    agent,
+    sum(projects.total_cost) AS total_cost,
+    sum(projects.total_tokens) AS total_tokens
+FROM ccusage_usage_projects_daily AS projects FINAL
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY project_key, agent
+ORDER BY project_key ASC, agent ASC;
+
+-- name: statistics-sessions
+-- How many sessions are there, and which cost most and lasted longest?
+-- since: the first day
+-- timezone: of the days
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '';
+WITH sessions AS (
+    SELECT
+        concat(project_path, if(project_path = '', '', '/'), session_id) AS name,
+        total_cost,
+        ifNull(dateDiff('minute', first_activity, last_activity), 0) AS minutes
+    FROM ccusage_usage_sessions FINAL
+    WHERE ifNull(toDate32(last_activity, {timezone:String}), toDate32('1900-01-01'))
+            >= {since:Date32}
+        AND has(['', machine_name], {machine:String})
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+)
+SELECT
+    count() AS number,
+    avg(sessions.total_cost) AS average_cost,
+    max(sessions.total_cost) AS maximum_cost,
+    argMax(name, sessions.total_cost) AS costliest,
+    max(minutes) AS longest_minutes,
+    if(longest_minutes > 0, argMax(name, minutes), '') AS longest
+FROM sessions
+HAVING number > 0
+ORDER BY number ASC;
+
+-- name: statistics-blocks
+-- Which blocks were running when they were last imported?
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    machine_name,
+    start_time,
+    end_time,
+    total_tokens,
+    cost_usd,
+    burn_rate,
+    `projection`
+FROM ccusage_usage_blocks FINAL
+WHERE is_active
+    AND NOT is_gap
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+ORDER BY start_time ASC, machine_name ASC, block_id ASC;
+
+-- name: statistics-hours
+-- How many tokens are in the blocks that began in each hour of the day?
+-- since: the first day
+-- timezone: of the hours
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    toHour(start_time, {timezone:String}) AS hour,
+    sum(blocks.total_tokens) AS total_tokens
+FROM ccusage_usage_blocks AS blocks FINAL
+WHERE NOT is_gap
+    AND toDate32(start_time, {timezone:String}) >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY hour
+ORDER BY hour ASC;
+
+-- name: statistics-clock
+-- What did each hour of the recent days cost, for a comparison at the same hour?
+-- A block's cost is spread evenly over the hours from its start to its last entry.
+-- recent: the first day
+-- timezone: of the days and hours
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_recent = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '';
+WITH spread AS (
+    SELECT
+        start_time,
+        cost_usd,
+        dateDiff('hour', start_time, ifNull(actual_end_time, start_time)) + 1 AS hours
+    FROM ccusage_usage_blocks FINAL
+    WHERE NOT is_gap
+        AND toDate32(end_time, {timezone:String}) >= {recent:Date32}
+        AND has(['', machine_name], {machine:String})
+        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+)
+SELECT
+    toDate32(start_time + toIntervalHour(passed), {timezone:String}) AS date,
+    toHour(start_time + toIntervalHour(passed), {timezone:String}) AS hour,
+    sum(cost_usd / hours) AS total_cost
+FROM spread
+ARRAY JOIN range(toUInt64(greatest(hours, 1))) AS passed
+GROUP BY date, hour
+ORDER BY date ASC, hour ASC;
+
+-- name: statistics-spending
+-- What have all machines and agents spent on each of the recent days, of the budget?
+-- recent: the first day
+SET param_recent = '1900-01-01';
+SELECT
+    date,
+    sum(daily.total_cost) AS total_cost
+FROM ccusage_usage_daily AS daily FINAL
+WHERE date >= {recent:Date32}
+GROUP BY date
+ORDER BY date ASC;
+
+-- name: statistics-runs
+-- What did the last two imports of each machine find?
+-- machine: one machine, or '' for all
+SET param_machine = '';
+SELECT
+    machine_name,
+    started_at,
+    ccusage_version,
+    hashed_projects,
+    total_cost,
+    total_tokens,
+    held_reasons
+FROM ccusage_import_history
+WHERE has(['', machine_name], {machine:String})
+ORDER BY machine_name ASC, updated_at DESC
+LIMIT 2 BY machine_name;
+
+-- name: statistics-imports
+-- On which days were days imported, and how long did Claude Code keep transcripts then?
+-- year: the first day
+-- timezone: of the days
+-- machine: one machine, or '' for all
+SET param_year = '1900-01-01';
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SELECT
+    toDate32(started_at, {timezone:String}) AS date,
+    max(history.cleanup_period_days) AS cleanup_period_days
+FROM ccusage_import_history AS history
+WHERE toDate32(started_at, {timezone:String}) >= {year:Date32}
+    AND arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
+    AND has(['', machine_name], {machine:String})
+GROUP BY date
+ORDER BY date ASC;
 
 -- Charts: the columns are always time, value, series ----------------------------------
 

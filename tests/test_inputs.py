@@ -63,8 +63,11 @@ ARGUMENTS = {
 IDLE = {
     "--param a=1": ("", "--check", "--stats", "--list-queries"),
     "--days 3": ("", "--check", "--query -", "--list-queries"),
-    "--machine m": ("", "--check", "--query -", "--list-queries"),
+    "--machine m": ("", "--check", "--list-queries"),
+    "--names": ("--check", "--list-queries"),
+    "--hash-projects": ("--stats", "--query -", "--list-queries"),
     "--no-hash-projects": ("--stats", "--query -", "--list-queries"),
+    "--reprice": ("--stats", "--query -", "--list-queries"),
     "--allow-shrink": ("--stats", "--query -", "--list-queries"),
     "--dry-run": ("--check", "--stats", "--query -", "--list-queries"),
     "--agents pi": ("--query -", "--list-queries"),

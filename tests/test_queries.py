@@ -29,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "queries.sql").read_text(encoding="utf-8")
 SCHEMA = (ROOT / "ccusage_clickhouse_schema.sql").read_text(encoding="utf-8")
 QUERIES = read_queries(TEXT)
-WITH_MACHINE = [name for name, query in QUERIES.items() if "machine" in query.parameters]
+# What --stats is made of is checked in test_stats.py, against ccusage itself.
+QUESTIONS = [name for name in QUERIES if not name.startswith("statistics-")]
+WITH_MACHINE = [name for name in QUESTIONS if "machine" in QUERIES[name].parameters]
 QUOTED = "o'brien"
 
 # --- the history ---------------------------------------------------------------------------
@@ -101,7 +103,7 @@ FACTS = [
     Fact("server", "claude", 16, "alpha", "s12", SONNET, 1, 3, 5, 70),
     Fact("server", "claude", 40, "alpha", "s9", OPUS, 2, 6, 30, 300),
     Fact(QUOTED, "claude", 2, "beta", "s11", OPUS, 2, 14, 60, 330),
-    Fact(QUOTED, "claude", 33, "beta", "s13", SONNET, 3, 15, 61, 333),
+    Fact(QUOTED, "claude", 33, "beta", "s3", SONNET, 3, 15, 61, 333),  # as on the laptop
     Fact(QUOTED, "codex", 0, "", "c1", GPT, 70, 20, 0, 300),
     Fact(QUOTED, "codex", 1, "", "c1", GPT, 71, 21, 0, 310),
     Fact(QUOTED, "codex", 10, "", "c0", "", 0, 0, 0, 0),  # ccusage reports such empty days
@@ -1141,6 +1143,26 @@ def _(w: World) -> Rows:
     return [("laptop", at, "smaller", 3), ("laptop", at, "unmoved", 1)]
 
 
+@answers("twin-machines")
+def _(w: World) -> Rows:
+    machines = by(w.facts, lambda f: (f.agent, f.session_key))
+    twins = [
+        (agent, by(facts, lambda f: f.machine))
+        for (agent, _), facts in machines.items()
+        if len({f.machine for f in facts}) > 1
+    ]
+    groups = by(twins, lambda twin: (", ".join(sorted(twin[1])), twin[0]))
+    rows = []
+    for (names, agent), several in groups.items():
+        tokens, cost = 0, 0.0
+        for _, facts in several:
+            counts = [total(mine, "tokens") for mine in facts.values()]
+            costs = [total(mine) for mine in facts.values()]
+            tokens, cost = tokens + sum(counts) - max(counts), cost + sum(costs) - max(costs)
+        rows.append((names, agent, len(several), tokens, cost))
+    return sorted(rows, key=lambda row: (-row[4], row[0], row[1]))
+
+
 @answers("ccusage-versions")
 def _(w: World) -> Rows:
     return [
@@ -1359,7 +1381,7 @@ def agree(found: Rows, expected: Rows) -> None:
             assert value == close, (got, want)
 
 
-@pytest.mark.parametrize("name", QUERIES)
+@pytest.mark.parametrize("name", QUESTIONS)
 def test_a_query_answers_its_question(engine: Engine, name: str) -> None:
     parameters, answer = ANSWERS[name]
     expected = answer(engine.world)
@@ -1384,7 +1406,7 @@ def test_a_day_in_the_far_future_moves_no_trend(engine: Engine) -> None:
 
 
 def test_every_answer_belongs_to_a_query() -> None:
-    assert set(ANSWERS) == set(QUERIES)
+    assert set(ANSWERS) == set(QUESTIONS)
 
 
 @pytest.mark.parametrize("name", WITH_MACHINE)
@@ -1500,4 +1522,12 @@ def test_defaults_are_read_as_text() -> None:
         "Why?",
         {"m": "", "n": "1.5"},
         "SELECT\n    ';' -- a comment\n",
+        "",
+        "-- m: a machine\n",
     )
+
+
+def test_a_query_knows_the_heading_that_it_stands_under() -> None:
+    text = "-- Days ---\n\n-- name: a\n-- Why?\nSELECT 1;\n\n-- name: b\n-- Why?\nSELECT 2;\n"
+    queries = read_queries(text + "\n-- Times: all ----\n\n-- name: c\n-- Why?\nSELECT 3;\n")
+    assert [query.heading for query in queries.values()] == ["Days", "Days", "Times: all"]

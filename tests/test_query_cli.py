@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shlex
+import subprocess
 from datetime import date, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from clickhouse_server import ClickHouseServer
@@ -32,7 +36,11 @@ if TYPE_CHECKING:
     from tables import Done
 
 UTC = timezone.utc
-NAMES = list(read_queries(QUERIES.read_text(encoding="utf-8")))
+NAMES = [
+    name
+    for name in read_queries(QUERIES.read_text(encoding="utf-8"))
+    if not name.startswith(("statistics-", "report-"))
+]
 
 
 @pytest.fixture(scope="module", params=["embedded", "server"])
@@ -75,9 +83,12 @@ def test_every_query_answers_with_its_defaults(machine: Machine) -> None:
 def test_the_list_shows_names_and_questions(machine: Machine) -> None:
     done = machine.main("--list-queries")
     assert done.code == 0
-    assert done.out.startswith("Name  ")
+    assert re.match("Name +Question\n\nDays:\nall-time-totals  ", done.out)
+    assert "\n\nModels:\nmodel-costs  " in done.out
     assert "\ndaily-cost-trend  " in done.out
     assert "What did each of the last days cost" in done.out
+    assert "week before it? [days=30, machine='']" in " ".join(done.out.split())
+    assert max(map(len, done.out.splitlines())) <= 120
 
 
 def test_json_and_csv_are_exact_and_tables_are_for_people(machine: Machine) -> None:
@@ -93,18 +104,23 @@ def test_json_and_csv_are_exact_and_tables_are_for_people(machine: Machine) -> N
     assert [float(line["total_cost"]) for line in lines] == [row["total_cost"] for row in rows]
     assert [line["date"] for line in lines] == [row["date"] for row in rows]
     shown = machine.main(*args).out
-    assert shown.startswith("date        total tokens  total cost  week before average")
-    assert f"{days[1]}           110      0.0015" in shown
+    title, about, empty, header, *lines = shown.splitlines()
+    assert title.startswith("What did each of the last days cost")
+    assert about == f"{days[0]} – {days[2]}; days: 3; machine: all"
+    assert (empty, header.split("  ")[0]) == ("", "date")
+    assert f"{days[1]}           110     $0.0015" in shown
+    assert lines[3].split() == ["total", "220", "$0.0031"]
     markdown = machine.main(*args, "--format", "markdown").out.split("\n")
     assert markdown[1].startswith("| --- | ---: | ---: |")
     assert markdown[0].startswith("| date | total tokens |")
 
 
 def test_an_answer_without_rows_keeps_its_columns(machine: Machine) -> None:
-    args = ("--query", "daily-cost-trend", "--param", "machine=nobody", "--param", "days=0")
+    args = ("--query", "daily-cost-trend", "--param", "days=0")
     assert json.loads(machine.main(*args, "--format", "json").out) == []
     assert machine.main(*args, "--format", "csv").out.startswith("date,total_tokens,")
-    assert machine.main(*args).out.startswith("date  total tokens  ")
+    assert machine.main(*args).out.endswith("\ndays: 0; machine: all\n\nno rows\n\n")
+    assert machine.main(*args, "--format", "markdown").out.startswith("| date | total tokens |")
 
 
 def test_an_answer_goes_to_a_file(machine: Machine, tmp_path: Path) -> None:
@@ -138,9 +154,19 @@ def test_parameters_are_bound_and_never_pasted(
             "daily-cost-trend: it has no parameter dayz; its parameters: days, machine",
         ),
         (["all-time-totals", "--param", "x=1"], "it has no parameter x; its parameters: none"),
-        (["daily-cost-trend", "--param", "days=abc"], "abc cannot be parsed as UInt32"),
-        (["daily-cost-trend", "--param", "days=4294967296"], "expected less than 100000"),
-        (["daily-cost-trend", "--param", "days=-1"], "-1 cannot be parsed as UInt32"),
+        (
+            ["daily-cost-trend", "--param", "days=abc"],
+            "--query daily-cost-trend: days: expected a whole number below 100000, got 'abc'\n",
+        ),
+        (["daily-cost-trend", "--param", "days=4294967296"], "below 100000, got '4294967296'"),
+        (["daily-cost-trend", "--param", "days=-1"], "below 100000, got '-1'"),
+        (["budget-left", "--param", "budget=x"], "budget: expected a number, got 'x'"),
+        (["budget-left", "--param", "budget=nan"], "budget: expected a number, got 'nan'"),
+        (["hours-of-day", "--param", "timezone=Mars/Base"], "'Mars/Base' is no IANA time zone"),
+        (["statistics-models", "--param", "since=May"], "since: expected a day such as 2026-01-"),
+        (["model-costs", "--param", "machine=m2"], "--param machine: 'm2' never imported; m1 did"),
+        (["model-costs", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
+        (["month-forecast", "--machine", "m1"], "it has no parameter machine"),
     ],
 )
 def test_wrong_names_and_parameters_are_code_2_and_told(
@@ -266,7 +292,9 @@ def stored(machine: Machine) -> Any:
         ("-- nothing but a comment", 2, "no SQL came from stdin"),
         ("SELEC 1", 2, "Syntax error"),
         ("SELECT nothing_like_it", 2, "nothing_like_it"),
-        ("SELECT * FROM no_such_table", 1, "no_such_table"),
+        ("SELECT * FROM no_such_table", 2, "no_such_table"),
+        ("SELECT 1;" + "\n-- a comment" * 3_000 + "\nSELECT 2;", 2, "Multi-statements are not"),
+        (QUERIES.read_text(encoding="utf-8"), 2, "Multi-statements are not allowed"),
     ],
 )
 def test_sql_that_cannot_be_run_says_why(
@@ -363,3 +391,83 @@ def test_sql_from_stdin_loses_its_last_semicolon_only() -> None:
 )
 def test_people_read_numbers_rounded(value: Any, text: str) -> None:
     assert people(value) == text
+
+
+# --- for people ----------------------------------------------------------------------------------
+
+
+def test_a_machine_may_be_named_by_either_option(machine: Machine) -> None:
+    args = ("--query", "model-costs", "--format", "json")
+    either = [
+        machine.main(*args, *more) for more in (["--machine", "m1"], ["--param", "machine=m1"])
+    ]
+    assert either[0] == either[1] == machine.main(*args)
+    assert json.loads(either[0].out)
+
+
+def test_times_and_today_are_those_of_the_recorded_zone(tmp_path: Path, database: Database) -> None:
+    """One of two zones is on another day than UTC at any hour."""
+    now = datetime.now(UTC)
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        machine = Machine(tmp_path, zone[-4:], zone=zone, database=database)
+        at = now - timedelta(minutes=1)
+        name = "00000000-0000-4000-8000-000000000000"
+        write_session(machine.claude, "-home-dev", name, [Message(at=at)])
+        machine.imports()
+        done = machine.main("--query", "today-so-far", "--machine", machine.name)
+        assert f"timezone: {zone}" in done.out
+        assert json.loads(machine.main("--query", "today-so-far", "--machine", machine.name,
+                          "--format", "json").out)[0]["today_tokens"] == 110  # fmt: skip
+        shown = machine.main("--query", "recent-blocks", "--machine", machine.name).out
+        assert f"times in {zone}" in shown
+        local = at.astimezone(ZoneInfo(zone))
+        assert f"{local:%Y-%m-%d %H}:00" in shown
+        asked = machine.main("--query", "today-so-far", "--param", "timezone=UTC").out
+        assert "timezone: UTC" in asked
+
+
+def test_a_chart_is_drawn_and_keeps_its_numbers_elsewhere(machine: Machine) -> None:
+    args = ("--query", "chart-cost-by-machine", "--param", "days=5")
+    shown = machine.main(*args).out
+    assert re.search("^m1: \\$0.0031 in all$", shown, re.MULTILINE)
+    assert "█" in shown
+    assert machine.main(*args, "--format", "csv").out.count("\n") == 6
+    assert machine.main(*args, "--format", "markdown").out.startswith("| time | value | series |")
+
+
+def test_the_budget_is_the_one_that_is_set(machine: Machine) -> None:
+    def budget(*args: str, **env: str) -> float:
+        done = machine.main("--query", "budget-left", "--format", "json", *args, **env)
+        (row,) = json.loads(done.out)
+        return round(row["spent"] + row["left"])
+
+    assert budget() == 200
+    assert budget(BUDGET_MONTH="350.5") == round(350.5)
+    assert budget("--param", "budget=50", BUDGET_MONTH="350") == 50
+
+
+def test_what_statistics_are_made_of_is_not_listed_but_answers(machine: Machine) -> None:
+    listed = machine.main("--list-queries").out
+    assert not re.search("^(statistics|report)-", listed, re.MULTILINE)
+    done = machine.main("--query", "statistics-days", "--param", "agents=codex,claude")
+    assert re.search(r"^total +\$0.0031 +220 ", done.out, re.MULTILINE)
+    assert "no rows" in machine.main("--query", "statistics-days", "--param", "agents=x,claud").out
+
+
+@pytest.mark.parametrize(
+    ("redirection", "message"),
+    [
+        ("<&-", "--query -: no SQL came from stdin"),
+        ("< /dev/null", "--query -: no SQL came from stdin"),
+        ("<<< $'SELECT \\xff'", "--query -: stdin is not in UTF-8"),
+    ],
+)
+def test_a_stdin_that_holds_no_sql_is_told(redirection: str, message: str, tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    script = f"{shlex.join(machine.argv('--query', '-'))} {redirection}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=machine.env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1

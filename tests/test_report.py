@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import math
+import os
 import re
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -18,18 +20,20 @@ from hypothesis import strategies as st
 import ccusage_importer as program
 from ccusage_importer import (
     ASCII,
-    FIGURES,
     RENDERERS,
     Identity,
     ImportResult,
-    Lowered,
+    LoweredRow,
+    Report,
     Scope,
     Section,
     Statistics,
     TableCount,
     Usage,
+    answer_section,
     change,
     figures_report,
+    find_query,
     heatmap,
     human,
     import_sections,
@@ -52,75 +56,49 @@ OPUS, SONNET, NEW = "claude-opus-4-1-20250805", "claude-sonnet-4-20250514", "cla
 LONG = "a-machine-whose-name-somebody-found-worth-sixty-three-characters"
 
 
-def milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
 def figures(**changes: Any) -> Any:
     """What the database answers: a year and a half of two machines and two agents."""
     days = [
-        (
-            [str(TODAY - timedelta(ago))],
-            [1_000_000 * (ago % 7), 800_000, 600_000],
-            [0.5 * (ago % 7)],
-        )
+        (TODAY - timedelta(ago), 0.5 * (ago % 7), 1_000_000 * (ago % 7), 800_000, 600_000)
         for ago in range(1, 500)
         if (ago % 5 and ago < 150) or 300 < ago < 310
     ]
-    days.append(([str(TODAY)], [2_500_000, 2_000_000, 1_900_000], [12.25]))
-    at = NOW - timedelta(minutes=5)
+    days.append((TODAY, 12.25, 2_500_000, 2_000_000, 1_900_000))
+    at, held = NOW - timedelta(minutes=5), {"their transcripts are gone": 12}
+    start, end = (NOW.replace(hour=hour, minute=0) for hour in (12, 17))
     rows: dict[str, Any] = {
         "days": days,
         "machines": [
-            (["lab", "claude"], [260_000_000], [130.0]),
-            (["lab", "codex"], [20_000_000], [20.0]),
-            ([LONG, "claude"], [80_000_000], [42.25]),
+            ("lab", "claude", 130.0, 260_000_000),
+            ("lab", "codex", 20.0, 20_000_000),
+            (LONG, "claude", 42.25, 80_000_000),
         ],
         "models": [
-            ([OPUS, "claude"], [60_000_000, 0], [140.0]),
-            ([SONNET, "claude"], [240_000_000, 0], [32.25]),
-            ([NEW, "claude"], [40_000_000, 40_000_000], [0.0]),
-            (["gpt-5-codex", "codex"], [20_000_000, 20_000_000], [0.0]),
+            (OPUS, "claude", 140.0, 60_000_000, 0),
+            (SONNET, "claude", 32.25, 240_000_000, 0),
+            (NEW, "claude", 0.0, 40_000_000, 40_000_000),
+            ("gpt-5-codex", "codex", 0.0, 20_000_000, 20_000_000),
         ],
         "projects": [
-            (["b909b9d6", "claude", "b909b9d6aaaa"], [200_000_000], [100.0]),
-            (["b909b9d6", "claude", "b909b9d6bbbb"], [100_000_000], [72.25]),
+            ("b909b9d6", "claude", 100.0, 200_000_000),
+            ("b909b9d6", "claude", 72.25, 100_000_000),
         ],
-        "sessions": [(["b909b9d6/2384db68", "b909b9d6/9ad0089d"], [1234, 389], [192.25, 37.5])],
-        "blocks": [
-            (
-                ["lab"],
-                [
-                    milliseconds(NOW.replace(hour=12, minute=0)),
-                    milliseconds(NOW.replace(hour=17, minute=0)),
-                    2_500_000,
-                ],
-                [12.25, 4.9, 24.5],
-            )
-        ],
-        "hours": [([], [9, 5_000], []), ([], [14, 7_000], [])],
+        "sessions": [(1234, 192.25 / 1234, 37.5, "b909b9d6/2384db68", 389, "b909b9d6/9ad0089d")],
+        "blocks": [("lab", start, end, 2_500_000, 12.25, 4.9, 24.5)],
+        "hours": [(9, 5_000), (14, 7_000)],
         "runs": [
-            (
-                [LONG, "18.0.11"],
-                [milliseconds(NOW - timedelta(days=3)), 0, 0, 0, 0],
-                [42.25, 0.0],
-            ),
-            (
-                ["lab", "20.0.24"],
-                [milliseconds(at), milliseconds(at - timedelta(hours=1)), 45_100, 0, 1],
-                [151.23, 150.0],
-            ),
+            (LONG, NOW - timedelta(days=3), "18.0.11", 0, 42.25, 0, {}),
+            ("lab", at, "20.0.24", 1, 151.23, 45_100, held),
+            ("lab", at - timedelta(hours=1), "20.0.23", 1, 150.0, 0, {}),
         ],
-        "held": [(["lab", "their transcripts are gone"], [12], [])],
-        "imported": [([str(TODAY)], [30], []), ([str(TODAY - timedelta(100))], [10], [])],
+        "imports": [(TODAY, 30), (TODAY - timedelta(100), 10)],
     }
-    rows["runs"][0][1][1] = rows["runs"][0][1][0]  # its only import
     return {**rows, **changes}
 
 
 STATS = summarise(figures(), SCOPE)
-WIDE = figures(models=[(["x" * 300, "claude"], [1, 0], [1e9])])
-NOTHING = summarise({name: [] for name in FIGURES}, SCOPE)
+WIDE = figures(models=[("x" * 300, "claude", 1e9, 1, 0)])
+NOTHING = summarise({}, SCOPE)
 
 
 def table(stats: Statistics, width: int, *, colour: bool = False) -> str:
@@ -130,32 +108,49 @@ def table(stats: Statistics, width: int, *, colour: bool = False) -> str:
 # --- golden --------------------------------------------------------------------------------------
 
 
-def test_the_dashboard_at_80_columns() -> None:
-    assert table(STATS, 80) == GOLDEN_80
+GOLDEN = Path(__file__).with_name("golden")
 
 
-def test_the_dashboard_at_60_columns() -> None:
-    assert table(STATS, 60) == GOLDEN_60
+def golden(name: str, text: str) -> None:
+    """Compare with a file, or with the variable GOLDEN set write it anew, to be looked at."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("GOLDEN"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
 
 
-def test_the_dashboard_at_200_columns() -> None:
-    assert table(STATS, 200) == GOLDEN_200
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_statistics_look_as_they_did(width: int) -> None:
+    golden(f"stats-{width}", table(STATS, width))
 
 
-def test_the_import_summary_at_80_columns() -> None:
-    shown = render_table(figures_report(RESULT, import_sections(RESULT)), 80, colour=False)
-    assert shown == GOLDEN_IMPORT
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_the_summary_of_an_import_looks_as_it_did(width: int) -> None:
+    golden(f"import-{width}", render_table(summary_of(RESULT), width, colour=False))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_verbose_summary_looks_as_it_did(width: int) -> None:
+    report = figures_report(RESULT, import_sections(RESULT, verbose=True))
+    golden(f"verbose-{width}", render_table(report, width, colour=False))
+
+
+@pytest.mark.parametrize("name", ["days", "sessions", "chart", "none"])
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_answers_look_as_they_did(name: str, width: int) -> None:
+    golden(f"query-{name}-{width}", render_table(ANSWERS[name], width, colour=False))
 
 
 def test_the_report_in_markdown() -> None:
     report = figures_report(STATS, statistics_sections(STATS))
-    assert RENDERERS["markdown"](report) == GOLDEN_MARKDOWN
+    golden("stats-markdown", RENDERERS["markdown"](report))
+    assert RENDERERS["markdown"](ANSWERS["days"]).startswith("| date | total tokens |")
 
 
-@pytest.mark.parametrize("width", [60, 80, 139, 140, 200, 400])
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 400])
 def test_no_line_is_longer_than_the_terminal_is_wide(width: int) -> None:
     for stats in (STATS, NOTHING, summarise(WIDE, SCOPE)):
-        assert max(map(len, table(stats, width).split("\n"))) <= width
+        assert max(map(len, table(stats, width).split("\n"))) <= min(width, 120)
 
 
 def test_on_a_terminal_narrower_than_that_nothing_is_lost() -> None:
@@ -177,7 +172,7 @@ def test_a_terminal_gets_colours_and_NO_COLOR_takes_them_away(
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = table(STATS, 80, colour=True)
     assert "\x1b[32m" in coloured
-    assert "■" in coloured
+    assert re.search("\x1b\\[32m[░▒▓█]+", coloured)
     monkeypatch.setenv("NO_COLOR", "1")
     bare = table(STATS, 80, colour=True)
     assert not re.findall(r"\x1b\[[0-9;]*3[0-9]", bare)
@@ -248,7 +243,7 @@ def test_a_scope_that_holds_nothing_is_told_apart_from_an_empty_database() -> No
 
 def test_names_can_neither_command_the_terminal_nor_break_a_table() -> None:
     evil = "\x1b[2Jevil|\n<b>[red]"
-    stats = summarise(figures(models=[([evil, "claude"], [1, 0], [1.0])]), SCOPE)
+    stats = summarise(figures(models=[(evil, "claude", 1.0, 1, 0)]), SCOPE)
     assert "\x1b" not in table(stats, 80)
     assert "[2Jevil" in table(stats, 80)
     markdown = RENDERERS["markdown"](figures_report(stats, statistics_sections(stats)))
@@ -269,13 +264,65 @@ def test_periods_are_compared_with_the_ones_before() -> None:
         date(2026, 10, 19): 1000.0,
         date(2026, 11, 19): 7777.0,  # tomorrow
     }
-    rows = [([str(day)], [int(cost * 10), 0, 0], [cost]) for day, cost in costs.items()]
+    rows = [(day, cost, int(cost * 10), 0, 0) for day, cost in costs.items()]
     today, week, month = summarise(figures(days=rows), SCOPE).periods
-    assert (today.cost, today.cost_before, today.cost_before_so_far) == (8.0, 2.0, 2.0)
+    passed = 15.5 / 24  # it is 15:30 in Berlin, and no block tells of yesterday's hours
+    assert (today.cost, today.cost_before) == (8.0, 2.0)
+    assert today.cost_before_so_far == pytest.approx(2.0 * passed)
     assert (week.start, week.cost, week.cost_before) == (date(2026, 11, 16), 10.0, 105.0)
     assert (week.cost_before_so_far, week.projected_cost) == (5.0, None)
-    assert (month.cost, month.cost_before, month.cost_before_so_far) == (115.0, 1030.0, 30.0)
-    assert month.projected_cost == pytest.approx(115.0 / 18 * 30)
+    assert (month.cost, month.cost_before) == (115.0, 1030.0)
+    assert month.cost_before_so_far == pytest.approx(30.0 * passed)
+
+
+def test_the_same_hours_of_the_day_before_are_told_by_its_blocks() -> None:
+    yesterday = TODAY - timedelta(1)
+    rows = [(TODAY, 3.0, 1, 0, 0), (yesterday, 8.0, 1, 0, 0)]
+    clock = [(yesterday, 9, 1.0), (yesterday, 15, 2.0), (yesterday, 22, 1.0)]
+    today = summarise(figures(days=rows, clock=clock), SCOPE).periods[0]
+    assert today.cost_before_so_far == pytest.approx(8.0 * (1.0 + 2.0 / 2) / 4)
+    late = Scope(datetime(2026, 11, 18, 22, 59, tzinfo=UTC), "Europe/Berlin")
+    today = summarise(figures(days=rows, clock=clock), late).periods[0]
+    assert today.cost_before_so_far == 8.0
+
+
+@pytest.mark.parametrize(
+    ("costs", "projected"),
+    [
+        ({1: 10.0, 2: 20.0, 18: 1.0}, 30.0 + 13 * 30 / 17),  # today is not over yet
+        ({1: 10.0, 2: 20.0, 18: 50.0}, 80.0 + 12 * 30 / 17),
+        ({15: 30.0, 18: 1.0}, 30.0 + 13 * 10.0),  # nothing was imported before the 15th
+        ({18: 5.0}, None),
+        ({}, None),
+    ],
+)
+def test_a_month_goes_on_as_its_complete_days_did(
+    costs: dict[int, float], projected: float | None
+) -> None:
+    found = program.projection({TODAY.replace(day=day): cost for day, cost in costs.items()}, TODAY)
+    assert found == (projected and pytest.approx(projected))
+
+
+def test_on_the_first_of_a_month_the_month_before_tells_the_pace() -> None:
+    costs = {date(2026, 10, 1): 31.0, date(2026, 11, 1): 4.0}
+    assert program.projection(costs, date(2026, 11, 1)) == pytest.approx(4.0 + 29 * 1.0)
+
+
+def test_the_last_twelve_months_are_listed_from_the_first_with_usage_on() -> None:
+    names = [month.month for month in STATS.months]
+    assert (names[0], names[-1], len(names)) == ("2026-01", "2026-11", 11)
+    assert STATS.months[1] == ("2026-02", 0.0, 0, 0)
+    assert sum(month.active_days for month in STATS.months) == STATS.active_days
+    assert "11 months" in table(STATS, 80)
+    older = figures(days=[(TODAY - timedelta(500), 1.0, 1, 0, 0)])
+    assert summarise(older, SCOPE).months == []
+    assert "Months" not in table(summarise(older, SCOPE), 80)
+    for number in (1, 2, 3):
+        few = [(TODAY.replace(month=11 - ago), 2.0**ago, 1, 0, 0) for ago in range(number)]
+        shown = table(summarise(figures(days=few), SCOPE), 80)
+        assert f"{number} month" in shown
+        assert re.search(r"^2026-11 .*1$", shown, re.MULTILINE)  # no change of a part of a month
+    assert re.search(r"^2026-10 .* -50%$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +337,9 @@ def test_a_month_is_compared_with_no_more_days_than_the_one_before_has(
     today: date, start: date, before: int
 ) -> None:
     days = {start - timedelta(ago): Usage(1.0, 1) for ago in range(-31, 60)}
-    month = list(program.periods(days, today))[2]
+    month = list(program.periods(days, {}, datetime.combine(today, time(23, 59))))[2]
     assert month.cost == (today - start).days + 1
-    assert month.cost_before_so_far == before
+    assert month.cost_before_so_far == pytest.approx(before, abs=0.001)
 
 
 def test_today_is_that_of_the_machines_zone() -> None:
@@ -342,8 +389,8 @@ def test_projects_with_the_same_eight_digits_stay_two() -> None:
 
 def test_what_is_free_is_ranked_by_tokens() -> None:
     rows = figures(
-        days=[([str(TODAY)], [100, 0, 0], [0.0])],
-        models=[(["small", "x"], [25, 25], [0.0]), (["large", "x"], [75, 75], [0.0])],
+        days=[(TODAY, 0.0, 100, 0, 0)],
+        models=[("small", "x", 0.0, 25, 25), ("large", "x", 0.0, 75, 75)],
     )
     models = summarise(rows, SCOPE).models
     assert [(part.name, part.share) for part in models] == [("large", 0.75), ("small", 0.25)]
@@ -351,7 +398,7 @@ def test_what_is_free_is_ranked_by_tokens() -> None:
 
 def test_days_in_the_future_are_counted_and_pointed_at() -> None:
     rows = figures()
-    rows["days"].append((["2199-01-01"], [5, 0, 0], [1.0]))
+    rows["days"].append((date(2199, 1, 1), 1.0, 5, 0, 0))
     stats = summarise(rows, SCOPE)
     assert stats.last_day == date(2199, 1, 1)
     assert stats.cost == STATS.cost + 1.0
@@ -366,7 +413,7 @@ def test_days_in_the_future_are_counted_and_pointed_at() -> None:
 def levels(usage: Mapping[int, float], imported: Mapping[int, int]) -> dict[int, int | None]:
     """Levels by days ago."""
     days = {TODAY - timedelta(ago): Usage(cost, 10) for ago, cost in usage.items()}
-    runs = {str(TODAY - timedelta(ago)): kept for ago, kept in imported.items()}
+    runs = {TODAY - timedelta(ago): kept for ago, kept in imported.items()}
     return {(TODAY - day.date).days: day.level for day in heatmap(days, runs, SCOPE)}
 
 
@@ -496,7 +543,7 @@ RESULT = ImportResult(
     feeds_failed={"blocks": "blocks: exit code 1"},
     tables={f"ccusage_{name}": TableCount(1, 2, 0, 34_567) for name in TABLES},
     held={"their transcripts are gone": 12},
-    lowered=[Lowered("daily", "2026-11-01", 500, 400)],
+    lowered=[LoweredRow("daily", "2026-11-01", 500, 400)],
     total_tokens=280_000_000,
     total_cost=151.23,
     previous={
@@ -510,9 +557,13 @@ RESULT = ImportResult(
 )
 
 
-def summary(result: ImportResult) -> str:
-    shown = render_table(figures_report(result, import_sections(result)), 200, colour=False)
-    return re.sub(" +", " ", shown)
+def summary_of(result: ImportResult) -> Any:
+    return figures_report(result, import_sections(result))
+
+
+def summary(result: ImportResult, *, verbose: bool = False) -> str:
+    report = figures_report(result, import_sections(result, verbose=verbose))
+    return re.sub(" +", " ", render_table(report, 120, colour=False))
 
 
 def test_the_summary_says_what_was_held_corrected_and_left_out() -> None:
@@ -520,8 +571,31 @@ def test_the_summary_says_what_was_held_corrected_and_left_out() -> None:
     assert "12 rows kept: their transcripts are gone" in shown
     assert "Corrected 1 row smaller, as ccusage now counts" in shown
     assert "Failed blocks: its rows stay as they were" in shown
-    assert "+$1.23, +45.1K tokens since 2026-11-18 14:30" in shown
-    assert "names hashed" in shown
+    assert "New 3 days, 3 sessions changed: +$1.23, +45.1K tokens since 14:30\n" in shown
+    assert "Rows" not in shown
+    assert "names hashed" in summary(RESULT, verbose=True)
+    assert re.search("^daily 1 2 0 34,567$", summary(RESULT, verbose=True), re.MULTILINE)
+
+
+def test_days_at_former_prices_are_told_with_the_difference() -> None:
+    assert "now prices" not in summary(RESULT)
+    for dollars, text in ((1.2, "$1.20 higher"), (-0.5, "$0.50 lower")):
+        result = RESULT._replace(former_price_days=3, former_price_difference=dollars)
+        note = f"ccusage now prices 3 days {text}; they keep their cost"
+        assert note in " ".join(summary(result).split())
+
+
+def test_what_is_new_is_told_in_a_line() -> None:
+    nothing = {name: TableCount(0, 0, 0, 9) for name in RESULT.tables}
+    assert "New nothing new since 14:30\n" in summary(RESULT._replace(tables=nothing))
+    first = RESULT._replace(previous=None)
+    assert "New 3 days, 3 sessions changed: +$151.23, +280.0M tokens\n" in summary(first)
+    others = {**nothing, "ccusage_usage_blocks": TableCount(0, 1, 0, 9)}
+    assert "New 1 other row changed: +$1.23" in summary(RESULT._replace(tables=others))
+    assert RESULT.previous
+    earlier = {**RESULT.previous, "started_at": NOW - timedelta(days=1)}
+    assert "since 2026-11-17 15:30" in summary(RESULT._replace(previous=earlier))
+    assert "3 days, 3 sessions would change" in summary(RESULT._replace(dry_run=True))
 
 
 def test_a_dry_run_says_would() -> None:
@@ -534,15 +608,16 @@ def test_a_dry_run_says_would() -> None:
 
 def test_what_allow_shrink_lowered_is_listed() -> None:
     shown = summary(RESULT._replace(allow_shrink=True))
-    assert re.search("Lowered by --allow-shrink .*\ndaily 2026-11-01 500 400", shown) or (
+    assert re.search("LoweredRow by --allow-shrink .*\ndaily 2026-11-01 500 400", shown) or (
         "daily 2026-11-01 500 400" in shown
     )
 
 
 def test_a_summary_without_statistics_still_tells_of_the_import() -> None:
-    shown = summary(RESULT._replace(statistics=None, previous=None))
+    shown = summary(RESULT._replace(statistics=None, previous=None), verbose=True)
     assert "Machine lab, days in Europe/Berlin, ccusage 20.0.24" in shown
     assert "$151.23, 280.0M tokens of this machine\n" in shown
+    assert "Failed blocks: its rows stay as they were" in shown
 
 
 def test_sections_without_rows_are_left_out() -> None:
@@ -566,237 +641,223 @@ def test_times_are_in_the_scopes_zone() -> None:
     assert "13:00 – 18:00, 2 h 30 min left" in table(STATS, 80)
 
 
-# --- golden texts ---------------------------------------------------------------------------------
-# ruff: noqa: E501, W291
+# --- answers to queries --------------------------------------------------------------------------
 
-GOLDEN_80 = """\
-Total         $200.75, 379.5M tokens, 75% of the input cached
-Days          2026-01-13 – 2026-11-18, 111 with usage
-Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68);
-              longest 6 h 29 min (b909b9d6/9ad0089d)
-Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an
-              hour, $24.50 by then
 
-              cost  tokens  before   pace  forecast
-Today       $12.25    2.5M   $0.50    ×24
-This week   $13.75    5.5M   $8.00  +817%
-This month  $31.75   41.5M  $39.50   +22%    $52.92
+def answer(name: str, columns: list[str], rows: list[Any], **values: str) -> Any:
+    query = find_query(name)
+    section = answer_section(query, {**query.parameters, **values}, columns, rows, SCOPE)
+    return Report([], [section], columns, rows, 120)
 
-Models                                            agent   share     cost  tokens
-claude-opus-4-1-20250805    ━━━━━━━━━━━━━━        claude    70%  $140.00   60.0M
-claude-sonnet-4-20250514    ━━━                   claude    16%   $32.25  240.0M
-claude-zeta-9                                     claude     0%    $0.00   40.0M
-gpt-5-codex                                       codex      0%    $0.00   20.0M
 
-Projects                                                  share     cost  tokens
-b909b9d6                    ━━━━━━━━━━━━━━                  50%  $100.00  200.0M
-b909b9d6                    ━━━━━━━━━━                      36%   $72.25  100.0M
+DAYS = [(TODAY - timedelta(ago), 12_345_678 * ago, 1.5 * ago, ago / 3, -4.0) for ago in (2, 1, 0)]
+SESSION = ("b909b9d6", "2384db68", "a-rather-long-machine-name", "claude", NOW)
+CHART = [
+    (TODAY - timedelta(ago), ago * (ago % 7) / 9, series)
+    for series in "ab"
+    for ago in range(29, -1, -1)
+]
+ANSWERS = {
+    "days": answer(
+        "daily-cost-trend",
+        ["date", "total_tokens", "total_cost", "week_before_average", "change_percent"],
+        DAYS,
+        days="3",
+        machine="lab",
+    ),
+    "sessions": answer(
+        "most-expensive-sessions",
+        [
+            "project_path",
+            "session_id",
+            "machine_name",
+            "agent",
+            "last_activity",
+            "total_tokens",
+            "total_cost",
+            "cost_percent",
+        ],
+        [(*SESSION, 1_234_567, 0.02, 40.0), (*SESSION, 2_000, 0.0, None)],
+    ),
+    "chart": answer("chart-cost-by-agent", ["time", "value", "series"], CHART),
+    "none": answer("unusual-days", ["date", "total_cost"], []),
+}
 
-Agents                                                    share     cost  tokens
-claude                      ━━━━━━━━━━━━━━━━━━━━━━━━        86%  $172.25  340.0M
-codex                       ━━━                             10%   $20.00   20.0M
 
-Machines                                                  share     cost  tokens
-lab                                       ━━━━━━━━━━        75%  $150.00  280.0M
-a-machine-whose-name-somebody-found-wor…  ━━━               21%   $42.25   80.0M
+def shown(cells: list[Any], name: str = "x", query: str = "q") -> list[str]:
+    zone = ZoneInfo("Europe/Berlin")
+    return program.column_texts(name, cells, program.unit_of(name, query), zone)
 
-      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
-Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
-            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
-Wed         ··                     · ········· ···· ····█
-            █                      ███ ████ ████ ████·██
-Fri         █                       ████ ████ ████ ████·
-            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
-Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
-    less ·░▒▓█ more, blank: not imported
 
-Streak       5 days in a row, 6 at most; most expensive 2026-11-18
-Busiest      Thursdays; blocks from 14:00
-Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18
-             14:25
+@pytest.mark.parametrize(
+    ("name", "cells", "texts"),
+    [
+        ("total_cost", [1234.5, 0.001, 0.0, None], ["$1,234.50", "$0.00", "$0.00", ""]),
+        ("cost_change", [-1.5, 2.0], ["-$1.50", "+$2.00"]),
+        ("total_cost", [0.0123, 0.0], ["$0.0123", "$0.0000"]),
+        ("change_percent", [12.345, -3.0, None], ["+12.3%", "-3.0%", ""]),
+        ("cost_percent", [1234.5], ["1,234.5%"]),
+        ("total_tokens", [999, 1234567], ["999", "1,234,567"]),
+        ("year", [2026], ["2026"]),
+        ("is_overdue", [1, 0, None], ["yes", "no", ""]),
+        ("hours", [1.0, 23.456], ["1.00", "23.46"]),
+        ("started_at", [NOW, None], ["2026-11-18 15:30", ""]),
+        ("machines", [["a", "b"]], ["a, b"]),
+        ("value", [math.nan], [""]),
+    ],
+)
+def test_a_column_has_one_form(name: str, cells: list[Any], texts: list[str]) -> None:
+    assert shown(cells, name) == texts
 
-Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
-Note  12 rows kept: their transcripts are gone
 
-"""
+def test_the_values_of_a_chart_have_the_unit_that_its_name_tells() -> None:
+    assert shown([1.0], "value", "chart-cost-by-model") == ["$1.00"]
+    assert shown([1.0], "value", "chart-cache-hits") == ["1.0%"]
+    assert shown([1], "value", "chart-tokens-by-kind") == ["1"]
 
-GOLDEN_60 = """\
-Total         $200.75, 379.5M tokens, 75% of the input
-              cached
-Days          2026-01-13 – 2026-11-18, 111 with usage
-Sessions      1,234, $0.16 on average, $37.50 at most
-              (b909b9d6/2384db68); longest 6 h 29 min
-              (b909b9d6/9ad0089d)
-Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25,
-              2.5M tokens, $4.90 an hour, $24.50 by then
 
-              cost  tokens  before   pace  forecast
-Today       $12.25    2.5M   $0.50    ×24
-This week   $13.75    5.5M   $8.00  +817%
-This month  $31.75   41.5M  $39.50   +22%    $52.92
+def test_only_what_adds_up_has_a_total() -> None:
+    (section,) = ANSWERS["days"].sections
+    assert (section.total, section.rows[-1]) == (True, ["total", "37,037,034", "$4.50", "", ""])
+    assert section.title[1] == "2026-11-16 – 2026-11-18; days: 3; machine: lab"
+    assert (
+        answer("model-costs", ["model_name", "total_cost"], [("a", 1.0)]).sections[0].total is False
+    )
 
-Models                    agent   share     cost  tokens
-claude-opus-4-1-20250805  claude    70%  $140.00   60.0M
-claude-sonnet-4-20250514  claude    16%   $32.25  240.0M
-claude-zeta-9             claude     0%    $0.00   40.0M
-gpt-5-codex               codex      0%    $0.00   20.0M
 
-Projects                              share     cost  tokens
-b909b9d6              ━━━━━━━           50%  $100.00  200.0M
-b909b9d6              ━━━━━             36%   $72.25  100.0M
+@pytest.mark.parametrize(
+    ("name", "values", "days"),
+    [
+        ("daily-cost-trend", {"days": "1"}, ["2026-11-18 – 2026-11-18"]),
+        ("weekly-trend", {"weeks": "2"}, ["2026-11-09 – 2026-11-18"]),
+        ("monthly-trend", {"months": "12"}, ["2025-12-01 – 2026-11-18"]),
+        ("project-momentum", {"days": "14"}, ["2026-11-05 – 2026-11-18"]),
+        ("dormant-projects", {"days": "30"}, []),
+        ("daily-cost-trend", {"days": "99999"}, ["1753-02-04 – 2026-11-18"]),
+        ("monthly-trend", {"months": "99999"}, ["0001-01-01 – 2026-11-18"]),
+        ("weekly-trend", {"weeks": "0"}, []),
+    ],
+)
+def test_the_days_that_an_answer_is_about_are_named(
+    name: str, values: dict[str, str], days: list[str]
+) -> None:
+    assert program.days_of(find_query(name), values, TODAY) == days
 
-Agents                                share     cost  tokens
-claude                ━━━━━━━━━━━━      86%  $172.25  340.0M
-codex                 ━                 10%   $20.00   20.0M
 
-Machines                              share     cost  tokens
-lab                       ━━━━━━━       75%  $150.00  280.0M
-a-machine-whose-name-so…  ━━            21%   $42.25   80.0M
+# --- charts --------------------------------------------------------------------------------------
 
-      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
-Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
-            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
-Wed         ··                     · ········· ···· ····█
-            █                      ███ ████ ████ ████·██
-Fri         █                       ████ ████ ████ ████·
-            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
-Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
-    less ·░▒▓█ more, blank: not imported
 
-Streak       5 days in a row, 6 at most; most expensive
-             2026-11-18
-Busiest      Thursdays; blocks from 14:00
-Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens
-             since 2026-11-18 14:25
+def test_a_chart_shows_every_value_that_is_not_nothing() -> None:
+    lines = program.column_chart([0, 0.001, 4, 8], 8, 2, 8)
+    assert lines == ["      █", "  ▁ █ █"]
+    assert program.column_chart([1, 2, 3, 4], 2, 1, 4) == ["▄█"]
+    assert program.column_chart([0, 0], 4, 1, 0) == ["   "]
 
-Note  costs are a lower bound: no price for claude-zeta-9
-      (40.0M tokens)
-Note  12 rows kept: their transcripts are gone
 
-"""
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=400), st.integers(1, 120))
+def test_a_chart_is_never_wider_than_its_room(values: list[float], width: int) -> None:
+    lines = program.column_chart(values, width, 3, max(values))
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
 
-GOLDEN_200 = """\
-Total         $200.75, 379.5M tokens, 75% of the input cached                                         Models                                                              agent   share     cost  tokens
-Days          2026-01-13 – 2026-11-18, 111 with usage                                                 claude-opus-4-1-20250805          ━━━━━━━━━━━━━━━━━━━━━━            claude    70%  $140.00   60.0M
-Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68); longest 6 h 29 min         claude-sonnet-4-20250514          ━━━━━                             claude    16%   $32.25  240.0M
-              (b909b9d6/9ad0089d)                                                                     claude-zeta-9                                                       claude     0%    $0.00   40.0M
-Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an hour, $24.50 by      gpt-5-codex                                                         codex      0%    $0.00   20.0M
-              then
-                                                                                                      Projects                                                                    share     cost  tokens
-              cost  tokens  before   pace  forecast                                                   b909b9d6                          ━━━━━━━━━━━━━━━━━━━━                        50%  $100.00  200.0M
-Today       $12.25    2.5M   $0.50    ×24                                                             b909b9d6                          ━━━━━━━━━━━━━━                              36%   $72.25  100.0M
-This week   $13.75    5.5M   $8.00  +817%
-This month  $31.75   41.5M  $39.50   +22%    $52.92                                                   Agents                                                                      share     cost  tokens
-                                                                                                      claude                            ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━          86%  $172.25  340.0M
-Streak       5 days in a row, 6 at most; most expensive 2026-11-18                                    codex                             ━━━━                                        10%   $20.00   20.0M
-Busiest      Thursdays; blocks from 14:00
-Last import  2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18 14:25                    Machines                                                                    share     cost  tokens
-                                                                                                      lab                                       ━━━━━━━━━━━━━━━━━━━━━━━━            75%  $150.00  280.0M
-Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)                              a-machine-whose-name-somebody-found-wor…  ━━━━━━━                             21%   $42.25   80.0M
-Note  12 rows kept: their transcripts are gone
 
-      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
-Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
-            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
-Wed         ··                     · ········· ···· ····█
-            █                      ███ ████ ████ ████·██
-Fri         █                       ████ ████ ████ ████·
-            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓
-Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓
-    less ·░▒▓█ more, blank: not imported
+# --- budgets -------------------------------------------------------------------------------------
 
-"""
 
-GOLDEN_IMPORT = """\
-Rows              new  changed  removed  unchanged
-models used         1        2        0     34,567
-model breakdowns    1        2        0     34,567
-daily               1        2        0     34,567
-monthly             1        2        0     34,567
-sessions            1        2        0     34,567
+def budget_lines(stats: Statistics) -> list[str]:
+    return [line for line in table(stats, 120).split("\n") if line.startswith("Budget")]
 
-Machine    lab, days in Europe/Berlin, ccusage 20.0.24, names hashed
-Stored     $151.23, 280.0M tokens of this machine: +$1.23, +45.1K tokens since
-           2026-11-18 14:30
-Corrected  1 row smaller, as ccusage now counts
-Failed     blocks: its rows stay as they were
 
-Total         $200.75, 379.5M tokens, 75% of the input cached
-Days          2026-01-13 – 2026-11-18, 111 with usage
-Sessions      1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68);
-              longest 6 h 29 min (b909b9d6/9ad0089d)
-Active block  lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an
-              hour, $24.50 by then
+def test_budgets_are_of_all_machines_and_agents() -> None:
+    spending = [(TODAY.replace(day=day), 9.0) for day in range(1, 18)] + [(TODAY, 10.0)]
+    rows = figures(spending=spending)
+    stats = summarise(rows, Scope(NOW, "Europe/Berlin", machine="x"), program.Spending(200.0, 25.5))
+    assert budget_lines(stats) == [
+        "Budget        $163 of $200 (82 %), $271 at this pace, reached on Nov 23",
+        "Budget today  $10 of $25.50 (39 %)",
+    ]
+    stats = summarise(rows, SCOPE, program.Spending(20.0, 5.0))
+    assert budget_lines(stats) == [
+        "Budget        $163 of $20 (815 %), $271 at this pace, exceeded on Nov 03",
+        "Budget today  $10 of $5 (200 %), exceeded",
+    ]
+    assert budget_lines(summarise(rows, SCOPE, program.Spending(300.0))) == [
+        "Budget        $163 of $300 (54 %), $271 at this pace"
+    ]
+    assert budget_lines(summarise(rows, SCOPE)) == []
 
-Models                                            agent   share     cost  tokens
-claude-opus-4-1-20250805    ━━━━━━━━━━━━━━        claude    70%  $140.00   60.0M
-claude-sonnet-4-20250514    ━━━                   claude    16%   $32.25  240.0M
-claude-zeta-9                                     claude     0%    $0.00   40.0M
-gpt-5-codex                                       codex      0%    $0.00   20.0M
 
-Agents                                                    share     cost  tokens
-claude                      ━━━━━━━━━━━━━━━━━━━━━━━━        86%  $172.25  340.0M
-codex                       ━━━                             10%   $20.00   20.0M
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ((159.0, 0.0), (163.0, 4.0), "the budget of this month is 80 % used: $163 of $200 (82 %)"),
+        ((163.0, 0.0), (170.0, 4.0), None),
+        ((163.0, 0.0), (201.0, 4.0), "the budget of this month is exceeded: $201 of $200 (100 %)"),
+        ((100.0, 0.0), (201.0, 4.0), "the budget of this month is exceeded: $201 of $200 (100 %)"),
+        ((201.0, 0.0), (300.0, 4.0), None),
+        ((150.0, 0.0), (160.0, 4.0), None),
+        ((150.0, 0.0), (160.5, 26.0), "the budget of this month is 80 % used: $160 of $200 (80 %); "
+         "the budget of today is exceeded: $26 of $25 (104 %)"),
+        ((201.0, 0.0), (190.0, 0.0), None),
+    ],
+)  # fmt: skip
+def test_a_budget_rings_once_when_it_is_crossed(
+    before: tuple[float, float], after: tuple[float, float], line: str | None
+) -> None:
+    limits = program.Spending(200.0, 25.0)
+    found = program.budget_alarm(program.Spending(*before), program.Spending(*after), limits)
+    assert found == line
+    none = program.Spending()
+    assert program.budget_alarm(program.Spending(*before), program.Spending(*after), none) is None
 
-Machines                                                  share     cost  tokens
-lab                                       ━━━━━━━━━━        75%  $150.00  280.0M
-a-machine-whose-name-somebody-found-wor…  ━━━               21%   $42.25   80.0M
 
-Note  costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
-Note  12 rows kept: their transcripts are gone
+def test_of_a_fleet_only_the_machine_that_crosses_a_budget_rings() -> None:
+    total = program.Spending(150.0, 10.0)
+    mine = total.after(program.Spending(40.0, 4.0), program.Spending(55.5, 5.0))
+    assert mine == (165.5, 11.0)
 
-"""
 
-GOLDEN_MARKDOWN = """\
-- **Total:** $200.75, 379.5M tokens, 75% of the input cached
-- **Days:** 2026-01-13 – 2026-11-18, 111 with usage
-- **Sessions:** 1,234, $0.16 on average, $37.50 at most (b909b9d6/2384db68); longest 6 h 29 min (b909b9d6/9ad0089d)
-- **Active block:** lab, 13:00 – 18:00, 2 h 30 min left: $12.25, 2.5M tokens, $4.90 an hour, $24.50 by then
+# --- names ---------------------------------------------------------------------------------------
 
-|  | cost | tokens | before | pace | forecast |
-| --- | ---: | ---: | ---: | ---: | ---: |
-| Today | $12.25 | 2.5M | $0.50 | ×24 |  |
-| This week | $13.75 | 5.5M | $8.00 | +817% |  |
-| This month | $31.75 | 41.5M | $39.50 | +22% | $52.92 |
 
-| Models | agent | share | cost | tokens |
-| --- | --- | ---: | ---: | ---: |
-| claude-opus-4-1-20250805 | claude | 70% | $140.00 | 60.0M |
-| claude-sonnet-4-20250514 | claude | 16% | $32.25 | 240.0M |
-| claude-zeta-9 | claude | 0% | $0.00 | 40.0M |
-| gpt-5-codex | codex | 0% | $0.00 | 20.0M |
+@pytest.mark.parametrize(
+    ("names", "width", "short"),
+    [
+        (["alpha", "beta"], 5, ["alpha", "beta"]),
+        (["the-first-of-many", "b"], 9, ["the-…many", "b"]),
+        (["a-long-name-one", "a-long-name-two"], 9, ["a-lo…-one", "a-lo…-two"]),
+        (["one-which-is-long", "two-which-is-long"], 8, ["one-…ong", "two-…ong"]),
+        (["xxxxaxxxxxxxxxx", "xxxxbxxxxxxxxxx"], 8, ["xxxxa…xx", "xxxxb…xx"]),
+        (["aaaaaaaaaaaa", "aaaaaaaaaaaaa"], 4, ["aa…a", "aa…a"]),
+    ],
+)
+def test_long_names_are_cut_where_they_do_not_differ(
+    names: list[str], width: int, short: list[str]
+) -> None:
+    assert program.shorten(names, width) == short
 
-| Projects | share | cost | tokens |
-| --- | ---: | ---: | ---: |
-| b909b9d6 | 50% | $100.00 | 200.0M |
-| b909b9d6 | 36% | $72.25 | 100.0M |
 
-| Agents | share | cost | tokens |
-| --- | ---: | ---: | ---: |
-| claude | 86% | $172.25 | 340.0M |
-| codex | 10% | $20.00 | 20.0M |
+def test_names_stand_for_their_hashes_without_what_all_projects_share() -> None:
+    names = {
+        "b909b9d6": "-home-ann-src-alpha",
+        "aaaaaaaa": "-home-ann-src-beta",
+        "2384db68": "01234567-89ab-4cde-8fff-0123456789ab",
+    }
+    report = figures_report(STATS, statistics_sections(STATS))
+    text = render_table(program.with_names(report, names), 120, colour=False)
+    assert re.search("^alpha .*50%", text, re.MULTILINE)
+    assert "(alpha/01234567-89ab-4cde-8fff-0123456789ab)" in text
+    assert "alpha/9ad0089d" in text  # of another machine
+    assert "claude-opus-4-1-20250805" in text
+    chart = answer("chart-cost-by-project", ["time", "value", "series"], [(TODAY, 1.0, "b909b9d6")])
+    assert "alpha: $1.00" in render_table(program.with_names(chart, names), 80, colour=False)
+    one = {"b909b9d6": "-home-ann-src-alpha"}
+    assert "-home-ann-src-alpha" in render_table(program.with_names(report, one), 80, colour=False)
 
-| Machines | share | cost | tokens |
-| --- | ---: | ---: | ---: |
-| lab | 75% | $150.00 | 280.0M |
-| a-machine-whose-name-somebody-found-worth-sixty-three-characters | 21% | $42.25 | 80.0M |
 
-```
-      Dec  Jan Feb Mar  Apr May Jun  Jul Aug  Sep Oct Nov
-Mon          ▒                     ▒▒ ▒▒▒▒·▒▒▒▒ ▒▒▒▒ ▒▒▒▒
-            ░░                     ░░░░ ░░░░ ░░░░ ░░░░·░░
-Wed         ··                     · ········· ···· ····█
-            █                      ███ ████ ████ ████·██ 
-Fri         █                       ████ ████ ████ ████· 
-            ▓                      ▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓▓▓ 
-Sun         ▓                      ▓▓▓▓ ▓▓▓▓ ▓▓▓▓ ▓▓▓▓·▓ 
-    less ·░▒▓█ more, blank: not imported
-```
-
-- **Streak:** 5 days in a row, 6 at most; most expensive 2026-11-18
-- **Busiest:** Thursdays; blocks from 14:00
-- **Last import:** 2026-11-18 15:25 on lab: +$1.23, +45.1K tokens since 2026-11-18 14:25
-
-- **Note:** costs are a lower bound: no price for claude-zeta-9 (40.0M tokens)
-- **Note:** 12 rows kept: their transcripts are gone
-"""
+def test_names_in_a_chart_or_a_title_cannot_command_the_terminal() -> None:
+    chart = answer("chart-cost-by-agent", ["time", "value", "series"], [(TODAY, 1.0, "\x1b[2Jx")])
+    assert "\x1b" not in render_table(chart, 80, colour=False)
+    assert "�[2Jx: $1.00" in render_table(chart, 80, colour=False)
+    named = answer("model-costs", ["model_name"], [("a",)], machine="\x1b[2Jx")
+    assert "\x1b" not in render_table(named, 80, colour=False)

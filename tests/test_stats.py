@@ -19,7 +19,7 @@ import pytest
 from tables import PROGRAM, Machine, noon
 from transcripts import OPUS, SONNET, UNPRICED, Message, purge, write_codex, write_session
 
-from ccusage_importer import ClickHouseImporter, Scope, Settings, open_client
+from ccusage_importer import ClickHouseImporter, Scope, Settings, open_client, read_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,12 +128,13 @@ def test_agents_and_machines_are_told_where_there_are_several(
     for machine in (here, there):
         work(machine, noon() - timedelta(1))
     here.imports()
-    assert not re.search("^(Agents|Machines|Models +agent)", here.main("--stats").out, re.M)
+    assert not re.search("^(Agents|Machines)", here.main("--stats").out, re.M)
     write_codex(here.home / "codex", name_of(7), [Message(at=noon() - timedelta(2), model="gpt-5")])
     here.imports()
-    done = there.imports()
-    assert re.search("^Machines .*\nhere .*\nthere", done.out, re.M)
-    assert re.search("^Agents .*\n(claude|codex)", done.out, re.M)
+    there.imports()
+    shown = there.main("--stats").out
+    assert re.search("^Machines .*\nhere .*\nthere", shown, re.M)
+    assert re.search("^Agents .*\n(claude|codex)", shown, re.M)
     stats = statistics(here)
     assert [(part["name"], part["agent"]) for part in stats["agents"]] == [
         ("claude", "claude"),
@@ -310,7 +311,7 @@ def test_one_row_is_enough(served: Machine) -> None:
     [
         (["--stats", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
         (["--days", "3"], "argument --days: only with --stats"),
-        (["--machine", "x"], "argument --machine: only with --stats"),
+        (["--machine", "x"], "argument --machine: not with an import, but with --stats or --query"),
         (["--stats", "--days", "0"], "expected a number of days, got '0'"),
         (["--stats", "--days", "x"], "expected a number of days, got 'x'"),
         (["--stats", "--check"], "not allowed with argument --stats"),
@@ -344,15 +345,21 @@ def test_statistics_wait_for_an_import_that_holds_the_embedded_database(alone: M
 
 def test_the_summary_says_what_was_written_and_what_is_stored(machine: Machine) -> None:
     machine.populate()
-    first = " ".join(machine.imports("--agents", "claude").out.split())
-    days = len(machine.report("daily")["daily"])
+    first = " ".join(machine.imports("--agents", "claude", "--verbose").out.split())
+    days, sessions = (
+        len(machine.report(f)[key]) for f, key in (("daily",) * 2, ("session", "sessions"))
+    )
     assert f"daily {days} 0 0 0 " in first
     assert "Machine m1, days in UTC, ccusage 20.0.24, names hashed" in first
-    assert re.search(r"Total \$\d+\.\d\d, \d+\.\d[KM] tokens, \d+% of the input cached", first)
-    assert re.search(r"Sessions \d+, \$\d", first)
+    assert re.search(rf"New {days} days, {sessions} sessions changed: \+\$\d+\.\d\d, \+\d", first)
+    assert re.search(r"Today \$\d+\.\d\d, .* tokens", first)
+    assert re.search(r"This month \$\d+\.\d\d, .* tokens", first)
     second = " ".join(machine.imports("--agents", "claude").out.split())
-    assert f"daily 0 0 0 {days} " in second
-    assert "+$0.00, +0 tokens since" in second
+    assert re.match(r"New nothing new since (\d{4}-\d\d-\d\d )?\d\d:\d\d Today ", second)
+    assert "Rows" not in second
+    shown = " ".join(machine.main("--stats").out.split())
+    assert re.search(r"Total \$\d+\.\d\d, \d+\.\d[KM] tokens, \d+% of the input cached", shown)
+    assert re.search(r"Sessions \d+, \$\d", shown)
 
 
 def test_json_of_an_import_is_all_that_is_on_stdout(machine: Machine) -> None:
@@ -416,7 +423,7 @@ def test_names_are_hashed_in_everything_that_is_printed_unless_asked_for(served:
     outputs = [served.imports("--format", form).out for form in ("table", "json")]
     outputs += [served.main("--stats", "--format", form).out for form in ("table", "json")]
     assert all(PROJECT not in out and name_of(1) not in out for out in outputs)
-    done = served.imports("--no-hash-projects")
+    done = served.imports("--no-hash-projects", "--verbose")
     assert "names stored as they are" in done.out
     assert PROJECT in served.main("--stats").out
 
@@ -424,10 +431,10 @@ def test_names_are_hashed_in_everything_that_is_printed_unless_asked_for(served:
 def test_statistics_that_fail_do_not_undo_an_import(tmp_path: Path, database: Database) -> None:
     machine = Machine(tmp_path, database=database)
     work(machine, noon())
-    database.server.arm("http500", match="AS figure")
+    database.server.arm("http500", match="SELECT groupArray")
     done = machine.imports()
     assert "no statistics" in done.err
-    assert "Machine" in done.out
+    assert "1 day, 1 session changed" in done.out
     assert len(machine.history()) == 1
 
 
@@ -538,7 +545,7 @@ def test_an_answer_that_nobody_can_read_is_no_crash(
     done = subprocess.run(bash, env=served.env, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert done.stderr.endswith(message)
-    assert ("Total" in done.stdout) == (redirection == "2>&-")
+    assert ("New" in done.stdout) == (redirection == "2>&-")
     assert len(served.history()) == 1
 
 
@@ -576,7 +583,7 @@ def test_a_terminal_gets_progress_colours_and_a_spinner(alone: Machine) -> None:
         assert re.search(rf"{number}/5 \w+ +\d\.\d\d s", shown)
     assert "importing" in shown
     assert "\x1b[?25h" in shown  # the cursor is back
-    assert "\x1b[32m━" in shown
+    assert "\x1b[32m━" in on_a_terminal(alone, "--stats")
     bare = on_a_terminal(alone, "--stats", NO_COLOR="1")
     assert not re.search(r"\x1b\[[\d;]*3\d", bare)
     assert "importing" not in on_a_terminal(alone, "--quiet")
@@ -620,7 +627,7 @@ def facts(database: Database) -> Iterator[ClickHouseImporter]:
 
 def ask(importer: ClickHouseImporter, **scope: Any) -> Statistics:
     now = datetime(2026, 11, 18, 14, 30, tzinfo=UTC)
-    return importer.statistics(Scope(now, "Europe/Berlin", **scope))
+    return read_statistics(importer, Scope(now, "Europe/Berlin", **scope))
 
 
 def test_blocks_are_active_and_hours_counted_by_the_given_clock_and_zone(
@@ -668,3 +675,117 @@ def test_names_reach_the_statement_as_parameters(facts: ClickHouseImporter) -> N
     assert ask(facts, machine=evil, agents=(evil,)).tokens == 5
     assert ask(facts, machine="' OR 1 --").tokens == 0
     assert [part.name for part in ask(facts).machines] == [evil]
+
+
+def test_the_hours_of_a_block_are_told_by_its_start_and_last_entry(
+    facts: ClickHouseImporter,
+) -> None:
+    facts.client.command(
+        "INSERT INTO ccusage_usage_blocks (machine_name, block_id, start_time, end_time, "
+        "actual_end_time, is_active, is_gap, total_tokens, cost_usd) VALUES "
+        "('a', '1', '2026-11-17 12:00:00', '2026-11-17 17:00:00', '2026-11-17 15:10:00', 0, 0, "
+        "70, 8.0)"
+    )
+    facts.client.command(
+        "INSERT INTO ccusage_usage_daily (machine_name, date, total_tokens, total_cost) VALUES "
+        "('a', '2026-11-17', 70, 8.0), ('a', '2026-11-18', 70, 5.0)"
+    )
+    today = ask(facts).periods[0]
+    # 13 to 17 o'clock in Berlin, a quarter in each hour; it is 15:30 there.
+    assert (today.cost_before, today.cost_before_so_far) == (8.0, pytest.approx(5.0))
+    assert ask(facts, machine="b").periods[0].cost_before_so_far == 0.0
+
+
+# --- budgets -------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_that_of_all_machines_whatever_is_asked_for(
+    tmp_path: Path, database: Database
+) -> None:
+    here, there = (Machine(tmp_path, name, database=database) for name in ("here", "there"))
+    for machine in (here, there):
+        work(machine, noon())
+        machine.imports()
+    for args in ([], ["--machine", "here"], ["--agents", "codex"], ["--days", "1"]):
+        month, day = statistics(here, *args, BUDGET_MONTH="200", BUDGET_DAY="0.001")["budgets"]
+        assert month["cost"] == day["cost"] == pytest.approx(0.00306)
+        assert (month["limit"], month["reached"]) == (200.0, None)
+        assert day["reached"] == str(noon().date())
+    assert statistics(here)["budgets"] == []
+
+
+def test_statistics_end_with_code_5_when_a_budget_is_exceeded_and_nobody_reads_them(
+    served: Machine,
+) -> None:
+    work(served, noon())
+    served.imports()
+    for env, code in (({}, 0), ({"BUDGET_DAY": "5"}, 0), ({"BUDGET_DAY": "0.001"}, 5),
+                      ({"BUDGET_MONTH": "0.001"}, 5)):  # fmt: skip
+        assert served.main("--stats", "--quiet", **env) == (code, "", "")
+        assert served.main("--stats", **env).code == 0
+    shown = " ".join(served.imports(BUDGET_MONTH="5").out.split())
+    assert re.search(r"Budget <?\$0\.0\d? of \$5 \(0 %\)", shown)
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "$200", "abc", "1e3", "nan"])
+def test_a_budget_that_is_no_amount_of_dollars_is_refused(text: str, alone: Machine) -> None:
+    for name in ("BUDGET_MONTH", "BUDGET_DAY"):
+        done = alone.main("--stats", **{name: text})
+        assert done.code == 2
+        assert f"{name}: expected dollars, such as 200, got '{text}'" in done.err
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_names_on_demand_and_nothing_keeps_them(alone: Machine) -> None:
+    other = "-home-dev-other-plan"
+    work(alone, noon())
+    write_session(alone.claude, other, name_of(2), [Message(at=noon(), model=OPUS)])
+    write_codex(alone.home / "codex", name_of(7), [Message(at=noon(), model="gpt-5")])
+    shown = on_a_terminal(alone, "--names", "--verbose", width=120)
+    assert PROJECT not in shown  # a summary names no projects
+    shown = on_a_terminal(alone, "--stats", "--names", width=120)
+    assert re.search("^secret-plan ", shown, re.MULTILINE)
+    assert f"(other-plan/{name_of(2)})" in " ".join(shown.split())
+    sessions = on_a_terminal(alone, "--query", "most-expensive-sessions", "--names", width=120)
+    assert "rollout-" in sessions
+    assert name_of(1) in sessions
+    assert "secret-plan" not in on_a_terminal(alone, "--stats", width=120)
+    kept = [path for path in alone.state.rglob("*") if path.is_file()]
+    kept += [path for path in alone.path.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"secret-plan" in path.read_bytes()]
+
+
+def test_names_match_under_the_key_that_they_were_hashed_with(alone: Machine) -> None:
+    alone.env["PROJECT_HASH_KEY"] = "a key"
+    work(alone, noon())
+    alone.imports()
+    assert PROJECT in on_a_terminal(alone, "--stats", "--names", width=120)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--stats", "--names"],
+        ["--names"],
+        ["--query", "project-costs", "--names"],
+        ["--stats", "--names", "--format", "json"],
+        ["--stats", "--names", "--output", "file"],
+        ["--check", "--names"],
+        ["--list-queries", "--names"],
+    ],
+)
+def test_names_are_for_a_terminal_alone(args: list[str], alone: Machine) -> None:
+    done = alone.run(*args)
+    assert (done.code, done.out) == (2, "")
+    assert "argument --names: " in done.err
+    assert ("only on a terminal" in done.err) == (args[0] not in ("--check", "--list-queries"))
+    if args != ["--names"]:
+        return
+    parent, child = pty.openpty()
+    argv = [sys.executable, str(PROGRAM), "--stats", "--names", "--format", "json"]
+    done = subprocess.run(argv, env=alone.env, stdout=child, stderr=subprocess.PIPE, check=False)
+    os.close(parent)
+    os.close(child)
+    assert done.returncode == 2
