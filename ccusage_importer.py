@@ -132,6 +132,7 @@ class Settings(NamedTuple):
     user: str
     password: str
     database: str
+    cluster: str  # whose servers all hold the tables
     ca_cert: str | None
     verify: bool
     embedded_path: Path
@@ -173,6 +174,7 @@ class Settings(NamedTuple):
             user=get("CH_USER", "default"),
             password=env.get("CH_PASSWORD", ""),
             database=get("CH_DATABASE", "default"),
+            cluster=_cluster(get("CH_CLUSTER", "")) if given.get("CH_HOST") else "",
             ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
             verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
             embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
@@ -205,7 +207,7 @@ class Settings(NamedTuple):
 # The variables that are ours, and those that ccusage's agents take directories from.
 VARIABLES = {
     *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
-    *("CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
+    *("CH_CLUSTER", "CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
     *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
     "CCUSAGE_STATE_DIR",
 }
@@ -264,6 +266,14 @@ def _host(text: str | None) -> str | None:
     if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
         shown = re.sub(".*@", "…@", text)  # a password may be in a URL
         raise ConfigError(f"CH_HOST: expected a host name, got {shown!r}; the port is CH_PORT")
+    return text
+
+
+def _cluster(text: str) -> str:
+    if re.search(r"[^A-Za-z0-9_.-]", text):  # it becomes a part of statements and of a path
+        raise ConfigError(
+            f"CH_CLUSTER: expected a name of letters, digits, '_', '.' and '-', got {text!r}"
+        )
     return text
 
 
@@ -391,6 +401,8 @@ class Identity(NamedTuple):
     """Who this machine is in the database, as its first import recorded it in machine.json.
 
     `hashed` tells whether names are stored as hashes; version 1.0 did not record it (None).
+    `newest_run` is the `updated_at` of this machine's last run, in the import history whose table
+    has the UUID `history_uuid`, which is the same on all replicas.
     """
 
     machine_name: str
@@ -398,6 +410,8 @@ class Identity(NamedTuple):
     key_fingerprint: str
     installation_id: str
     hashed: bool | None = None
+    history_uuid: str | None = None
+    newest_run: str | None = None
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
@@ -405,23 +419,16 @@ class Identity(NamedTuple):
         path = state_dir / "machine.json"
         try:
             content = json.loads(path.read_text())
-            names = tuple(content[name] for name in cls._fields[:4])
-            hashed = content.get("hashed")
-            if not all(isinstance(name, str) for name in names) or hashed not in (
-                None,
-                True,
-                False,
-            ):
-                raise TypeError(content)
-            ZoneInfo(content["timezone"])
+            identity = msgspec.convert([content.get(name) for name in cls._fields], cls)
+            ZoneInfo(identity.timezone)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
             ) from error
-        return cls(names[0], names[1], names[2], names[3], hashed)
+        return identity
 
     def save(self, state_dir: Path) -> None:
         _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
@@ -552,7 +559,8 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     hashed = settings.hash_projects
     if hashed is None and recorded:
         hashed = recorded.hashed
-    return Identity(name, zone, fingerprint, installation, hashed)
+    newest = (recorded.history_uuid, recorded.newest_run) if recorded else (None, None)
+    return Identity(name, zone, fingerprint, installation, hashed, *newest)
 
 
 def machine_name(settings: Settings, recorded: Identity | None) -> str:
@@ -2787,6 +2795,13 @@ CHDB_OPTIONS = {
     "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
     "compile_aggregate_expressions": 0,
 }
+# How long a statement waits for other servers, and for Keeper: less than we wait for its answer.
+# A server that is down does what it missed once it is back.
+REPLICA_SETTINGS = {
+    "distributed_ddl_task_timeout": 20,
+    "distributed_ddl_output_mode": "null_status_on_timeout",
+    "insert_keeper_max_retries": 5,
+}
 # Codes of ClickHouse.
 UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
 LATER = "nothing is lost: the next import tries again"
@@ -2907,6 +2922,7 @@ def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
     statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+    statement = for_replicas(statement, settings.cluster)
     try:
         with contextlib.closing(make("default")) as client:
             client.command(statement)
@@ -2926,7 +2942,7 @@ def _server(settings: Settings, database: str) -> Client:
     import clickhouse_connect
     from clickhouse_connect.driver import httputil
 
-    return clickhouse_connect.get_client(
+    client = clickhouse_connect.get_client(
         host=settings.host,
         port=settings.port,
         interface=settings.protocol,
@@ -2941,6 +2957,13 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
+    known, wanted = client.server_settings, dict(REPLICA_SETTINGS)
+    if "cloud_mode" in known and known["cloud_mode"].value == "1":
+        wanted["select_sequential_consistency"] = 1
+    for name, value in wanted.items():
+        if name in known and not known[name].readonly:
+            client.set_client_setting(name, value)
+    return client
 
 
 def proxy_url(settings: Settings) -> str | None:
@@ -3145,10 +3168,40 @@ def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
             yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
 
 
+def for_replicas(statement: str, cluster: str) -> str:
+    """A statement of the schema for a cluster or, without one, for a Replicated database.
+
+    Each server holds all rows, whatever its shard: all share a table's one place in Keeper.
+    """
+    place = ""
+    if cluster:
+        named = rf"\g<0> ON CLUSTER `{cluster}`"
+        statement = re.sub(r"^[A-Z ]+(`.+`|\w+)", named, statement)
+        place = f"'/clickhouse/tables/{cluster}/{{database}}/{{table}}', '{{shard}}-{{replica}}'"
+
+    def engine(match: re.Match[str]) -> str:
+        arguments = ", ".join(filter(None, (place, match[2])))
+        return f"ENGINE = Replicated{match[1]}({arguments})"
+
+    return re.sub(r"^ENGINE = (\w+)(?:\((.+)\))?", engine, statement, flags=re.MULTILINE)
+
+
 def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
     """The statements for somebody with more rights, each in a line."""
     lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
     return "\n".join(f"    {' '.join(line.split())};" for line in lines)
+
+
+class Engine(NamedTuple):
+    """The engine of a table or a database, and the UUID, which its replicas share."""
+
+    name: str = ""
+    uuid: str = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several servers hold it."""
+        return self.name.startswith(("Replicated", "Shared"))
 
 
 class Past(NamedTuple):
@@ -3229,10 +3282,33 @@ class ClickHouseImporter:
         )
         return {name: set(columns) for name, columns in self.query(sql)}
 
+    def engines(self) -> defaultdict[str, Engine]:
+        """The engines of our tables and views, and under the empty name that of the database."""
+        sql = (
+            "SELECT '', engine, toString(uuid) FROM system.databases "
+            "WHERE name = currentDatabase() UNION ALL "
+            "SELECT name, engine, toString(uuid) FROM system.tables "
+            "WHERE database = currentDatabase() AND startsWith(name, 'ccusage_')"
+        )
+        return defaultdict(Engine, {name: Engine(*rest) for name, *rest in self.query(sql)})
+
+    def schema_changes(self, stored: Mapping[str, set[str]]) -> list[SchemaChange]:
+        """What the schema needs, in the statements that replicas need."""
+        changes, cluster = list(schema_changes(stored)), self.settings.cluster
+        database = self.engines()[""] if changes else Engine()
+        if database.shared:  # it sends its statements to its servers by itself
+            cluster = ""
+        if cluster or database.name == "Replicated":
+            return [
+                change._replace(statement=for_replicas(change.statement, cluster))
+                for change in changes
+            ]
+        return changes
+
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
         stored = self.columns()
-        changes = list(schema_changes(stored))
+        changes = self.schema_changes(stored)
         if not create:
             self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
             return
@@ -3246,7 +3322,8 @@ class ClickHouseImporter:
                 said = str(error).partition("\n")[0]
                 raise StoreError(
                     f"{said}\n  remedy: have these statements run by somebody who may, or grant "
-                    f"CH_USER the rights to create, alter and drop tables and views:\n"
+                    f"CH_USER the rights to create, alter and drop tables and views"
+                    f"{', and CLUSTER ON *.*' if self.settings.cluster else ''}:\n"
                     f"{by_hand(changes[done:], self.settings)}"
                 ) from error
 
@@ -3393,7 +3470,8 @@ class ClickHouseImporter:
         sql = (
             f"DELETE FROM {table.name} WHERE machine_name = {{machine:String}} "  # noqa: S608
             f"AND ({', '.join(columns)}) IN arrayZip({', '.join(arrays)}) "
-            "AND (updated_at < {at:DateTime64(3, 'UTC')} OR is_deleted)"
+            "AND (updated_at < {at:DateTime64(3, 'UTC')} OR is_deleted) "
+            "SETTINGS lightweight_deletes_sync = 1"  # not to wait for a replica that is down
         )
         for batch in _batches(keys):
             lists = zip(*batch, strict=True)
@@ -3999,6 +4077,31 @@ def other_installations(past: Past, identity: Identity) -> list[str]:
     ]
 
 
+def missing_run(
+    importer: ClickHouseImporter, recorded: Identity | None, history: Engine, past: Past
+) -> list[str]:
+    """A warning where the import history lacks this machine's newest run, as a restored backup.
+
+    A replica that lags behind is refused: what that run wrote, and is not reported any more, would
+    be overwritten by less.
+    """
+    newest = recorded and recorded.history_uuid == history.uuid and recorded.newest_run
+    if not newest or newest <= _as_text(past.newest):
+        return []
+    settings = importer.settings
+    if history.shared:
+        raise StoreError(
+            f"{settings.where}: this replica has not yet seen the import of {newest} UTC; "
+            "nothing was changed\n"
+            "  remedy: try again, as cron does; if rows were removed on purpose, remove newest_run "
+            f"from {settings.state_dir / 'machine.json'}"
+        )
+    return [
+        f"the import of {newest} UTC is not in the import history any more: if a backup was "
+        "restored, what was imported since then and is not reported any more is lost"
+    ]
+
+
 def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
     """One import: lock, fetch, read what is stored, decide, write, record."""
     started = datetime.now(UTC)
@@ -4017,7 +4120,8 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
         with open_client(settings, writing=not settings.dry_run) as client:
             importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
             importer.prepare(create=not settings.dry_run)
-            past = importer.read_past()
+            past, history = importer.read_past(), importer.engines()["ccusage_import_history"]
+            missing = missing_run(importer, recorded, history, past)
             identity = identify(settings, recorded, past.identity)
             if identity.hashed is None:
                 identity = identity._replace(hashed=not importer.shows_names())
@@ -4026,12 +4130,16 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             if recorded is None:
                 refuse_twins(importer, identity, past, feeds.reported)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            for warning in (*other_installations(past, identity), *plan.notes):
+            for warning in (*missing, *other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
                 if identity != recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan, started)
+                identity = identity._replace(
+                    history_uuid=history.uuid, newest_run=_as_text(plan.at)
+                )
+                identity.save(settings.state_dir)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
@@ -5643,6 +5751,15 @@ CRON_TAG = "# ccusage-import"
 NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
 
+REPLICAS = """
+    SELECT
+        groupArrayIf(table, is_readonly OR is_session_expired),
+        max(total_replicas), min(active_replicas), max(absolute_delay)
+    FROM system.replicas
+    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+"""
+
+
 class Check(NamedTuple):
     """A finding of the system check. It is a warning where there is something to do."""
 
@@ -5741,14 +5858,17 @@ class Checkup:
         rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
         remedy = "check the network, and the server's load"
         self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
+        engines = importer.engines()
+        with self.failing("replicas"):
+            self.check_replicas(importer, engines)
         if database != self.settings.database:
             self.check_creation(importer)
             return
         stored = importer.columns()
-        changes = list(schema_changes(stored))
+        changes = importer.schema_changes(stored)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, changes)
+            self.check_writing(importer, changes, shared=is_shared(importer, engines))
         if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
             self.read_stored(importer)
 
@@ -5766,6 +5886,50 @@ class Checkup:
             (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
         ]
         self.past = importer.read_past()
+        history = importer.engines()["ccusage_import_history"]
+        with self.failing("newest import"):
+            for warning in missing_run(importer, self.recorded, history, self.past):
+                self.note("newest import", warning, "import again what ccusage still reports")
+
+    def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
+        """Whether the servers that answer hold the same tables."""
+        if any(engine.shared for engine in engines.values()):
+            self.check_shared_tables(importer)
+            return
+        plain = any(table.name in engines for table in ALL_TABLES)
+        if not plain and is_shared(importer, engines):
+            return
+        hosts: set[str] = set()
+        for _ in range(4):
+            importer.client.close_connections()  # as a balancer may choose a server for each
+            hosts.update(importer.query("SELECT hostName()")[0])
+        remedy = "name one in CH_HOST, or use CH_CLUSTER"
+        if self.settings.cluster:
+            remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
+        if len(hosts) > 1:
+            detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
+            self.fail("replicas", f"{detail}, which share no tables", remedy)
+        elif self.settings.cluster:
+            self.note(
+                "replicas", "the tables are this server's own, in spite of CH_CLUSTER", remedy
+            )
+
+    def check_shared_tables(self, importer: ClickHouseImporter) -> None:
+        """Whether the replicas can be written to, and how many there are."""
+        try:
+            unwritable, known, active, behind = importer.query(REPLICAS)[0]
+        except StoreError as error:
+            if error.code != NOT_GRANTED:
+                raise
+            grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
+            self.note("replicas", _said(error), grant)
+            return
+        if unwritable:
+            self.fail("replicas", f"read-only: {', '.join(unwritable)}", CLICKHOUSE_REMEDIES[242])
+            return
+        detail = f"{known} known, {active} active, this one {behind} s behind"
+        remedy = "start the servers that are down, and look at system.replication_queue"
+        self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -5793,10 +5957,16 @@ class Checkup:
         else:
             self.note("schema", "all tables, views and columns are there")
 
-    def check_writing(self, importer: ClickHouseImporter, changes: Sequence[SchemaChange]) -> None:
-        """Do what an import does with a table of our own; where that may not be, ask for rights."""
-        refused = _refused(partial(_use_table, importer, changing=bool(changes)))
-        if not refused:
+    def check_writing(
+        self, importer: ClickHouseImporter, changes: Sequence[SchemaChange], *, shared: bool
+    ) -> None:
+        """Do what an import does with a table of our own; where that may not be, ask for rights.
+
+        Of shared tables, one more would be on one server alone, or would wait for one that is down.
+        """
+        use = partial(_use_table, importer, changing=bool(changes))
+        refused = {} if shared else _refused(use)
+        if not refused and not shared:
             self.note("writing", "can create, write and drop a table")
             return
         lacking = _lacking(importer, creating=bool(changes))
@@ -5947,6 +6117,13 @@ class Checkup:
                 line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
                 self.note("deletion", f"{after}; {line}")
+
+
+def is_shared(importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> bool:
+    """Whether our tables are on several servers, or will be once they are created."""
+    cloud = importer.client.get_client_setting("select_sequential_consistency")
+    shared = any(engine.shared for engine in engines.values())
+    return bool(cloud or importer.settings.cluster) or shared
 
 
 def _nearest(path: Path) -> Path:
