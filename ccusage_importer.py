@@ -1095,6 +1095,7 @@ class Ids(NamedTuple):
 # The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
 Text = Annotated[str, Meta(min_length=1)]
+Time = datetime  # a name of its own: tests put a clock in place of the name datetime
 
 
 class Checked(Struct, rename="camel"):
@@ -1109,9 +1110,9 @@ class Checked(Struct, rename="camel"):
                 )
             elif kind is float:
                 expected = "" if abs(value) < 1e300 else "a number of dollars"
-            elif kind is datetime and value.utcoffset() != timedelta(0):
+            elif kind is Time and value.utcoffset() != timedelta(0):
                 expected = "a time in UTC"
-            elif kind in (date, datetime):  # what Date32 and DateTime64 hold in every zone
+            elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
                 expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
             else:
                 continue
@@ -1179,6 +1180,8 @@ class FeedRow(Totals, kw_only=True):
 
 
 class DayRow(FeedRow, kw_only=True):
+    """What was used on a day."""
+
     day: date = field(name="date")
 
     def record(self, *_: Any) -> Record:
@@ -1186,6 +1189,8 @@ class DayRow(FeedRow, kw_only=True):
 
 
 class MonthRow(FeedRow, kw_only=True):
+    """What was used in a month."""
+
     month: str
 
     def __post_init__(self) -> None:
@@ -1212,11 +1217,11 @@ class SessionRow(FeedRow, kw_only=True):
 
     session_id: Text
     project_path: str = ""
-    first_activity: datetime | None = None
+    first_activity: Time | None = None
     last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
 
     def __post_init__(self) -> None:
-        kind = date if len(str(self.last_activity)) == len("2026-11-22") else datetime | None
+        kind = date if len(str(self.last_activity)) == len("2026-11-22") else Time | None
         try:
             self.last_activity = msgspec.convert(self.last_activity, kind)
         except msgspec.ValidationError as error:
@@ -1247,6 +1252,8 @@ class SessionRow(FeedRow, kw_only=True):
 
 
 class ClaudeSessionRow(SessionRow, kw_only=True):
+    """A session of Claude, which has a project, and always a last activity."""
+
     project_path: Text
     last_activity: Text
 
@@ -1255,22 +1262,28 @@ class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
 
     class Counts(Checked):
+        """The tokens of a block, under names of their own."""
+
         input_tokens: int
         output_tokens: int
         cache_creation_input_tokens: int
         cache_read_input_tokens: int
 
     class BurnRate(Checked):
+        """What an active block costs in an hour."""
+
         cost_per_hour: float
 
     class Projection(Checked):
+        """What an active block will have cost at its end."""
+
         total_cost: float
 
     agent: str = "claude"
     id: Text
-    start_time: datetime
-    end_time: datetime
-    actual_end_time: datetime | None
+    start_time: Time
+    end_time: Time
+    actual_end_time: Time | None
     is_active: bool
     is_gap: bool
     entries: int
@@ -1278,7 +1291,7 @@ class BlockRow(Checked, kw_only=True):
     total_tokens: int
     total_cost: float = field(name="costUSD")
     models: list[Text]
-    usage_limit_reset_time: datetime | None = None
+    usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
@@ -1600,8 +1613,8 @@ class Policy(NamedTuple):
     """
 
     version: tuple[int, int, int]
-    window_start: datetime | None
-    zone: tzinfo
+    window_start: datetime | None = None
+    zone: tzinfo = UTC
     allow_shrink: bool = False
     reprice: bool = False
     upgraded: bool = True
@@ -2204,6 +2217,9 @@ def decide_all(
 ) -> dict[str, Decision]:
     """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
     feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
     if not policy.upgraded and policy.version >= (19, 0, 0):
         lumped = split_lumped_sessions(stored["session"], feeds["session"])
         stored = {**stored, "session": lumped}
@@ -2219,8 +2235,6 @@ def decide_all(
     months = decide_months(stored, feeds, days, agents, evidence)
     blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
     decisions = (days, months, sessions, blocks, projects)
-    for decision in decisions:
-        hide_names(decision.after, ids)
     return dict(zip(TABLES, decisions, strict=True))
 
 
@@ -3359,15 +3373,15 @@ class ClickHouseImporter:
         rows = [] if self.empty else self.query(sql, machine=self.machine_name)
         return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
 
-    def days_before(self, first: date) -> DaySum:
-        """What the days before the first one that is read hold."""
+    def days_before(self, first: date) -> tuple[int, int, float]:
+        """The days before the first one that is read: how many, their tokens and dollars."""
         sql = (
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
         absent = "ccusage_usage_daily" in self.absent
         rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
-        return DaySum(*rows[0]) if rows else DaySum()
+        return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, 0, 0.0)
 
     def shows_names(self) -> bool:
         """Whether a stored row of this machine shows a project's name, and not its hash."""
@@ -3642,27 +3656,13 @@ class PriceChange(NamedTuple):
     cost: float
 
 
-class FormerPriceSum(NamedTuple):
-    """Days that keep their former price, and the dollars that ccusage now asks more for them."""
-
-    days: int = 0
-    dollars: float = 0.0
-
-
-class DaySum(NamedTuple):
-    """What several days hold."""
-
-    number: int = 0
-    tokens: int = 0
-    cost: float = 0.0
-
-
 class ImportResult(NamedTuple):
     """What an import did, or with `dry_run` would do: the object of `--format json`.
 
     The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored. `repriced` are the changes of prices, and
-    `not_reported` the days that no feed reports any more.
+    `statistics` are of all that is stored. `former_price_days` keep their former price, for which
+    ccusage now asks `former_price_difference` dollars more; `repriced` are changes by --reprice,
+    which cannot change the `days_not_reported`.
     """
 
     identity: Identity
@@ -3679,17 +3679,10 @@ class ImportResult(NamedTuple):
     dry_run: bool = False
     allow_shrink: bool = False
     statistics: Statistics | None = None
-    former_prices: FormerPriceSum = FormerPriceSum()
+    former_price_days: int = 0
+    former_price_difference: float = 0.0
     repriced: Sequence[PriceChange] = ()
-    not_reported: int = 0
-
-    def beside(self, earlier: DaySum) -> ImportResult:
-        """The result with the days that were not read, since nothing is reported of their time."""
-        return self._replace(
-            total_tokens=min(self.total_tokens + earlier.tokens, UINT64_MAX),
-            total_cost=round(self.total_cost + earlier.cost, 8),
-            not_reported=self.not_reported + earlier.number,
-        )
+    days_not_reported: int = 0
 
 
 class Plan(NamedTuple):
@@ -3732,16 +3725,10 @@ def plan_import(
         first = BEGINNING
     stored = importer.read_stored(first, zone)
     records, at = stored_records(stored), next_version(past.newest, newest)
-    policy = Policy(
-        version=feeds.version,
+    policy = policy_of(settings, past, feeds, records["session"], ids)._replace(
         window_start=window_start(retention(settings, past), at),
         zone=zone,
-        allow_shrink=settings.allow_shrink,
-        reprice=settings.reprice,
-        upgraded=past.upgraded or has_sessions_of_19(records["session"]),
-        previous=past.complete_version,
         steady=past.complete and newest <= past.newest,
-        on_disk=names_on_disk(records["session"], feeds.reported, settings, ids),
     )
     accept_feeds(feeds, policy)
     decisions = decide_all(records, feeds.reported, ids, policy)
@@ -3756,46 +3743,58 @@ def plan_import(
     ]
     if hiding:
         notes += hidden_names_notes(records, feeds.reported, ids)
-    result = import_result(identity, past, feeds, decisions, records["daily"])
     return Plan(
         at=at,
         cleanup_period_days=retention(settings, past),
         changes=changes,
         stored=stored,
         notes=notes,
-        result=result._replace(
+        result=ImportResult(
+            identity=identity,
+            ccusage_version=policy.version_text,
+            feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
+            feeds_failed=feeds.failed,
             tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
+            previous=past.previous,
+            hashed=bool(identity.hashed),
             dry_run=settings.dry_run,
             allow_shrink=settings.allow_shrink,
-        ).beside(importer.days_before(first)),
+            **result_of(decisions, records["daily"], feeds.reported, importer.days_before(first)),
+        ),
     )
 
 
-def import_result(
-    identity: Identity,
-    past: Past,
-    feeds: Feeds,
+def policy_of(settings: Settings, past: Past, feeds: Feeds, sessions: Records, ids: Ids) -> Policy:
+    """What a run may believe, but for the time."""
+    return Policy(
+        version=feeds.version,
+        allow_shrink=settings.allow_shrink,
+        reprice=settings.reprice,
+        upgraded=past.upgraded or has_sessions_of_19(sessions),
+        previous=past.complete_version,
+        on_disk=names_on_disk(sessions, feeds.reported, settings, ids),
+    )
+
+
+def result_of(
     decisions: Mapping[str, Decision],
     days: Records,
-) -> ImportResult:
-    """What a run does, as far as the rows that it reads; `days` are as they are stored."""
+    reported: Reported,
+    earlier: tuple[int, int, float],
+) -> dict[str, Any]:
+    """What the decisions mean; `days` are as they are stored, `earlier` sums those not read."""
     after, prices = decisions["daily"].after, decisions["daily"].prices.values()
-    return ImportResult(
-        identity=identity,
-        ccusage_version=".".join(map(str, feeds.version)),
-        feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
-        feeds_failed=feeds.failed,
-        tables={},
-        held=kept_reasons(decisions),
-        lowered=list(lowered_rows(decisions)),
-        total_tokens=_total(after.values()),
-        total_cost=math.fsum(_costs(after.values())),
-        previous=past.previous,
-        hashed=bool(identity.hashed),
-        former_prices=FormerPriceSum(len(prices), round(math.fsum(prices), 8)),
-        repriced=price_changes(days, after),
-        not_reported=len(after.keys() - merged(feeds.reported, "daily").keys()),
-    )
+    number, tokens, cost = earlier
+    return {
+        "held": kept_reasons(decisions),
+        "lowered": list(lowered_rows(decisions)),
+        "total_tokens": min(_total(after.values()) + tokens, UINT64_MAX),
+        "total_cost": round(math.fsum([cost, *_costs(after.values())]), 8),
+        "former_price_days": len(prices),
+        "former_price_difference": round(math.fsum(prices), 8),
+        "repriced": price_changes(days, after),
+        "days_not_reported": number + len(after.keys() - merged(reported, "daily").keys()),
+    }
 
 
 def first_to_read(reported: Reported) -> date:
@@ -3870,110 +3869,6 @@ def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow
     changes = Counter((key in live, row is not None) for key, row in rows.items())
     changed, removed = changes[True, True], changes[True, False]
     return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
-
-
-def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
-    """How many rows are not as ccusage reports them, by reason."""
-    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
-    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
-    return {reason: number for reason, number in reasons.items() if number}
-
-
-def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
-    """The rows that get smaller, with their names, and their keys where these are no hashes."""
-    for feed, decision in decisions.items():
-        for old, new, cause in decision.lowered.values():
-            if cause != MOVED:
-                words = [] if old.agent == "claude" else [old.agent]
-                words += [] if feed == "session" else [str(old.key[0])]
-                words += [name for name in displayed(old).values() if name]
-                tokens = new.tokens.total if new else 0
-                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
-
-
-def price_changes(before: Records, after: Records) -> list[PriceChange]:
-    """What the days of each month and model cost before and after, where their price changes."""
-    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
-    for key, new in after.items():
-        old = before.get(key)
-        if old is None or not differ(old, new):
-            continue
-        for model, share in new.shares.items():
-            if (was := old.shares.get(model)) and was.tokens == share.tokens:
-                sums[f"{key[1]:%Y-%m}", model] += [was, share]
-    costs = {
-        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
-        for place, shares in sorted(sums.items())
-    }
-    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
-
-
-def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
-    """What another version of ccusage counts less, of days, or else of any table."""
-    rows = {
-        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
-        for feed, decision in decisions.items()
-    }
-    number = sum(map(len, rows.values()))
-    if number:
-        counted_rows = rows["daily"] or next(filter(None, rows.values()))
-        before = [row.old for row in counted_rows]
-        after = [row.new for row in counted_rows if row.new]
-        versions = ", ".join(sorted({old.version for old in before if old.version}))
-        tokens = _total(before) - _total(after)
-        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
-        yield (
-            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
-            f"{versions} did, in {number:,} rows"
-        )
-
-
-def hidden_names_notes(
-    before: Mapping[str, Records], reported: Reported, ids: Ids
-) -> Iterator[str]:
-    """How many names are about to be hidden that no transcript can show again."""
-    names: set[str] = set()
-    there: set[str] = set()
-    for feed in ("session", "projects"):
-        for old in before[feed].values():
-            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
-                names.update(displayed(old).values())
-        for row in merged(reported, feed).values():
-            there.update(displayed(row).values())
-    gone = [name for name in names if name and ids.shown(name) not in there]
-    if gone:
-        yield (
-            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
-            "are gone, so --no-hash-projects cannot show them again"
-        )
-
-
-def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
-    """Warnings of new sessions that another machine has, too."""
-    sessions = TABLES["session"]
-    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
-    for machine, number in importer.twins(new).items() if new else ():
-        yield (
-            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
-            "where two machines import the same transcripts, these count twice "
-            "(--query twin-machines lists them)"
-        )
-
-
-def budget_notes(
-    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
-) -> Iterator[str]:
-    """Whether this run takes the spending of all machines over a part of a budget."""
-    limits = Spending.limits(importer.settings)
-    if any(limits):
-        scope = Scope(datetime.now(UTC), zone.key)
-        total = read_spending(importer, scope)
-        was, now = (
-            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
-            for days in (before, after)
-        )
-        if alarm := budget_alarm(total, total.after(was, now), limits):
-            yield alarm
 
 
 def refuse_twins(
@@ -4891,6 +4786,113 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     yield Section(rows=list(notes(stats, held)))
 
 
+# What an import says
+
+
+def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
+    """How many rows are not as ccusage reports them, by reason."""
+    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
+    return {reason: number for reason, number in reasons.items() if number}
+
+
+def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
+    """The rows that get smaller, with their names, and their keys where these are no hashes."""
+    for feed, decision in decisions.items():
+        for old, new, cause in decision.lowered.values():
+            if cause != MOVED:
+                words = [] if old.agent == "claude" else [old.agent]
+                words += [] if feed == "session" else [str(old.key[0])]
+                words += [name for name in displayed(old).values() if name]
+                tokens = new.tokens.total if new else 0
+                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+
+
+def price_changes(before: Records, after: Records) -> list[PriceChange]:
+    """What the days of each month and model cost before and after, where their price changes."""
+    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
+    for key, new in after.items():
+        old = before.get(key)
+        if old is None or not differ(old, new):
+            continue
+        for model, share in new.shares.items():
+            if (was := old.shares.get(model)) and was.tokens == share.tokens:
+                sums[f"{key[1]:%Y-%m}", model] += [was, share]
+    costs = {
+        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
+        for place, shares in sorted(sums.items())
+    }
+    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+    """What another version of ccusage counts less, of days, or else of any table."""
+    rows = {
+        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        for feed, decision in decisions.items()
+    }
+    number = sum(map(len, rows.values()))
+    if number:
+        counted_rows = rows["daily"] or next(filter(None, rows.values()))
+        before = [row.old for row in counted_rows]
+        after = [row.new for row in counted_rows if row.new]
+        versions = ", ".join(sorted({old.version for old in before if old.version}))
+        tokens = _total(before) - _total(after)
+        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        yield (
+            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+            f"{versions} did, in {number:,} rows"
+        )
+
+
+def hidden_names_notes(
+    before: Mapping[str, Records], reported: Reported, ids: Ids
+) -> Iterator[str]:
+    """How many names are about to be hidden that no transcript can show again."""
+    names: set[str] = set()
+    there: set[str] = set()
+    for feed in ("session", "projects"):
+        for old in before[feed].values():
+            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
+                names.update(displayed(old).values())
+        for row in merged(reported, feed).values():
+            there.update(displayed(row).values())
+    gone = [name for name in names if name and ids.shown(name) not in there]
+    if gone:
+        yield (
+            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            "are gone, so --no-hash-projects cannot show them again"
+        )
+
+
+def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+    """Warnings of new sessions that another machine has, too."""
+    sessions = TABLES["session"]
+    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
+    for machine, number in importer.twins(new).items() if new else ():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
+
+
+def budget_notes(
+    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
+) -> Iterator[str]:
+    """Whether this run takes the spending of all machines over a part of a budget."""
+    limits = Spending.limits(importer.settings)
+    if any(limits):
+        scope = Scope(datetime.now(UTC), zone.key)
+        total = read_spending(importer, scope)
+        was, now = (
+            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
+            for days in (before, after)
+        )
+        if alarm := budget_alarm(total, total.after(was, now), limits):
+            yield alarm
+
+
 def news(result: ImportResult, today: date) -> str:
     """What is new since the last import, in a line."""
     named = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
@@ -4930,10 +4932,14 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
     for feed in result.feeds_failed:
         yield "Failed", f"{feed}: its rows stay as they were"
-    if result.former_prices.days:
-        days, dollars = result.former_prices
-        more = f"{money(abs(dollars))} {'less' if dollars < 0 else 'more'}"
-        yield "Note", f"{counted(days, 'day')} at former prices; at the present ones {more}"
+    if result.former_price_days:
+        days, dollars = counted(result.former_price_days, "day"), result.former_price_difference
+        difference = f"{money(abs(dollars))} {'lower' if dollars < 0 else 'higher'}"
+        keeps = "they keep their cost (--reprice takes the new prices)"
+        yield "Note", f"ccusage now prices {days} {difference}; {keeps}"
+    if result.repriced and result.days_not_reported:
+        days = counted(result.days_not_reported, "day")
+        yield "Note", f"{days} cannot be repriced: no feed reports them any more"
     yield from notes(stats, result.held) if stats else ()
 
 
@@ -4953,6 +4959,13 @@ def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[
         yield Section(header, rows)
         yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
+    if result.repriced:
+        title = f"{would}repriced".capitalize()
+        prices = [
+            (f"{month} {model}", money(old), money(new))
+            for month, model, old, new in result.repriced
+        ]
+        yield Section((title, "from", "to"), prices)
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
         lowered = [
@@ -6403,6 +6416,7 @@ GOES_WITH = {
     "--names": (IMPORT, "--stats", "--query"),
     "--hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
+    "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),

@@ -288,7 +288,7 @@ def test_what_is_shown_may_change_but_rows_keep_their_identity(machine: Machine)
     machine.stores("--no-hash-projects")
     machine.check(machine.expected(hidden=False))
     shown = machine.tables(keep=True)
-    machine.stores()
+    machine.stores("--hash-projects")
     machine.check(machine.expected(hidden=True))
     for table in KEYS:
         assert hidden[table].keys() == shown[table].keys()
@@ -313,7 +313,7 @@ def test_names_of_what_is_gone_are_hidden_too_once_privacy_is_on(machine: Machin
     assert names[0] in dump(machine)
     for path in (machine.claude / "projects").rglob("*.jsonl"):
         path.unlink()
-    machine.stores()
+    machine.stores("--hash-projects")
     assert not [name for name in names if name in dump(machine)]
     machine.check(wanted)
 
@@ -358,7 +358,7 @@ def test_nasty_names_arrive_exactly(version: str, tmp_path: Path, database: Data
         write_session(machine.claude, name, f"{name} {number}", [message])
     machine.freeze()
     for hidden in (False, True):
-        machine.imports(*([] if hidden else ["--no-hash-projects"]))
+        machine.imports("--hash-projects" if hidden else "--no-hash-projects")
         machine.check(machine.expected(hidden=hidden))
     for number, name in enumerate(NASTY):  # superseded rows are found and deleted
         path = machine.claude / "projects" / name / f"{name} {number}.jsonl"
@@ -375,7 +375,7 @@ def test_names_that_no_file_can_have_arrive_exactly(machine: Machine) -> None:
     stub = machine.stub()
     for hidden in (False, True):
         stub.say(agents=NO_OTHERS, **feeds)
-        machine.imports(*([] if hidden else ["--no-hash-projects"]))
+        machine.imports("--hash-projects" if hidden else "--no-hash-projects")
         machine.check(Expected(hidden=hidden).claude(feeds).tables)
     feeds = feeds_of(days, {name + "!": (n, 0.5) for n, name in enumerate(names, 1)})
     stub.say(agents=NO_OTHERS, **feeds)

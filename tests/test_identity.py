@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tables import Database, Machine, at, noon
+from tables import Database, Machine, at, noon, read
 from transcripts import Message, write_session
 
 import ccusage_importer
@@ -38,8 +39,8 @@ def machine(tmp_path: Path, database: Database) -> Machine:
     return machine
 
 
-def recorded(machine: Machine) -> dict[str, str]:
-    content: dict[str, str] = json.loads((machine.state / "machine.json").read_text())
+def recorded(machine: Machine) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((machine.state / "machine.json").read_text())
     return content
 
 
@@ -57,11 +58,13 @@ def days(machine: Machine) -> list[str]:
 def test_the_first_import_records_name_zone_key_and_installation(machine: Machine) -> None:
     machine.imports("--quiet", PROJECT_HASH_KEY="k")
     identity = recorded(machine)
+    hashed = identity.pop("hashed")
     assert identity.keys() == {"machine_name", "timezone", "key_fingerprint", "installation_id"}
     assert (identity["machine_name"], identity["timezone"]) == ("m1", "UTC")
     assert identity["key_fingerprint"] == key_fingerprint("k") != "k"
     assert len(identity["installation_id"]) == 16
-    assert machine.history(*identity) == [tuple(identity.values())]
+    assert hashed is True
+    assert machine.history(*identity, "hashed_projects") == [(*identity.values(), 1)]
 
 
 def test_days_stay_where_they_are_when_the_zone_of_the_machine_moves(machine: Machine) -> None:
@@ -183,6 +186,12 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda name: monkeypatch.setattr(socket, "gethostname", lambda: name)
 
 
+def dump(machine: Machine, name: str) -> Any:
+    """What is stored of the machine of this name."""
+    assert machine.database
+    return read(machine.database.query, name, keep=True)
+
+
 def names(machine: Machine) -> list[tuple[Any, ...]]:
     assert machine.database
     sql = "SELECT DISTINCT machine_name FROM ccusage_usage_daily ORDER BY 1"
@@ -199,12 +208,18 @@ def test_a_machine_keeps_the_name_of_its_first_import(
     assert names(machine) == [("laptop.home.lan",)]
 
 
-def test_machine_name_overrides_the_recorded_name(machine: Machine) -> None:
+def test_another_name_than_the_recorded_one_is_refused(machine: Machine) -> None:
+    """All that was used would be stored, and count, once more."""
     machine.imports("--quiet", MACHINE_NAME="one")
-    machine.imports("--quiet", MACHINE_NAME="two")
-    assert names(machine) == [("one",), ("two",)]
+    before = dump(machine, "one")
+    done = machine.imports("--quiet", code=2, MACHINE_NAME="two")
+    assert done.err.splitlines()[-1].startswith("MACHINE_NAME=two: this machine imports as one, as")
+    assert "unset it, or set CCUSAGE_STATE_DIR to a directory of its own" in done.err
+    assert names(machine) == [("one",)]
     assert recorded(machine)["machine_name"] == "one"
     machine.imports("--quiet", MACHINE_NAME="")
+    assert dump(machine, "one") == before
+    machine.imports("--quiet", MACHINE_NAME="two", CCUSAGE_STATE_DIR=f"{machine.home}/another")
     assert names(machine) == [("one",), ("two",)]
 
 
@@ -213,16 +228,61 @@ def test_without_machine_json_the_history_tells(
 ) -> None:
     called("laptop")
     machine.imports("--quiet", MACHINE_NAME="", TZ="Asia/Tokyo", PROJECT_HASH_KEY="k")
-    before = machine.tables(keep=True)
+    before, identity = dump(machine, "laptop"), recorded(machine)
     lose(machine)
-    done = machine.imports(MACHINE_NAME="", TZ="UTC", PROJECT_HASH_KEY="k")
-    assert "WARNING: another installation" in done.err
-    assert machine.tables(keep=True) == before
-    identity = recorded(machine)
+    done = machine.imports("--quiet", MACHINE_NAME="laptop", TZ="UTC", PROJECT_HASH_KEY="k")
+    assert done.err == ""
+    assert dump(machine, "laptop") == before
+    assert recorded(machine) == identity
     assert (identity["timezone"], identity["key_fingerprint"]) == (
         "Asia/Tokyo",
         key_fingerprint("k"),
     )
+
+
+def test_without_machine_json_the_name_of_another_installation_is_taken_on_demand_alone(
+    machine: Machine, called: Callable[[str], None]
+) -> None:
+    called("laptop")
+    machine.imports("--quiet", MACHINE_NAME="")
+    before = dump(machine, "laptop")
+    lose(machine)
+    done = machine.imports(code=2, MACHINE_NAME="")
+    assert re.search(
+        r"^laptop: another installation imported under this name on 20", done.err, re.M
+    )
+    assert "run MACHINE_NAME=laptop ccusage_importer.py once" in done.err
+    assert dump(machine, "laptop") == before
+    machine.imports("--quiet", MACHINE_NAME="laptop")
+    machine.imports("--quiet", MACHINE_NAME="")
+    assert dump(machine, "laptop") == before
+
+
+def test_a_name_that_nobody_has_used_for_a_month_is_free(
+    machine: Machine, called: Callable[[str], None]
+) -> None:
+    called("laptop")
+    with at(noon() - timedelta(days=31)):
+        machine.imports("--quiet", MACHINE_NAME="")
+    (machine.claude / "projects/-home-a" / f"{SESSION}.jsonl").unlink()
+    write_session(machine.claude, "-home-b", "b", [Message(LATE)])
+    lose(machine)
+    machine.imports("--quiet", MACHINE_NAME="")
+    assert recorded(machine)["machine_name"] == "laptop"
+
+
+def test_the_sessions_of_another_machine_are_not_imported_once_more_unless_the_name_is_given(
+    machine: Machine, called: Callable[[str], None]
+) -> None:
+    called("laptop")
+    machine.imports("--quiet", MACHINE_NAME="")
+    lose(machine)
+    called("container")
+    done = machine.imports(code=2, MACHINE_NAME="")
+    assert "container: 1 of its 1 sessions are stored under the name laptop already" in done.err
+    assert names(machine) == [("laptop",)]
+    assert "WARNING: 1 of 1 new sessions are also stored" in machine.imports(MACHINE_NAME="c2").err
+    assert names(machine) == [("c2",), ("laptop",)]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +298,8 @@ def test_without_machine_json_the_history_tells(
         '{"machine_name": "m", "timezone": "", "key_fingerprint": "", "installation_id": "x"}',
         '{"machine_name": "m", "timezone": "Mars", "key_fingerprint": "", "installation_id": "x"}',
         '{"machine_name": "m", "timezone": null, "key_fingerprint": "", "installation_id": "x"}',
+        '{"machine_name": "m", "timezone": "UTC", "key_fingerprint": "", "installation_id": "x", '
+        '"hashed": "no"}',
         "\udcff",
     ],
 )
@@ -272,6 +334,8 @@ def test_two_machines_under_one_name_are_told_at_every_run(
 ) -> None:
     other = Machine(tmp_path / "elsewhere", database=machine.database)
     write_session(other.claude, "-home-b", SESSION, [Message(LATE, output=7)])
+    other.state.mkdir()
+    Identity("m1", "UTC", "", "another").save(other.state)
     assert "WARNING" not in machine.imports().err
     for each, args in ((other, []), (machine, []), (machine, ["--quiet"]), (other, ["--quiet"])):
         done = each.imports(*args)
@@ -284,6 +348,8 @@ def test_two_machines_under_one_name_are_told_at_every_run(
 
 def test_who_comes_back_after_long_is_told_who_else_wrote(machine: Machine, tmp_path: Path) -> None:
     other = Machine(tmp_path / "elsewhere", database=machine.database)
+    other.state.mkdir()
+    Identity("m1", "UTC", "", "another").save(other.state)
     with at(noon() - timedelta(days=50)):
         machine.imports()
     with at(noon() - timedelta(days=40)):
@@ -342,7 +408,7 @@ def test_a_failed_first_import_may_be_repeated(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("TZ", "Asia/Tokyo"), ("PROJECT_HASH_KEY", "another")]
+    ("variable", "value"), [("CCUSAGE_TIMEZONE", "Asia/Tokyo"), ("PROJECT_HASH_KEY", "another")]
 )
 def test_the_name_of_another_machine_is_not_taken_with_another_zone_or_key(
     machine: Machine, tmp_path: Path, variable: str, value: str
@@ -351,7 +417,6 @@ def test_the_name_of_another_machine_is_not_taken_with_another_zone_or_key(
     before = machine.tables()
     other = Machine(tmp_path, "other", database=machine.database, **{variable: value})
     other.populate(days=1)
-    other.stores()
     done = other.imports(code=2, MACHINE_NAME=machine.name)
-    assert variable.replace("TZ", "TIMEZONE") in done.err
+    assert done.err.splitlines()[-1].startswith(variable)
     assert machine.tables() == before

@@ -202,7 +202,7 @@ def test_switching_privacy_on_later_hides_all_names_purged_sessions_too(machine:
     before = machine.tables()
     assert MARK in stored(machine)
     shutil.rmtree(machine.claude / "projects" / PROJECTS[0])
-    nothing_told(machine)
+    nothing_told(machine, "--quiet", "--hash-projects")
     after = machine.tables()
     assert {table: rows.keys() for table, rows in after.items()} == {
         table: rows.keys() for table, rows in before.items()
@@ -218,7 +218,7 @@ def test_rows_that_were_allowed_to_shrink_are_not_named(machine: Machine) -> Non
     machine.imports("--quiet", "--no-hash-projects")
     session = machine.claude / "projects" / PROJECTS[0] / SESSIONS[0]
     shutil.rmtree(session / "subagents")
-    said = nothing_told(machine, "--verbose", "--allow-shrink")
+    said = nothing_told(machine, "--verbose", "--allow-shrink", "--hash-projects")
     assert hashlib.sha256(PROJECTS[0].encode()).hexdigest()[:8] in said
 
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ccusage_importer import (
+    BEGINNING,
     FEEDS,
     UINT64_MAX,
     UNIFIED,
@@ -846,7 +847,7 @@ def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     importer.machine_name = f"m{int(importer.machine_name[1:]) + 1}"
     ids = Ids(key, hidden)
     reported = records_of(feeds, ids)
-    nothing = importer.read_stored()
+    nothing = importer.read_stored(BEGINNING, BERLIN)
     after = {name: records for (name, _), records in reported.items()}
     changes = find_changes(after, nothing, "20.0.24")
     for table, changed in changes.items():
@@ -855,7 +856,7 @@ def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     wanted = tables.Expected("20.0.24", "Europe/Berlin", hidden, key).claude(feeds).tables
     found = tables.read(importer.query, importer.machine_name)  # type: ignore[arg-type]
     tables.assert_same(found, wanted)
-    assert as_reported(importer.read_stored()) == {
+    assert as_reported(importer.read_stored(BEGINNING, BERLIN)) == {
         name: dict(sorted(records.items())) for (name, _), records in reported.items()
     }
 

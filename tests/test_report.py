@@ -578,11 +578,11 @@ def test_the_summary_says_what_was_held_corrected_and_left_out() -> None:
 
 
 def test_days_at_former_prices_are_told_with_the_difference() -> None:
-    assert "former prices" not in summary(RESULT)
-    for dollars, text in ((1.2, "$1.20 more"), (-0.5, "$0.50 less")):
-        prices = program.FormerPriceSum(3, dollars)
-        shown = summary(RESULT._replace(former_prices=prices))
-        assert f"Note 3 days at former prices; at the present ones {text}\n" in shown
+    assert "now prices" not in summary(RESULT)
+    for dollars, text in ((1.2, "$1.20 higher"), (-0.5, "$0.50 lower")):
+        result = RESULT._replace(former_price_days=3, former_price_difference=dollars)
+        note = f"ccusage now prices 3 days {text}; they keep their cost"
+        assert note in " ".join(summary(result).split())
 
 
 def test_what_is_new_is_told_in_a_line() -> None:
