@@ -2868,6 +2868,7 @@ CLICKHOUSE_REMEDIES = {
             "the rows are written, former versions of them are not deleted yet: look at "
             "system.mutations; the next import finishes it",
         ),
+        ((701,), "set CH_CLUSTER to a cluster that the server knows: see system.clusters"),
         ((452,), "let CH_USER's settings profile allow the setting that the message names"),
         ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
     )
