@@ -42,7 +42,8 @@ from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
 from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TextIO
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -126,26 +127,26 @@ def interrupts_wait() -> Iterator[None]:
 class Settings(NamedTuple):
     """What environment, `.env` and command line say. Times in seconds."""
 
-    host: str | None
-    port: int
-    protocol: str
-    user: str
-    password: str
-    database: str
-    cluster: str  # whose servers all hold the tables
-    ca_cert: str | None
-    verify: bool
-    embedded_path: Path
-    machine_name: str | None
-    ccusage_command: tuple[str, ...]
-    ccusage_args: tuple[str, ...]
-    timezone: str | None
-    jobs: int
-    timeout: float
-    patience: float  # a report that failed after so long is not asked for again
-    hash_key: str
-    state_dir: Path
     environment: Mapping[str, str]
+    protocol: str
+    embedded_path: Path
+    state_dir: Path
+    patience: float  # a report that failed after so long is not asked for again
+    host: str | None = None
+    port: int = 8123
+    user: str = "default"
+    password: str = ""
+    database: str = "default"
+    cluster: str = ""  # whose servers all hold the tables
+    ca_cert: str | None = None
+    verify: bool = True
+    machine_name: str | None = None
+    ccusage_command: tuple[str, ...] = ()
+    ccusage_args: tuple[str, ...] = ()
+    timezone: str | None = None
+    jobs: int = 3
+    timeout: float = 120
+    hash_key: str = ""
     budget_month: float | None = None  # dollars
     budget_day: float | None = None
     agents: frozenset[str] = frozenset()  # empty: all
@@ -159,39 +160,19 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        given = {name: value for name, value in env.items() if value.strip()}
-        for name in VARIABLES & given.keys():
-            _one_line(name, given[name])
-        get = given.get
-        port = _number(given, "CH_PORT", 8123, int)
-        protocol = "https" if port in (443, 8443, 9440) else "http"
-        timeout = _number(given, "CCUSAGE_TIMEOUT", 120, float)
-        data = _xdg(env, "XDG_DATA_HOME", ".local/share")
-        return cls(
-            host=_host(get("CH_HOST")),
-            port=port,
-            protocol=_choice("CH_PROTOCOL", get("CH_PROTOCOL", protocol), ("http", "https")),
-            user=get("CH_USER", "default"),
-            password=env.get("CH_PASSWORD", ""),
-            database=get("CH_DATABASE", "default"),
-            cluster=_cluster(get("CH_CLUSTER", "")) if given.get("CH_HOST") else "",
-            ca_cert=os.path.expanduser(get("CH_CA_CERT", "")) or None,
-            verify=_choice("CH_VERIFY", get("CH_VERIFY", "true").lower(), _BOOLEANS) in _TRUE,
-            embedded_path=_folder("CH_EMBEDDED_PATH", get("CH_EMBEDDED_PATH"), data / "clickhouse"),
-            machine_name=get("MACHINE_NAME"),
-            ccusage_command=_words("CCUSAGE_COMMAND", get("CCUSAGE_COMMAND", "")),
-            ccusage_args=_arguments(get("CCUSAGE_ARGS", "")),
-            timezone=_zone_name("CCUSAGE_TIMEZONE", get("CCUSAGE_TIMEZONE")),
-            jobs=_number(given, "CCUSAGE_JOBS", 3, int),
-            timeout=timeout,
-            patience=1.5 * timeout,
-            hash_key=get("PROJECT_HASH_KEY", ""),
-            state_dir=state_directory(env),
-            environment=env,
-            budget_month=_dollars("BUDGET_MONTH", get("BUDGET_MONTH")),
-            budget_day=_dollars("BUDGET_DAY", get("BUDGET_DAY")),
-            **options,
-        )
+        given = {field: _read(env, name) for name, (field, _) in READERS.items()}
+        given = {field: value for field, value in given.items() if value is not None}
+        values = {
+            "environment": env,
+            "protocol": "https" if given.get("port") in (443, 8443, 9440) else "http",
+            "embedded_path": _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse",
+            "state_dir": state_directory(env),
+            "patience": 1.5 * given.get("timeout", 120),
+            "password": env.get("CH_PASSWORD", ""),  # one of spaces, too
+        }
+        if "host" not in given:
+            given.pop("cluster", None)
+        return cls(**values | given | options)
 
     @property
     def where(self) -> str:
@@ -204,13 +185,145 @@ class Settings(NamedTuple):
         return f"Settings({self.where}, user {self.user})"
 
 
-# The variables that are ours, and those that ccusage's agents take directories from.
-VARIABLES = {
-    *("CH_HOST", "CH_PORT", "CH_PROTOCOL", "CH_USER", "CH_PASSWORD", "CH_DATABASE", "CH_CA_CERT"),
-    *("CH_CLUSTER", "CH_VERIFY", "CH_EMBEDDED_PATH", "MACHINE_NAME", "PROJECT_HASH_KEY"),
-    *("CCUSAGE_COMMAND", "CCUSAGE_ARGS", "CCUSAGE_TIMEZONE", "CCUSAGE_JOBS", "CCUSAGE_TIMEOUT"),
-    "CCUSAGE_STATE_DIR",
+def _read(env: Mapping[str, str], name: str) -> Any:
+    """The value of a variable of ours, or None when it is unset or empty."""
+    text = env.get(name, "")
+    try:
+        return READERS[name][1](_one_line(text)) if text.strip() else None
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def state_directory(env: Mapping[str, str]) -> Path:
+    found: Path | None = _read(env, "CCUSAGE_STATE_DIR")
+    return found or _xdg(env, "XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
+    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
+
+
+def _path(text: str | None, default: Path) -> Path:
+    try:
+        return Path(text).expanduser().absolute() if text else default
+    except RuntimeError as error:
+        raise ConfigError(f"{text}: {error}") from None
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's has no bytes that are not UTF-8."""
+    return not re.search("[\ud800-\udfff]", text)
+
+
+# What reads a variable says in a ValueError what it expected.
+
+
+def _one_line(text: str) -> str:
+    """Refuse what could not be stored or would break a line of the log."""
+    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ValueError("expected one line without control characters")
+    if not _is_utf8(text):
+        raise ValueError("expected text in UTF-8")
+    return text
+
+
+def _folder(text: str) -> Path:
+    """A directory, which may be there or not, but must not be a file."""
+    path = _path(text.strip(), Path())
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"expected a directory, but {path} is a file")
+    return path
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
+        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
+        raise ValueError(f"expected a host name, got {shown!r}; the port is CH_PORT")
+    return text
+
+
+def _cluster(text: str) -> str:
+    if re.search(r"[^A-Za-z0-9_.-]", text):  # it becomes a part of statements and of a path
+        raise ValueError(f"expected a name of letters, digits, '_', '.' and '-', got {text!r}")
+    return text
+
+
+def _one_of(known: Mapping[str, Any], text: str) -> Any:
+    if (word := text.lower()) not in known:
+        raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
+    return known[word]
+
+
+def _number(kind: type[float], text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < 65536:
+            return value
+    whole = "whole " if kind is int else ""
+    raise ValueError(f"expected a {whole}number above 0 and below 65536, got {text.strip()!r}")
+
+
+def _dollars(text: str) -> float:
+    if not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
+        raise ValueError(f"expected dollars, such as 200, got {text!r}")
+    return float(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{error} in {text!r}") from None
+
+
+def _arguments(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    if any(re.match("-z|--timezone", word) for word in words):
+        raise ValueError(f"the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
+    return words
+
+
+def _zone_name(source: str, name: str, remedy: str = "") -> str:
+    """The IANA name of the time zone that `source` names; UTC where it is empty."""
+    try:
+        return ZoneInfo(name or "UTC").key
+    except (ValueError, OSError, KeyError):
+        remedy = remedy or "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
+        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
+
+
+def _recorded_zone(name: str) -> str:
+    return _zone_name("import history", name, "update the tzdata of this machine")
+
+
+TRUTH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
 }
+# The variables that are ours: the setting that each gives, and what reads it.
+READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
+    "CH_HOST": ("host", _host),
+    "CH_PORT": ("port", partial(_number, int)),
+    "CH_PROTOCOL": ("protocol", partial(_one_of, {"http": "http", "https": "https"})),
+    "CH_USER": ("user", str),
+    "CH_PASSWORD": ("password", str),
+    "CH_DATABASE": ("database", str),
+    "CH_CLUSTER": ("cluster", _cluster),
+    "CH_CA_CERT": ("ca_cert", os.path.expanduser),
+    "CH_VERIFY": ("verify", partial(_one_of, TRUTH)),
+    "CH_EMBEDDED_PATH": ("embedded_path", _folder),
+    "MACHINE_NAME": ("machine_name", str),
+    "CCUSAGE_COMMAND": ("ccusage_command", _words),
+    "CCUSAGE_ARGS": ("ccusage_args", _arguments),
+    "CCUSAGE_TIMEZONE": ("timezone", partial(_zone_name, "CCUSAGE_TIMEZONE")),
+    "CCUSAGE_JOBS": ("jobs", partial(_number, int)),
+    "CCUSAGE_TIMEOUT": ("timeout", partial(_number, float)),
+    "CCUSAGE_STATE_DIR": ("state_dir", _folder),
+    "PROJECT_HASH_KEY": ("hash_key", str),
+    "BUDGET_MONTH": ("budget_month", _dollars),
+    "BUDGET_DAY": ("budget_day", _dollars),
+}
+VARIABLES = READERS.keys()
+# Those that ccusage's agents take directories from, and others that hold a path.
 AGENT_DIRECTORIES = {
     *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
     *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
@@ -221,109 +334,6 @@ PATHS = {
     *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
 }
-_TRUE = ("true", "1", "yes", "on")
-_BOOLEANS = (*_TRUE, "false", "0", "no", "off")
-
-
-def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
-
-
-def state_directory(env: Mapping[str, str]) -> Path:
-    default = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return _folder("CCUSAGE_STATE_DIR", env.get("CCUSAGE_STATE_DIR", "").strip(), default)
-
-
-def _one_line(name: str, text: str) -> None:
-    """Refuse what could not be stored or would break a line of the log."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ConfigError(f"{name}: expected one line without control characters")
-    if not _is_utf8(text):
-        raise ConfigError(f"{name}: expected text in UTF-8")
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a text of the system's has no bytes that are not UTF-8."""
-    return not re.search("[\ud800-\udfff]", text)
-
-
-def _folder(name: str, text: str | None, default: Path) -> Path:
-    """A directory, which may be there or not, but must not be a file."""
-    path = _path(text, default)
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ConfigError(f"{name}: expected a directory, but {path} is a file")
-    return path
-
-
-def _path(text: str | None, default: Path) -> Path:
-    try:
-        return Path(text).expanduser().absolute() if text else default
-    except RuntimeError as error:
-        raise ConfigError(f"{text}: {error}") from None
-
-
-def _host(text: str | None) -> str | None:
-    if text and not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
-        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
-        raise ConfigError(f"CH_HOST: expected a host name, got {shown!r}; the port is CH_PORT")
-    return text
-
-
-def _cluster(text: str) -> str:
-    if re.search(r"[^A-Za-z0-9_.-]", text):  # it becomes a part of statements and of a path
-        raise ConfigError(
-            f"CH_CLUSTER: expected a name of letters, digits, '_', '.' and '-', got {text!r}"
-        )
-    return text
-
-
-def _choice(name: str, text: str, known: Sequence[str]) -> str:
-    if text not in known:
-        raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {text!r}")
-    return text
-
-
-def _number(env: Mapping[str, str], name: str, default: Any, kind: Callable[[str], Any]) -> Any:
-    text = env.get(name, str(default)).strip()
-    with contextlib.suppress(ValueError):
-        if 0 < (value := kind(text)) < 65536:
-            return value
-    whole = "whole " if kind is int else ""
-    raise ConfigError(f"{name}: expected a {whole}number above 0 and below 65536, got {text!r}")
-
-
-def _dollars(name: str, text: str | None) -> float | None:
-    if text and not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
-        raise ConfigError(f"{name}: expected dollars, such as 200, got {text!r}")
-    return float(text) if text else None
-
-
-def _words(name: str, text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error} in {text!r}") from None
-
-
-def _arguments(text: str) -> tuple[str, ...]:
-    words = _words("CCUSAGE_ARGS", text)
-    if any(re.match("-z|--timezone", word) for word in words):
-        raise ConfigError(f"CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
-    return words
-
-
-SET_ZONE = "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
-
-
-def _zone_name(source: str, name: str | None, remedy: str = SET_ZONE) -> str | None:
-    try:
-        return ZoneInfo(name).key if name else None
-    except (ValueError, OSError, KeyError):
-        raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
-
-
-def _recorded_zone(name: str) -> str:
-    return _zone_name("import history", name, "update the tzdata of this machine") or "UTC"
 
 
 def dotenv_path(env: Mapping[str, str]) -> Path:
@@ -342,45 +352,31 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         text = path.read_text(encoding="utf-8-sig") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    bindings = list(parse_stream(io.StringIO(text)))
-    for binding in bindings:
-        line = binding.original.line + binding.original.string[:-1].count("\n")
-        if binding.error:  # its text may hold a secret
-            raise ConfigError(f"{path}, line {line}: expected NAME=VALUE, or # for a comment")
-        if binding.key and binding.value and _is_relative(binding.key, binding.value):
+    values = {}
+    for name, value, original, failed in parse_stream(io.StringIO(text)):
+        line = f"{path}, line {original.line + original.string[:-1].count(chr(10))}"
+        if failed:  # its text may hold a secret
+            raise ConfigError(f"{line}: expected NAME=VALUE, or # for a comment")
+        if name and value and _is_relative(name, value):
             raise ConfigError(
-                f"{path}, line {line}: {binding.key}: expected a path that begins with /, "
-                f"got {binding.value!r}, which would be another place in each working directory"
+                f"{line}: {name}: expected a path that begins with /, got {value!r}, which would "
+                "be another place in each working directory"
             )
-    return {**{b.key: b.value for b in bindings if b.key and b.value is not None}, **environ}
+        if name and value is not None:
+            values[name] = value
+    return {**values, **environ}
 
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
+    parts, whole = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
-        program = (_words(name, value) or ("",))[0]
-        return "/" in program and not program.startswith(("/", "~"))
-    if name in PATHS:
-        return bool(value.strip()) and not value.strip().startswith(("/", "~"))
-    # ccusage takes several, and ~ for a name.
-    several = [part.strip() for part in value.split(",") if part.strip()]
-    return name in AGENT_DIRECTORIES and not all(part.startswith("/") for part in several)
-
-
-def unknown_variables(env: Mapping[str, str], dotenv: Iterable[str]) -> dict[str, str]:
-    """Variables that look like ours and are not, each with the name that may have been meant.
-
-    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
-    """
-    from difflib import get_close_matches
-
-    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
-    unknown = {}
-    for name in sorted({*filter(ours, env), *dotenv} - VARIABLES):
-        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
-        if env[name].strip() and (ours(name) or near):
-            unknown[name] = "".join(near)
-    return unknown
+        parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
+    elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
+        parts, whole = [part.strip() for part in value.split(",")], "/"
+    elif name not in PATHS:
+        return False
+    return any(part and part[0] not in whole for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -388,12 +384,12 @@ def system_zone(env: Mapping[str, str]) -> str:
     zone = env.get("TZ", "/etc/localtime").lstrip(":")
     path = "/etc/localtime" if zone == "localtime" else zone
     if not path.startswith("/"):
-        return _zone_name("TZ", zone) or "UTC"
+        return _zone_name("TZ", zone)
     # macOS links to zoneinfo.default, until it has loaded newer zones.
     if match := re.search("/zoneinfo[^/]*/(?:posix/)?(.+)", os.path.realpath(path)):
-        return _zone_name(path, match[1]) or "UTC"
+        return _zone_name(path, match[1])
     with contextlib.suppress(OSError):
-        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip()) or "UTC"
+        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip())
     return "UTC"
 
 
@@ -436,8 +432,6 @@ class Identity(NamedTuple):
 
 def _write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    import tempfile
-
     # By these names the shell's own file, with something in it, would be replaced.
     opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
     if opened or (path.exists() and not path.is_file()):
@@ -445,44 +439,28 @@ def _write_whole(path: Path, text: str) -> None:
             stream.write(text)
         return
     target = Path(os.path.realpath(path))
-    prefix = f".{target.name}.part-"
-    remove_abandoned(target.parent.glob(glob.escape(prefix) + "*"))
-    with claimed(partial(tempfile.mkstemp, dir=target.parent, prefix=prefix)) as name:
-        try:
-            Path(name).write_text(text, encoding="utf-8")
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(name, target.stat().st_mode)
-            os.replace(name, target)
-        except OSError as error:
-            os.unlink(name)
-            raise OSError(error.errno, error.strerror, str(path)) from error
+    try:
+        with _scratch(target.parent, f".{target.name}.part-") as scratch:
+            part = scratch / target.name
+            part.touch(mode=0o600)
+            part.write_text(text, encoding="utf-8")
+            if target.exists():
+                part.chmod(target.stat().st_mode)
+            part.replace(target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
-def claimed(make: Callable[[], tuple[int, str]]) -> Iterator[str]:
-    """Make a temporary file or directory, and hold a lock on it until the end.
+def _scratch(place: Path, prefix: str) -> Iterator[Path]:
+    """A temporary directory for the time of a call. What killed runs left of theirs is removed.
 
-    The kernel frees the lock however a process ends, so that the next run can tell what a killed
-    one left from what is in use.
+    Each is locked while it is in use, and the kernel frees the lock however a process ends.
     """
-    while True:
-        handle, name = make()
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.path.exists(name):  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
-    try:
-        yield name
-    finally:
-        os.close(handle)
-
-
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove of these temporary files and directories those that nobody holds."""
     import shutil
+    import tempfile
 
-    for path in paths:
+    for path in place.glob(glob.escape(prefix) + "*"):
         with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
@@ -490,50 +468,59 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(handle)
+    while True:
+        path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
+        handle = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if path.exists():  # else another run has just taken it for abandoned
+            break
+        os.close(handle)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(handle)
 
 
 @contextlib.contextmanager
 def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for the time of a call. What killed runs left of theirs is removed."""
-    import shutil
-    import tempfile
-
+    """A directory for the time of a call, in TMPDIR."""
     place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
-
-    def make() -> tuple[int, str]:
-        name = tempfile.mkdtemp(dir=place, prefix="ccusage-import-")
-        return os.open(name, os.O_RDONLY), name
-
     with contextlib.ExitStack() as stack:
         try:
-            remove_abandoned(place.glob("ccusage-import-*"))
-            name = stack.enter_context(claimed(make))
+            path = stack.enter_context(_scratch(place, "ccusage-import-"))
         except OSError as error:
             raise ConfigError(
                 f"the temporary directory {place} cannot be written: {error.strerror}; "
                 "set TMPDIR to a directory of yours"
             ) from error
-        stack.callback(shutil.rmtree, name, ignore_errors=True)
-        yield Path(name)
+        yield path
 
 
 def key_fingerprint(hash_key: str) -> str:
     """Tells two PROJECT_HASH_KEYs apart without giving either away."""
-    if not hash_key:
-        return ""
-    return hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()[:16]
+    digest = hmac.new(hash_key.encode(), b"ccusage-import", "sha256").hexdigest()
+    return digest[:16] if hash_key else ""
+
+
+def machine_name(settings: Settings, recorded: Identity | None) -> str:
+    import socket
+
+    known = settings.machine_name or (recorded and recorded.machine_name)
+    return known or socket.gethostname().lower() or "localhost"
 
 
 def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
     """This machine's identity: machine.json, else the import history (`past`), else a new one.
 
-    Raises ConfigError where the settings contradict what is recorded: under another name all would
-    count twice, in another zone every day would move, with another key every project would become
-    another one.
+    Another name than recorded would count all twice, another zone would move every day, and
+    another key would make every project another one.
     """
+    known = [identity for identity in (recorded, past) if identity]
+    zone = settings.timezone or next((_recorded_zone(i.timezone) for i in known), None)
+    zone = zone or system_zone(settings.environment)
     fingerprint = key_fingerprint(settings.hash_key)
-    recorded_zone = next((_recorded_zone(i.timezone) for i in (recorded, past) if i), None)
-    zone = settings.timezone or recorded_zone or system_zone(settings.environment)
     name = machine_name(settings, recorded)
     if recorded and name != recorded.machine_name:
         raise ConfigError(
@@ -541,18 +528,17 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    for stored in filter(None, (recorded, past)):
-        if zone != stored.timezone:
-            raise ConfigError(
-                f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
-                f"{stored.timezone}; unset it, or import as another MACHINE_NAME with a state "
-                "directory (CCUSAGE_STATE_DIR) of its own"
-            )
-        if fingerprint != stored.key_fingerprint:
-            raise ConfigError(
-                "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
-                "set the former one (it is the same on all machines)"
-            )
+    if others := [i.timezone for i in known if i.timezone != zone]:
+        raise ConfigError(
+            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in {others[0]}; unset "
+            "it, or import as another MACHINE_NAME with a state directory (CCUSAGE_STATE_DIR) of "
+            "its own"
+        )
+    if any(identity.key_fingerprint != fingerprint for identity in known):
+        raise ConfigError(
+            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+            "set the former one (it is the same on all machines)"
+        )
     # Who names a machine, or has its database, takes up the identity that it had.
     former = recorded or (past if settings.claims_name or not settings.host else None)
     installation = former.installation_id if former else os.urandom(8).hex()
@@ -563,16 +549,6 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     return Identity(name, zone, fingerprint, installation, hashed, *newest)
 
 
-def machine_name(settings: Settings, recorded: Identity | None) -> str:
-    return settings.machine_name or (recorded and recorded.machine_name) or host_name()
-
-
-def host_name() -> str:
-    import socket
-
-    return socket.gethostname().lower() or "localhost"
-
-
 def claude_directories(env: Mapping[str, str]) -> list[Path]:
     """Where ccusage looks for Claude Code's data."""
     if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
@@ -581,38 +557,38 @@ def claude_directories(env: Mapping[str, str]) -> list[Path]:
     return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
 
 
+def transcript_directories(env: Mapping[str, str]) -> list[Path]:
+    """Where Claude Code's transcripts are; ccusage 20 takes these directories, too."""
+    found = claude_directories(env)
+    return [path if path.name == "projects" else path / "projects" for path in found]
+
+
 def transcripts(env: Mapping[str, str]) -> Iterator[str]:
     """The names of Claude's sessions that have a regular, readable transcript.
 
     A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
     ccusage 19 and newer do not.
     """
-    for directory in claude_directories(env):
-        home = directory if directory.name == "projects" else directory / "projects"
+    for home in transcript_directories(env):
         for folder, _, files in os.walk(home):
             inside = Path(folder).relative_to(home).parts
             for name in files:
                 path = os.path.join(folder, name)
-                if (
-                    name.endswith(".jsonl")
-                    and not os.path.islink(path)
-                    and os.access(path, os.R_OK)
-                ):
+                regular = name.endswith(".jsonl") and not os.path.islink(path)
+                if regular and os.access(path, os.R_OK):
                     yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
 
 
 def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
     """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
     periods = {}
-    for directory in claude_directories(env):
-        # ccusage 20 takes the directory of the transcripts too.
-        home = directory.parent if directory.name == "projects" else directory
-        path = home / "settings.json"
+    for home in transcript_directories(env):
+        path = home.parent / "settings.json"
         days: object = 0
         try:
             days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
         except FileNotFoundError:
-            if not (home / "projects").exists():
+            if not home.exists():
                 continue
             days = 30
         except (OSError, ValueError, AttributeError):
@@ -665,7 +641,6 @@ FEEDS = (
 UNIFIED = Feed(
     "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
 )
-COMMANDS = (("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest"))
 
 
 class Ccusage(NamedTuple):
@@ -701,9 +676,25 @@ class Ccusage(NamedTuple):
     def command(self, feed: Feed, zone: str, args: Sequence[str], home: Path) -> list[str]:
         """The command line for a feed, which the user's ccusage.json does not change."""
         tail = ["--json", "--order", "asc", "--mode", "auto", "-z", zone, *args]
-        if self.version >= (16, 0, 0):
-            tail += ["--config", str(home / "ccusage.json")]
-        return [*self.argv, *feed.argv, *tail]
+        fence = ["--config", str(home / "ccusage.json")] if self.version >= (16, 0, 0) else []
+        return [*self.argv, *feed.argv, *tail, *fence]
+
+    def with_agents(self, settings: Settings) -> Ccusage:
+        """This ccusage with the agents that it has commands for, or ConfigError for others."""
+        wanted, agents = settings.agents, ("claude",)
+        if self.version >= (19, 0, 0):
+            if wanted <= {"claude"} and (wanted or self.version >= (20, 0, 17)):
+                return self
+            answer = run([*self.argv, "--help"], self.env, settings.timeout, "ccusage --help")
+            pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
+            agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
+        if agents and (unknown := wanted.difference(agents)):
+            raise ConfigError(
+                f"--agents: ccusage {self.version_text} does not know "
+                f"{', '.join(sorted(unknown))}; it knows {', '.join(sorted(agents))}. "
+                "Correct the name, or update ccusage"
+            )
+        return self._replace(agents=agents)
 
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
@@ -717,38 +708,30 @@ def child_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 def find_command(settings: Settings) -> tuple[str, ...]:
     """How to run ccusage (CCUSAGE_COMMAND, PATH, bunx, npx), the first word made absolute."""
-    path = settings.environment.get("PATH")
-    if not settings.ccusage_command:
-        if found := _first_program(COMMANDS, path):
-            return found
-        raise ConfigError(
-            "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-            "or set CCUSAGE_COMMAND"
-        )
-    if found := _first_program([settings.ccusage_command], path):
-        return found
-    # An update may have moved it. Nothing is downloaded in place of what was asked for.
-    name, *arguments = settings.ccusage_command
-    if found := _first_program([(Path(name).name, *arguments), ("ccusage",)], path):
-        log.warning(
-            "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
-            "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
-            name,
-            found[0],
-        )
-        return found
-    raise ConfigError(f"CCUSAGE_COMMAND: no such program: {name!r}")
-
-
-def _first_program(commands: Iterable[tuple[str, ...]], path: str | None) -> tuple[str, ...] | None:
-    """The first command whose program exists."""
     import shutil
 
+    wanted = settings.ccusage_command
+    commands = [("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest")]
+    if wanted:
+        # An update may have moved it. Nothing is downloaded in place of what was asked for.
+        commands = [wanted, (Path(wanted[0]).name, *wanted[1:]), ("ccusage",)]
     for command in commands:
         name, *arguments = map(os.path.expanduser, command)
-        if program := shutil.which(name, path=path):
+        if program := shutil.which(name, path=settings.environment.get("PATH")):
+            if wanted and command != wanted:
+                log.warning(
+                    "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
+                    "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
+                    wanted[0],
+                    program,
+                )
             return (program, *arguments)
-    return None
+    if wanted:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
+    raise ConfigError(
+        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+        "or set CCUSAGE_COMMAND"
+    )
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -760,27 +743,8 @@ def find_ccusage(settings: Settings) -> Ccusage:
     answer = run([*argv, "--version"], env, settings.timeout, "ccusage --version")
     if answer.returncode or not (match := re.search(r"(\d+)\.(\d+)\.(\d+)", answer.stdout)):
         raise complaint("ccusage --version", "no version in the answer", answer)
-    ccusage = Ccusage(argv, (int(match[1]), int(match[2]), int(match[3])), env)
-    return ccusage._replace(agents=known_agents(ccusage, settings))
-
-
-def known_agents(ccusage: Ccusage, settings: Settings) -> tuple[str, ...]:
-    """The agents that ccusage has commands for. Raises ConfigError when one is wanted of which it
-    cannot know."""
-    agents: tuple[str, ...] = ("claude",)
-    if ccusage.version >= (19, 0, 0):
-        if settings.agents <= {"claude"} and (settings.agents or ccusage.version >= (20, 0, 17)):
-            return ()
-        answer = run([*ccusage.argv, "--help"], ccusage.env, settings.timeout, "ccusage --help")
-        pattern = r"^  (\w+)(?: daily +Show .*| +Show .* usage commands\s*)$"
-        agents = tuple(re.findall(pattern, answer.stdout, re.MULTILINE))
-    unknown = settings.agents.difference(agents)
-    if agents and unknown:
-        raise ConfigError(
-            f"--agents: ccusage {ccusage.version_text} does not know {', '.join(sorted(unknown))}; "
-            f"it knows {', '.join(sorted(agents))}. Correct the name, or update ccusage"
-        )
-    return agents
+    version = int(match[1]), int(match[2]), int(match[3])
+    return Ccusage(argv, version, env).with_agents(settings)
 
 
 def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -> tuple[str, ...]:
@@ -810,7 +774,6 @@ def run(
     import subprocess
 
     silence = subprocess.CompletedProcess(argv, 0, "", "")
-
     if _stopping.is_set():
         raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
     try:
@@ -880,39 +843,25 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
             pause *= 2
 
 
-# The package that ccusage 20 needs on this platform.
-PROCESSOR = {"arm64": "arm64", "aarch64": "arm64"}.get(os.uname().machine, "x64")
-NATIVE = f"@ccusage/ccusage-{sys.platform}-{PROCESSOR}"
-# What ccusage says, as a regular expression; whether it would say the same once more; what to do.
-REMEDIES: Sequence[tuple[str, bool, str]] = (
-    (
-        "no answer",
-        False,
-        "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
-    ),
-    ("cannot be run", False, "check CCUSAGE_COMMAND"),
-    (
-        "native binary is not available",
-        False,
-        f"npm install -g ccusage {NATIVE}, or both in one version: npm install -g ccusage@20.0.24 "
-        f"{NATIVE}@20.0.24",
-    ),
-    (
-        "No valid Claude data",
-        True,
-        "ccusage looked in {directories}: start Claude Code once, set CLAUDE_CONFIG_DIR to the "
-        "directory that Claude Code writes to, or name other agents with --agents",
-    ),
-    ("ccusage --help' for usage|should be chosen from", True, "check CCUSAGE_ARGS"),
-    (r"Node\.js >=", True, "install the Node.js version that it asks for, or use Bun"),
-    (
-        "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN",
-        False,
-        "check the network, or install ccusage: npm install -g ccusage",
-    ),
-    ("EACCES", False, "make Claude Code's files readable"),
-    ("", False, "run the command by hand to see more"),
-)
+# What to do about what ccusage says, which is a regular expression; the first that is found counts.
+LASTING = {  # what it would say again
+    "No valid Claude data": "ccusage looked in {directories}: start Claude Code once, set "
+    "CLAUDE_CONFIG_DIR to the directory that Claude Code writes to, or name other agents with "
+    "--agents",
+    "ccusage --help' for usage|should be chosen from": "check CCUSAGE_ARGS",
+    r"Node\.js >=": "install the Node.js version that it asks for, or use Bun",
+}
+REMEDIES = {
+    "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
+    "cannot be run": "check CCUSAGE_COMMAND",
+    "native binary is not available": "npm install -g ccusage {native}, or both in one version: "
+    "npm install -g ccusage@20.0.24 {native}@20.0.24",
+    **LASTING,
+    "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
+    "npm install -g ccusage",
+    "EACCES": "make Claude Code's files readable",
+    "": "run the command by hand to see more",
+}
 
 
 def complaint(
@@ -924,11 +873,8 @@ def complaint(
     """An error that says what went wrong with a command, what it was, and what to do about it."""
     # What follows an opening brace, or one of these directories, holds names, which are private.
     words = answer.stderr.strip() or answer.stdout.partition("{")[0]
-    lasting, remedy = next(
-        (lasting, remedy)
-        for sign, lasting, remedy in REMEDIES
-        if re.search(sign, f"{problem} {words}")
-    )
+    said = f"{problem} {words}"
+    sign = next(sign for sign in REMEDIES if re.search(sign, said))
     if match := re.search("No valid Claude data directories found", words):
         words = match[0]
     if len(words) > 5000:  # these expressions take long for a long word
@@ -937,10 +883,14 @@ def complaint(
     words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
     words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
     quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
-    remedy = remedy.format(directories=" and ".join(map(str, claude_directories(env or {}))))
+    processor = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x64"
+    remedy = REMEDIES[sign].format(
+        native=f"@ccusage/ccusage-{sys.platform}-{processor}",  # the package that 20 needs here
+        directories=" and ".join(map(str, claude_directories(env or {}))),
+    )
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
     error = FeedError(text.encode(errors="replace").decode())
-    error.lasting = lasting
+    error.lasting = sign in LASTING
     return error
 
 
@@ -983,24 +933,21 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     if not feeds:
         wanted = ", ".join(sorted(settings.agents))
         raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
-    claudes = [feed for feed in feeds if feed.agent == "claude"]
-    reports: dict[Feed, Any] = {}
+    reports: dict[Feed, Any] = dict.fromkeys(feeds)
     seconds: dict[Feed, float] = {}
     began = time.monotonic()
-    for group in (
-        (feed for feed in feeds if feed.name == "session"),
-        (feed for feed in feeds if feed.name != "session"),
-    ):
+    for first in (True, False):
+        group = [feed for feed in feeds if (feed.name == "session") is first]
         for feed, payload in fetch_feeds(group, ccusage, zone, settings):
             reports[feed], seconds[feed] = payload, time.monotonic() - began
             if isinstance(payload, FeedError):
                 continue
-            if feed in claudes:
-                done = sum(other in reports for other in claudes)
-                log.info("%d/%d %-8s %.2f s", done, len(claudes), feed.label, seconds[feed])
+            if feed.agent == "claude":
+                done = sum(other.agent == "claude" for other in seconds)
+                log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
             else:
                 log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, {feed: reports[feed] for feed in feeds}, seconds)
+    return Fetched(ccusage, reports, seconds)
 
 
 def fetch_feeds(
@@ -1043,14 +990,18 @@ class Share(NamedTuple):
     cost: float
     version: str = ""
 
+    def plus(self, other: Share) -> Share:
+        pairs = zip(self.tokens, other.tokens, strict=True)
+        sums = Tokens._make(min(a + b, UINT64_MAX) for a, b in pairs)
+        return Share(sums, dollars(self.cost + other.cost))
+
 
 class Record(NamedTuple):
     """One row of a feed: checked, its private names hashed, money rounded to 1e-8 dollars.
 
-    `key` and `details` are its table's key and further columns. `version` is the ccusage that
-    wrote the record, once it is stored. `former` are the other keys that the same session may be
-    stored under: of Claude, those of the rows in which ccusage 15 to 18 counted it, of its
-    project's subagents and of the whole project; of Codex, those that name the rollout's folders.
+    `key` and `details` are its table's key and other columns, `version` the ccusage that wrote it,
+    once it is stored. `former` are other keys that a session may be stored under: those of the rows
+    in which ccusage 15 to 18 counted one of Claude's, or that name the folders of one of Codex's.
     """
 
     agent: str
@@ -1066,6 +1017,25 @@ class Record(NamedTuple):
     @property
     def id(self) -> tuple[Any, ...]:
         return (self.agent, *self.key)
+
+    def plus(self, other: Record) -> Record:
+        """Its sum with another row of its key, which agents but Claude may have."""
+        whole = Share(self.tokens, self.cost).plus(Share(other.tokens, other.cost))
+        shares = dict(self.shares)
+        for name, share in other.shares.items():
+            shares[name] = shares[name].plus(share) if name in shares else share
+        details = dict(other.details)
+        for name, widest in (("first_activity", min), ("last_activity", max)):
+            if times := [r.details[name] for r in (self, other) if r.details.get(name)]:
+                details[name] = widest(times)
+        return other._replace(
+            tokens=whole.tokens,
+            cost=whole.cost,
+            models=self.models | other.models,
+            shares=shares,
+            details=details,
+            former=tuple(sorted({*self.former, *other.former})),
+        )
 
 
 Records = dict[tuple[Any, ...], Record]
@@ -1083,10 +1053,9 @@ class Ids(NamedTuple):
         return f"Ids(hidden={self.hidden})"
 
     def key(self, *parts: str) -> str:
-        text = "\0".join(parts).encode()
-        if self.hash_key:
-            return hmac.new(self.hash_key.encode(), text, "sha256").hexdigest()[:32]
-        return hashlib.sha256(text).hexdigest()[:32]
+        text, key = "\0".join(parts).encode(), self.hash_key.encode()
+        digest = hmac.new(key, text, "sha256") if key else hashlib.sha256(text)
+        return digest.hexdigest()[:32]
 
     def shown(self, name: str) -> str:
         return self.key(name)[:8] if self.hidden else name
@@ -1104,19 +1073,19 @@ class Checked(Struct, rename="camel"):
     def __post_init__(self) -> None:
         values = msgspec.structs.astuple(self)
         for name, value in zip(self.__struct_encode_fields__, values, strict=True):
-            if (kind := type(value)) is int:
-                expected = (
-                    "" if 0 <= value <= UINT64_MAX else f"a whole number from 0 to {UINT64_MAX}"
+            kind, fits, expected = type(value), True, ""
+            if kind is int:
+                fits, expected = (
+                    0 <= value <= UINT64_MAX,
+                    "a whole number from 0 to 18446744073709551615",
                 )
             elif kind is float:
-                expected = "" if abs(value) < 1e300 else "a number of dollars"
+                fits, expected = abs(value) < 1e300, "a number of dollars"
             elif kind is Time and value.utcoffset() != timedelta(0):
-                expected = "a time in UTC"
+                fits, expected = False, "a time in UTC"
             elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
-                expected = "" if 1900 < value.year < 2299 else "a year from 1901 to 2298"
-            else:
-                continue
-            if expected:
+                fits, expected = 1900 < value.year < 2299, "a year from 1901 to 2298"
+            if not fits:
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
@@ -1150,9 +1119,9 @@ class ModelRow(Totals, kw_only=True):
 
 
 class FeedRow(Totals, kw_only=True):
-    """A row of any feed but the blocks. Only the feed of several agents names the agent."""
+    """A row of any feed but the blocks; ROWS says what else the rows of each feed have."""
 
-    agent: Text = ""
+    agent: Text = ""  # only the feed of several agents names it
     models_used: list[Text]
     model_breakdowns: list[ModelRow]
 
@@ -1160,56 +1129,8 @@ class FeedRow(Totals, kw_only=True):
         super().__post_init__()
         models = [part.model_name for part in self.model_breakdowns]
         if len(set(models)) < len(models):
-            repeated = next(name for name in models if models.count(name) > 1)
+            repeated = max(models, key=models.count)
             raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
-
-    def with_key(self, *key: Any, former: tuple[str, ...] = (), **details: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=key,
-            tokens=self.tokens,
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models_used),
-            shares={
-                part.model_name: Share(part.tokens, dollars(part.total_cost))
-                for part in self.model_breakdowns
-            },
-            details=details,
-            former=former,
-        )
-
-
-class DayRow(FeedRow, kw_only=True):
-    """What was used on a day."""
-
-    day: date = field(name="date")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.day)
-
-
-class MonthRow(FeedRow, kw_only=True):
-    """What was used in a month."""
-
-    month: str
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        year, _, _ = self.month.partition("-")
-        if not re.fullmatch("[0-9]{4}-(0[1-9]|1[0-2])", self.month) or not 1900 < int(year) < 2299:
-            raise ValueError("month: expected a month such as 2026-11, from 1901 to 2298")
-
-    def record(self, *_: Any) -> Record:
-        return self.with_key(self.month)
-
-
-class ProjectDayRow(DayRow):
-    """What was used on a day in a project, which `parse_feed` names."""
-
-    project: str = ""
-
-    def record(self, ids: Ids, *_: Any) -> Record:
-        return self.with_key(self.day, ids.key(self.project), project_id=ids.shown(self.project))
 
 
 class SessionRow(FeedRow, kw_only=True):
@@ -1228,7 +1149,10 @@ class SessionRow(FeedRow, kw_only=True):
             raise ValueError(f"lastActivity: {error}") from None
         super().__post_init__()
 
-    def record(self, ids: Ids, zone: tzinfo) -> Record:
+    def identity(
+        self, ids: Ids, zone: tzinfo
+    ) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
+        """The key of its record, the details, and the former keys."""
         project, session, end = self.project_path, self.session_id, self.last_activity
         former: list[tuple[str, str]] = []
         if self.agent == "claude":
@@ -1241,21 +1165,13 @@ class SessionRow(FeedRow, kw_only=True):
             former = [("", f"{place}/{session}") for place in sorted(places)]
         if type(end) is date:
             end = datetime.combine(end, datetime.min.time(), zone).astimezone(UTC)
-        return self.with_key(
-            ids.key(project, session),
-            former=tuple(ids.key(*names) for names in former),
-            project_path=ids.shown(project) if project else "",
-            session_id=ids.shown(session),
-            first_activity=self.first_activity,
-            last_activity=end,
-        )
-
-
-class ClaudeSessionRow(SessionRow, kw_only=True):
-    """A session of Claude, which has a project, and always a last activity."""
-
-    project_path: Text
-    last_activity: Text
+        details = {
+            "project_path": ids.shown(project) if project else "",
+            "session_id": ids.shown(session),
+            "first_activity": self.first_activity,
+            "last_activity": end,
+        }
+        return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
 class BlockRow(Checked, kw_only=True):
@@ -1290,50 +1206,46 @@ class BlockRow(Checked, kw_only=True):
     token_counts: BlockRow.Counts
     total_tokens: int
     total_cost: float = field(name="costUSD")
-    models: list[Text]
+    models_used: list[Text] = field(name="models")
+    model_breakdowns: ClassVar[list[ModelRow]] = []
     usage_limit_reset_time: Time | None = None
     burn_rate: BlockRow.BurnRate | None = None
     projection: BlockRow.Projection | None = None
 
-    def record(self, *_: Any) -> Record:
-        return Record(
-            agent=self.agent,
-            key=(self.id,),
-            tokens=Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens]),
-            cost=dollars(self.total_cost),
-            models=frozenset(self.models),
-            shares={},
-            details={
-                "start_time": self.start_time,
-                "end_time": self.end_time,
-                "actual_end_time": self.actual_end_time,
-                "is_active": self.is_active,
-                "is_gap": self.is_gap,
-                "entries": self.entries,
-                "usage_limit_reset_time": self.usage_limit_reset_time,
-                "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
-                "projection": dollars(self.projection.total_cost) if self.projection else None,
-            },
-        )
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens._make([*msgspec.structs.astuple(self.token_counts), self.total_tokens])
+
+    @property
+    def details(self) -> dict[str, Any]:
+        names = ("start_time", "end_time", "actual_end_time", "is_active", "is_gap", "entries")
+        return {
+            **{name: getattr(self, name) for name in (*names, "usage_limit_reset_time")},
+            "burn_rate": dollars(self.burn_rate.cost_per_hour) if self.burn_rate else None,
+            "projection": dollars(self.projection.total_cost) if self.projection else None,
+        }
 
 
-def dollars(cost: float) -> float:
-    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
-    return round(cost, 8) + 0.0
+def rows_with(base: type[FeedRow], **fields: Any) -> GenericAlias:
+    """The type of a list of rows that must have these fields, too."""
+    row = msgspec.defstruct("Row", list(fields.items()), bases=(base,), kw_only=True)
+    return GenericAlias(list, (row,))
 
 
+MONTH = Annotated[str, Meta(pattern=r"^(?!1900|2299)(19|2[0-2])[0-9]{2}-(0[1-9]|1[0-2])\Z")]
+DAYS, MONTHS = rows_with(FeedRow, date=date), rows_with(FeedRow, month=MONTH)
 # What each feed prints, but for its totals. The feed of several agents has a list of rows for each
 # day and month. Without data, ccusage 15 to 19 print an empty list instead.
 ROWS: Mapping[str, Mapping[str, Any]] = {
-    "daily": {"daily": list[DayRow]},
-    "monthly": {"monthly": list[MonthRow]},
-    "session": {"sessions": list[ClaudeSessionRow]},
+    "daily": {"daily": DAYS},
+    "monthly": {"monthly": MONTHS},
+    "session": {"sessions": rows_with(SessionRow, project_path=Text, last_activity=Text)},
     "blocks": {"blocks": list[BlockRow]},
-    "projects": {"projects": dict[Text, list[ProjectDayRow]]},
+    "projects": {"projects": GenericAlias(dict, (Text, DAYS))},
     "session of another agent": {"sessions": list[SessionRow]},
     "agents": {
-        "daily": list[list[DayRow]],
-        "monthly": list[list[MonthRow]],
+        "daily": GenericAlias(list, (DAYS,)),
+        "monthly": GenericAlias(list, (MONTHS,)),
         "session": list[SessionRow],
     },
 }
@@ -1366,8 +1278,9 @@ def decode(feed: Feed, answer: bytes) -> Any:
 def as_claude(value: Any) -> Any:
     """What a feed says of other agents, in the words of Claude's feeds.
 
-    Before ccusage 20.0.17 no other agent has a breakdown by model. The feed of several agents
-    has periods, which are days, months or sessions.
+    The feed of several agents has periods, which are days, months or sessions. Codex names its cost
+    and models otherwise, and in ccusage 19 counts the cached tokens within the input. Before
+    ccusage 20.0.17 no other agent has a breakdown by model.
     """
     if isinstance(value, list):
         return [as_claude(item) for item in value]
@@ -1384,27 +1297,20 @@ def as_claude(value: Any) -> Any:
         row["sessionId"] = period
     if "inputTokens" not in row:
         return row
-    return {"modelBreakdowns": [], **row, **codex_as_claude(row), "projectPath": ""}
-
-
-def codex_as_claude(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Codex names otherwise: the cost, the cached tokens, which ccusage 19 counts within the
-    input, and the models, which have no costs of their own."""
-    words: dict[str, Any] = {}
     if "costUSD" in row:
-        words["totalCost"] = row["costUSD"]
-    cached, read = row.get("cachedInputTokens"), row.get("inputTokens")
+        row["totalCost"] = row["costUSD"]
+    cached, read = row.get("cachedInputTokens"), row["inputTokens"]
     if type(cached) is type(read) is int and "cacheReadTokens" not in row:
-        words |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
-        words["inputTokens"] = max(read - cached, min(read, 0))
+        row |= {"cacheReadTokens": cached, "cacheCreationTokens": 0}
+        row["inputTokens"] = max(read - cached, min(read, 0))
     if isinstance(models := row.get("models"), dict):
         cost = row.get("costUSD", 0) if len(models) == 1 else 0
-        words["modelsUsed"] = list(models)
-        words["modelBreakdowns"] = [
+        row["modelsUsed"] = list(models)
+        row["modelBreakdowns"] = [
             {"cost": cost, "modelName": name, **part} if isinstance(part, dict) else part
             for name, part in models.items()
         ]
-    return words
+    return {"modelBreakdowns": [], **row, "projectPath": ""}
 
 
 def read_answer(
@@ -1430,12 +1336,12 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
     if feed is UNIFIED:
         place = place.replace("][", "].agents[")
-    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
-    if not place:
-        key = reason.partition(": missing")[0] if ": missing" in reason else feed.key
-        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     for pattern, words in REASONS.items():
         reason = re.sub(pattern, words, reason)
+    if not place:
+        missing = re.match(r"(\w+): missing", reason)
+        key = missing[1] if missing else feed.key
+        return complaint(feed.label, f"no key {key!r} in the answer", answer)
     joint = "." if re.match(r"\w+: ", reason) else ": "
     refused = FeedError(f"{feed.place(place)}{joint}{reason}")
     refused.lasting = True
@@ -1444,9 +1350,11 @@ def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) ->
 
 # msgspec's words for what it refuses, as regular expressions, and ours.
 REASONS = {
+    r"Object missing required field `(\w+)`": r"\1: missing",
     r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
     "Expected": "expected",
     " \\| ": "` or `",
+    "`str` matching .*": "a month such as 2026-11, from 1901 to 2298",
     "`str` of length >= 1": "a text that is not empty",
     "`int`": "a whole number",
     "`float`": "a number",
@@ -1460,98 +1368,91 @@ REASONS = {
 }
 
 
-def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> dict[tuple[str, str], Records]:
+def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
     """The records of a feed by feed and agent: that of several agents is three feeds of each.
 
     Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
     """
-    several = feed is UNIFIED
-    parsed: dict[tuple[str, str], Records] = {} if several else {(feed.name, feed.agent): {}}
+    parsed: Reported = {} if feed is UNIFIED else {(feed.name, feed.agent): {}}
     rows = list(rows_of(feed, payload)) if payload else []
-    check_totals(feed, payload, [row for name, row in rows if name == feed.key or not several])
-    for number, (name, row) in enumerate(rows):
-        row.agent = row.agent if several else feed.agent
-        if not row.agent:
-            raise FeedError(f"{feed.place(name)}: a row names no agent")
-        record = row.record(ids, zone)
-        records = parsed.setdefault((name, record.agent), {})
-        if record.id not in records:
-            records[record.id] = record
-        elif record.agent != "claude":
-            records[record.id] = merge_repeated(records[record.id], record)
-        else:
-            names = (record.details[name] for name in DISPLAY if name in record.details)
-            place = feed.key if name == "projects" else f"{feed.key}[{number}]"
+    if payload and feed.name != "blocks":  # the totals of several agents are those of the days
+        summed = (feed.name, feed.key)
+        check_totals(feed, payload.totals, [row for name, _, row in rows if name in summed])
+    for number, (name, project, row) in enumerate(rows):
+        record = build_record(name, project, row, ids, zone)
+        records = parsed.setdefault((name, row.agent), {})
+        if record.id in records and row.agent == "claude":
+            place = feed.key if project else f"{feed.key}[{number}]"
+            names = [record.details[name] for name in DISPLAY if name in record.details]
             what = " ".join(map(str, (*record.key, *names)))
             raise FeedError(f"{place}: {what} is repeated")
+        earlier = records.get(record.id)
+        records[record.id] = earlier.plus(record) if earlier else record
     return parsed
 
 
-def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, Any]]:
-    """The rows of a feed, each with the name of the feed whose table is its own."""
+def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, str, Any]]:
+    """The rows of a feed, each with the feed whose table is its own, and with its project."""
     if feed is UNIFIED:
-        for name in ("daily", "monthly"):
-            yield from ((name, row) for rows in getattr(payload, name) for row in rows)
-        yield from (("session", row) for row in payload.session)
+        lists = [
+            *((name, "", rows) for name in ("daily", "monthly") for rows in getattr(payload, name)),
+            ("session", "", payload.session),
+        ]
     elif feed.name == "projects":
-        for project, rows in payload.projects.items():
-            for row in rows:
-                row.project = project
-                yield feed.name, row
+        lists = [(feed.name, project, rows) for project, rows in payload.projects.items()]
     else:
-        yield from ((feed.name, row) for row in getattr(payload, feed.key))
+        lists = [(feed.name, "", getattr(payload, feed.key))]
+    for name, project, rows in lists:
+        for row in rows:
+            row.agent = row.agent if feed is UNIFIED else feed.agent
+            if not row.agent:
+                raise FeedError(f"{feed.place(name)}: a row names no agent")
+            yield name, project, row
 
 
-def check_totals(feed: Feed, payload: Any, rows: Sequence[Any]) -> None:
-    """A feed must add up to its own totals: tokens exactly, cost within float noise.
-
-    The totals of the feed of several agents are those of its days.
-    """
-    if feed.name == "blocks" or not payload or not (rows or payload.totals):
-        return  # without rows, ccusage 19 has null as the totals of another agent
-    if payload.totals is None:
-        raise FeedError(f"{feed.place('totals')}: missing")
-    counts = zip(payload.totals.tokens, *(row.tokens for row in rows), strict=True)
-    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, counts, strict=False):
-        # Above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates.
-        noise = total * 1e-9 if total > 2**53 else 0
-        if abs(min(sum(parts), UINT64_MAX) - total) > noise:
-            place = feed.place(f"totals.{name}")
-            raise FeedError(f"{place}: {total}, but the rows add up to {sum(parts)}")
-    total = dollars(payload.totals.total_cost)
-    cost = dollars(math.fsum(row.total_cost for row in rows))
-    if abs(cost - total) > 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(total):
-        place = feed.place("totals.totalCost")
-        raise FeedError(f"{place}: {total}, but the rows add up to {cost}")
-
-
-def merge_repeated(one: Record, other: Record) -> Record:
-    """Two rows of one key, which agents but Claude may have: their sum, and the widest times."""
-
-    def plus(a: Share, b: Share) -> Share:
-        sums = (min(x + y, UINT64_MAX) for x, y in zip(a.tokens, b.tokens, strict=True))
-        return Share(Tokens(*sums), dollars(a.cost + b.cost))
-
-    whole = plus(Share(one.tokens, one.cost), Share(other.tokens, other.cost))
-    nothing = Share(Tokens(), 0.0)
-    widest: dict[str, Any] = {"first_activity": min, "last_activity": max}
-    times = {
-        name: [r.details[name] for r in (one, other) if r.details.get(name)] for name in widest
+def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> Record:
+    """The record of a row of the feed of this name, whose private names end here."""
+    key: tuple[Any, ...]
+    details: dict[str, Any] = {}
+    former: tuple[str, ...] = ()
+    if name == "session":
+        key, details, former = row.identity(ids, zone)
+    elif name == "blocks":
+        key, details = (row.id,), row.details
+    elif project:
+        key, details = (row.date, ids.key(project)), {"project_id": ids.shown(project)}
+    else:
+        key = (row.date if name == "daily" else row.month,)
+    shares = {
+        part.model_name: Share(part.tokens, dollars(part.total_cost))
+        for part in row.model_breakdowns
     }
-    return other._replace(
-        tokens=whole.tokens,
-        cost=whole.cost,
-        models=one.models | other.models,
-        shares={
-            name: plus(one.shares.get(name, nothing), other.shares.get(name, nothing))
-            for name in {**one.shares, **other.shares}
-        },
-        details={
-            **other.details,
-            **{name: widest[name](some) for name, some in times.items() if some},
-        },
-        former=tuple(sorted({*one.former, *other.former})),
-    )
+    cost, models = dollars(row.total_cost), frozenset(row.models_used)
+    return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
+
+
+def dollars(cost: float) -> float:
+    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
+    return round(cost, 8) + 0.0
+
+
+def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None:
+    """A feed must add up to its own totals: tokens exactly, cost within float noise."""
+    if totals is None:
+        if rows:  # without rows, ccusage 19 has null as the totals of another agent
+            raise FeedError(f"{feed.place('totals')}: missing")
+        return
+    used = zip(*([*row.tokens, row.total_cost] for row in (totals, *rows)), strict=True)
+    for name, (total, *parts) in zip(Totals.__struct_encode_fields__, used, strict=True):
+        if name == "totalCost":
+            said, found = dollars(total), dollars(math.fsum(parts))
+            noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said)
+        else:  # above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates
+            said, found = total, min(sum(parts), UINT64_MAX)
+            noise = total * 1e-9 if total > 2**53 else 0
+        if abs(found - said) > noise:
+            place = feed.place(f"totals.{name}")
+            raise FeedError(f"{place}: {said}, but the rows add up to {found}")
 
 
 def parse_all(
@@ -1560,6 +1461,7 @@ def parse_all(
     """The records by feed and agent, and what went wrong with each feed that has none."""
     reported: Reported = {}
     failed: dict[str, str] = {}
+    told: set[str] = set()  # the agents whose days were told
     for feed in list(fetched.reports):
         payload = fetched.reports.pop(feed)  # large: not kept while records are built
         try:
@@ -1569,18 +1471,19 @@ def parse_all(
         except FeedError as error:
             failed[feed.label] = str(error)
             continue
-        asked = {feed.agent} & (agents or {"claude"})
         if feed is UNIFIED:
-            asked = {*agents} - {"claude"}  # whom it is asked without
-            wanted = asked or {agent for _, agent in parsed if agent != "claude"}
+            others = agents - {"claude"}
+            told |= others
+            wanted = others or {agent for _, agent in parsed if agent != "claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
+        elif feed.name == "daily":
+            told.add(feed.agent)
         reported |= parsed
-        days = feed.name in ("daily", UNIFIED.name)
-        for agent in sorted(asked) if days else ():
-            if not parsed.get(("daily", agent)):
-                places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
-                looked = f"; it looked in {places}" if agent == "claude" else ""
-                log.info("ccusage reports no usage of %s%s", agent, looked)
+    for agent in sorted(told & (agents or {"claude"})):
+        if not reported.get(("daily", agent)):
+            places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+            looked = f"; it looked in {places}" if agent == "claude" else ""
+            log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
 
 
@@ -1883,6 +1786,7 @@ class ProjectDays:
     def __init__(self, stored: Records, reported: Records, evidence: Evidence) -> None:
         self.after = dict(stored)
         self.reported = reported
+        self.rows = {**reported, **stored}
         self.evidence = evidence
         self.adrift: list[Session] = []
 
@@ -1891,6 +1795,8 @@ class ProjectDays:
         waiting = self.days(moves)
         for sure in (True, False):
             for (source, goal), sessions in list(waiting.items()):
+                if source not in self.after:  # the others took all of it
+                    continue
                 alone = [key for key in (source, goal) if sum(key in pair for pair in waiting) == 1]
                 part = self.sum_of(sessions, source) if sure else self.change(source, alone)
                 if part and part.tokens.total <= _total([self.after[source]]):
@@ -1917,8 +1823,7 @@ class ProjectDays:
         return days
 
     def span(self, key: Key) -> Span:
-        row = self.after.get(key) or self.reported[key]
-        return span_of("projects", row, self.evidence.policy.zone)
+        return span_of("projects", self.rows[key], self.evidence.policy.zone)
 
     def sum_of(self, sessions: Sequence[Session], source: Key) -> Record | None:
         """Of sessions that lie wholly in a row, what it holds."""
@@ -2375,7 +2280,8 @@ def settle_projects(
 
     Of a row that lost both moved and lost sessions, it is not known what is left: then it is what
     the day has beside its other projects. Where the projects of a day together hold more than the
-    day, sessions moved that no run had seen before: then their rows stay as they are stored.
+    day, sessions moved that no run had seen before: then their rows become what is reported, if
+    that is all of the day, and else stay as they are stored.
     """
     keys: dict[Key, list[Key]] = defaultdict(list)
     for key in {**stored, **reported}:
@@ -2391,8 +2297,10 @@ def settle_projects(
         if whole and len(unknown) == 1:
             fill_up(projects, unknown[0], whole, after)
         elif _total(after.values()) > most:
+            complete = whole and _total(told.values()) == whole.tokens.total
+            rows = {k: keep_prices(old.get(k), new) for k, new in told.items()} if complete else old
             for key in mine:
-                projects.leave(key, old.get(key))
+                projects.leave(key, rows.get(key))
 
 
 def is_adrift(row: Record, evidence: Evidence) -> bool:
@@ -2799,15 +2707,47 @@ def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
 
 # --- store ----------------------------------------------------------------------------
 
-SCHEMA = HERE / "ccusage_clickhouse_schema.sql"
-# A DELETE waits for the engine's background threads. By default there are two, too few for many
-# parts, and each that finds nothing to do, as while a part is merged, sleeps for up to a second.
-# Compiling a statement takes longer than reading a few thousand rows without.
-CHDB_OPTIONS = {
-    "background_pool_size": 16,
-    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
-    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
-    "compile_aggregate_expressions": 0,
+# Codes of ClickHouse.
+UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
+# What to do about its own errors, by their codes.
+CLICKHOUSE_REMEDIES = {
+    "run an import once: it adds the columns that are missing": (16, 47),
+    "run an import once: it creates the tables and views": (UNKNOWN_TABLE,),
+    "create the database, or set CH_DATABASE": (UNKNOWN_DATABASE,),
+    "set CH_CLUSTER to a cluster that the server knows: see system.clusters": (701,),
+    "check CH_USER and CH_PASSWORD": (192, 193, 516),
+    "set CH_PASSWORD": (194,),
+    "let the server accept CH_USER from this machine's address": (195,),
+    "the user may only read: give CH_USER the right to write": (READONLY,),
+    "grant CH_USER the rights that the message names": (NOT_GRANTED,),
+    "let CH_USER's settings profile allow the setting that the message names": (452,),
+    "free some disk space": (243,),
+    "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA where its "
+    "data there are lost": (242,),
+    "the server does not know whether the rows were inserted: import again, which inserts none "
+    "twice": (319,),
+    "the rows are written, former versions of them are not deleted yet: look at system.mutations; "
+    "the next import finishes it": (341,),
+}
+# The same of errors that are often over by the next import.
+PASSING_REMEDIES = {
+    "raise the limits of CH_USER's settings profile": (158, 307, 396),
+    "raise the quota of CH_USER, or wait until it begins anew": (201,),
+    "look at the server's load, and how long a statement may take": (159, 160, 209),
+    "the server is busy: import at another minute": (202, 439, 745),
+    "the server is short of memory: free some, or raise its limit": (173, 241),
+    "look at ClickHouse Keeper, which the server cannot reach or is waiting for": (225, 279, 999),
+    "the table has more parts than merges keep up with: look at system.merges and the disk, or "
+    "raise parts_to_throw_insert": (252,),
+    "too few replicas answer for insert_quorum: look at system.replicas, and start those that "
+    "are down": (285, 286, 289),
+}
+# The same, by what is said where ClickHouse has no code, as a regular expression.
+NETWORK_REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
+    "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
+    "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
+    "": "check CH_HOST and CH_PORT, then run it again",
 }
 # How long a statement waits for other servers, and for Keeper: less than we wait for its answer.
 # A server that is down does what it missed once it is back.
@@ -2815,71 +2755,6 @@ REPLICA_SETTINGS = {
     "distributed_ddl_task_timeout": 20,
     "distributed_ddl_output_mode": "null_status_on_timeout",
     "insert_keeper_max_retries": 5,
-}
-# Codes of ClickHouse.
-UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
-LATER = "nothing is lost: the next import tries again"
-# What to do about ClickHouse's own errors, by code.
-CLICKHOUSE_REMEDIES = {
-    code: remedy
-    for codes, remedy in (
-        ((16, 47), "run an import once: it adds the columns that are missing"),
-        ((UNKNOWN_TABLE,), "run an import once: it creates the tables and views"),
-        ((UNKNOWN_DATABASE,), "create the database, or set CH_DATABASE"),
-        ((158, 307, 396), f"raise the limits of CH_USER's settings profile; {LATER}"),
-        ((159, 160, 209), f"look at the server's load, and how long a statement may take; {LATER}"),
-        ((READONLY,), "the user may only read: give CH_USER the right to write"),
-        ((192, 193, 516), "check CH_USER and CH_PASSWORD"),
-        ((194,), "set CH_PASSWORD"),
-        ((195,), "let the server accept CH_USER from this machine's address"),
-        ((201,), f"raise the quota of CH_USER, or wait until it begins anew; {LATER}"),
-        ((202, 439, 745), f"the server is busy: import at another minute; {LATER}"),
-        (
-            (225, 279, 999),
-            f"look at ClickHouse Keeper, which the server cannot reach or is waiting for; {LATER}",
-        ),
-        ((241, 173), f"the server is short of memory: free some, or raise its limit; {LATER}"),
-        (
-            (242,),
-            "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA "
-            "where its data there are lost",
-        ),
-        (
-            (243,),
-            "free some disk space",
-        ),
-        (
-            (252,),
-            "the table has more parts than merges keep up with: look at system.merges and the "
-            f"disk, or raise parts_to_throw_insert; {LATER}",
-        ),
-        (
-            (285, 286, 289),
-            "too few replicas answer for insert_quorum: start those that are down, see "
-            f"system.replicas; {LATER}",
-        ),
-        (
-            (319,),
-            "the server does not know whether the rows were inserted: import again, which "
-            "inserts none twice",
-        ),
-        (
-            (341,),
-            "the rows are written, former versions of them are not deleted yet: look at "
-            "system.mutations; the next import finishes it",
-        ),
-        ((701,), "set CH_CLUSTER to a cluster that the server knows: see system.clusters"),
-        ((452,), "let CH_USER's settings profile allow the setting that the message names"),
-        ((NOT_GRANTED,), "grant CH_USER the rights that the message names"),
-    )
-    for code in codes
-}
-# By what is said where ClickHouse has no code, as a regular expression.
-NETWORK_REMEDIES = {
-    "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
-    "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
-    "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
-    "": "check CH_HOST and CH_PORT, then run it again",
 }
 
 
@@ -2897,20 +2772,28 @@ def store_errors(settings: Settings) -> Iterator[None]:
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
-        remedy = "check the disk and its permissions, then run it again"
-        if code and settings.host is not None:
-            remedy = "look up the code in ClickHouse's documentation, and the server's log"
-        elif settings.host is not None:
-            remedy = next(said for sign, said in NETWORK_REMEDIES.items() if re.search(sign, text))
-            if proxy_url(settings):
-                name = _proxy_variable(settings)
-                remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
-        remedy = CLICKHOUSE_REMEDIES.get(code, remedy)
-        if code == UNKNOWN_TABLE and "ccusage_" not in text:
-            remedy = "check the name of the table"
+        remedy = store_remedy(settings, code, text)
         failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
         failure.code = code
         raise failure from error
+
+
+def store_remedy(settings: Settings, code: int, text: str) -> str:
+    if code == UNKNOWN_TABLE and "ccusage_" not in text:
+        return "check the name of the table"
+    for remedy, codes in {**CLICKHOUSE_REMEDIES, **PASSING_REMEDIES}.items():
+        if code in codes:
+            passing = remedy in PASSING_REMEDIES
+            return remedy + "; nothing is lost: the next import tries again" * passing
+    if settings.host is None:
+        return "check the disk and its permissions, then run it again"
+    if code:
+        return "look up the code in ClickHouse's documentation, and the server's log"
+    remedy = next(remedy for sign, remedy in NETWORK_REMEDIES.items() if re.search(sign, text))
+    if proxy_url(settings):
+        name = f"{settings.protocol.upper()}_PROXY"
+        remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
+    return remedy
 
 
 def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
@@ -2929,23 +2812,18 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
                 raise
         if not create:
             return make("system")  # which has none of our tables
-        _create_database(settings, make)
+        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+        statement = for_replicas(statement, settings.cluster)
+        try:
+            with contextlib.closing(make("default")) as client:
+                client.command(statement)
+        except ClickHouseError as error:
+            raise StoreError(
+                f"{settings.where}: no database {settings.database!r}, and it could not be "
+                f"created: {' '.join(str(error).split())[:200]}\n"
+                f"  remedy: have somebody run {statement}"
+            ) from error
         return make(settings.database)
-
-
-def _create_database(settings: Settings, make: Callable[[str], Client]) -> None:
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-    statement = for_replicas(statement, settings.cluster)
-    try:
-        with contextlib.closing(make("default")) as client:
-            client.command(statement)
-    except ClickHouseError as error:
-        raise StoreError(
-            f"{settings.where}: no database {settings.database!r}, and it could not be created: "
-            f"{' '.join(str(error).split())[:200]}\n  remedy: have somebody run {statement}"
-        ) from error
 
 
 def _quoted(name: str) -> str:
@@ -2993,15 +2871,11 @@ def proxy_url(settings: Settings) -> str | None:
 
     host = (settings.host or "").strip("[]").lower()
     places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
-    for name in re.split(r"[,\s]+", get("no_proxy").lower()):
-        domain = f".{name.lstrip('*.')}"
-        if name == "*" or (name and any(place.endswith(domain) for place in places)):
-            return None
-    return get(_proxy_variable(settings).lower()) or None
-
-
-def _proxy_variable(settings: Settings) -> str:
-    return f"{settings.protocol}_proxy".upper()
+    names = re.split(r"[,\s]+", get("no_proxy").lower())
+    domains = tuple(f".{name.lstrip('*.')}" for name in names if name.strip("*"))
+    if "*" in names or any(place.endswith(domains) for place in places):
+        return None
+    return get(f"{settings.protocol}_proxy") or None
 
 
 def _proxy(settings: Settings) -> dict[str, Any]:
@@ -3013,26 +2887,23 @@ def _proxy(settings: Settings) -> dict[str, Any]:
 
     if not (text := proxy_url(settings)):
         return {}
-    try:
+    with contextlib.suppress(LocationParseError):
         url = parse_url(text if "://" in text else f"http://{text}")
-    except LocationParseError:
-        url = parse_url("")
-    if url.scheme not in ("http", "https") or not url.host:  # what is wrong may be a password
-        raise ConfigError(
-            f"{_proxy_variable(settings)}: expected the URL of an HTTP proxy, such as "
-            "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
-        )
-    headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
-    return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+        if url.scheme in ("http", "https") and url.host:
+            headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
+            return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
+    raise ConfigError(  # what is wrong may be a password
+        f"{settings.protocol.upper()}_PROXY: expected the URL of an HTTP proxy, such as "
+        "http://proxy.example.com:3128; if the server needs none, name it in NO_PROXY"
+    )
 
 
 def _trust(settings: Settings) -> dict[str, Any]:
     """The certificates that a connection pool trusts: CH_CA_CERT, or what all programs trust."""
     import ssl
 
-    options = {"verify": settings.verify, "ca_cert": settings.ca_cert}
     if settings.protocol == "http" or settings.ca_cert or not settings.verify:
-        return options
+        return {"verify": settings.verify, "ca_cert": settings.ca_cert}
     context = ssl.create_default_context()
     for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
         if file := settings.environment.get(name):
@@ -3043,7 +2914,7 @@ def _trust(settings: Settings) -> dict[str, Any]:
                     f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
                     "set it to a file of certificates (PEM), or unset it"
                 ) from error
-    return {**options, "ssl_context": context}
+    return {"ssl_context": context}
 
 
 def _embedded(settings: Settings, path: Path, database: str) -> Client:
@@ -3057,19 +2928,25 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
                 interface="chdb",
                 path=str(path),
                 database=database,
-                chdb_options=CHDB_OPTIONS,
+                # A DELETE waits for background threads. By default there are two, too few for
+                # many parts, and each that finds nothing to do sleeps for up to a second.
+                # Compiling a statement takes longer than reading a few thousand rows without.
+                chdb_options={
+                    "background_pool_size": 16,
+                    "background_processing_pool_thread_sleep_seconds_if_nothing_to_do": 0.01,
+                    "background_processing_pool_task_sleep_seconds_when_no_work_random_part": 0,
+                    "compile_aggregate_expressions": 0,
+                },
                 tz_mode="aware",
             )
     except ImportError as error:
         cause = error.__context__ or error  # some chDBs call each a missing engine
-        if "time zone" in str(cause):
-            raise ConfigError(
-                f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
-            ) from error
-        raise ConfigError(
+        zone = f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
+        missing = (
             "the embedded database needs the extra 'embedded': "
             "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
-        ) from error
+        )
+        raise ConfigError(zone if "time zone" in str(cause) else missing) from error
 
 
 @contextlib.contextmanager
@@ -3092,21 +2969,18 @@ def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None
 
 
 class SchemaItem(NamedTuple):
-    """A table or a view of the schema file.
-
-    `columns` are the names and, of a table, what follows them in its statement: type, default
-    and comment. `select` is what a view is made of.
-    """
+    """A table or a view of the schema file."""
 
     name: str
     statement: str
-    columns: Mapping[str, str]
-    select: str = ""
+    columns: Mapping[str, str]  # and, of a table, what follows them: type, default and comment
+    select: str = ""  # what a view is made of
 
 
 def read_schema() -> list[SchemaItem]:
     """The tables and views of the schema file, in its order."""
-    text = re.sub(r"^ *--.*\n", "", SCHEMA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    file = Path(__file__).with_name("ccusage_clickhouse_schema.sql")
+    text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     items = []
     for statement in map(str.strip, text.split(";\n")):
         if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
@@ -3119,68 +2993,25 @@ def read_schema() -> list[SchemaItem]:
     return items
 
 
-class SchemaChange(NamedTuple):
-    """What the schema still needs: in words, and as a statement that may be run twice."""
-
-    says: str
-    statement: str
-
-
-# What cannot be ours: another layout, or the plain engine that the importers before this program
-# used (somebody may have added columns to it); and what an adoption that was cut off has left.
-LEGACY_TABLES = """
-    SELECT table, groupArray(name) AS columns
-    FROM system.columns
-    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-    GROUP BY table
-    HAVING startsWith(table, 'ccusage_adopting_')
-        OR table = 'ccusage_import_history'
-            AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
-        OR has({tables:Array(String)}, table)
-            AND (NOT has(columns, 'agent') OR table IN (
-                SELECT name FROM system.tables
-                WHERE database = currentDatabase()
-                    AND match(engine, '^(Replicated|Shared)?MergeTree$')
-            ))
-    ORDER BY table
-"""
-
-
-def legacy_tables(client: Client) -> list[str]:
-    """The tables of ours that an older importer made, or that await their adoption."""
-    names = {"tables": [table.name for table in ALL_TABLES]}
-    return [row[0] for row in client.query(LEGACY_TABLES, parameters=names).result_rows]
-
-
-def refuse_legacy(client: Client, settings: Settings) -> None:
-    """Stop at tables of an older importer, which would be read wrong and are not to be changed."""
-    with store_errors(settings):
-        tables = legacy_tables(client)
-    if tables:
-        raise StoreError(
-            f"{settings.where}: these tables are an older importer's, and are to be adopted first: "
-            f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
-            "become of them"
-        )
-
-
-def schema_changes(stored: Mapping[str, set[str]]) -> Iterator[SchemaChange]:
+def schema_changes(stored: Mapping[str, set[str]]) -> dict[str, str]:
     """What brings tables and views with these columns to the schema of this version.
 
-    Columns that are not in it stay: a newer version on another machine may have added them.
+    Each step in words, with a statement that may be run twice. Columns that are not in the schema
+    stay: a newer version on another machine may have added them.
     """
+    changes = {}
     for name, statement, columns, select in read_schema():
-        kind = "view" if select else "table"
         lacks = [column for column in columns if column not in stored.get(name, ())]
         listed = ", ".join(lacks)
         if name not in stored:
-            yield SchemaChange(f"create the {kind} {name}", statement)
+            changes[f"create the {'view' if select else 'table'} {name}"] = statement
         elif lacks and select:
             replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
-            yield SchemaChange(f"replace the view {name}, which lacks {listed}", replace)
+            changes[f"replace the view {name}, which lacks {listed}"] = replace
         elif lacks:
             added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
-            yield SchemaChange(f"add to the table {name}: {listed}", f"ALTER TABLE {name} {added}")
+            changes[f"add to the table {name}: {listed}"] = f"ALTER TABLE {name} {added}"
+    return changes
 
 
 def for_replicas(statement: str, cluster: str) -> str:
@@ -3201,10 +3032,42 @@ def for_replicas(statement: str, cluster: str) -> str:
     return re.sub(r"^ENGINE = (\w+)(?:\((.+)\))?", engine, statement, flags=re.MULTILINE)
 
 
-def by_hand(changes: Iterable[SchemaChange], settings: Settings) -> str:
-    """The statements for somebody with more rights, each in a line."""
-    lines = [f"USE {_quoted(settings.database)}", *(change.statement for change in changes)]
-    return "\n".join(f"    {' '.join(line.split())};" for line in lines)
+def legacy_tables(client: Client) -> list[str]:
+    """The tables of ours that an older importer made, or that await their adoption.
+
+    What cannot be ours: another layout, or the plain engine that the importers before this program
+    used (somebody may have added columns to it); and what an adoption that was cut off has left.
+    """
+    sql = """
+        SELECT table, groupArray(name) AS columns
+        FROM system.columns
+        WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+        GROUP BY table
+        HAVING startsWith(table, 'ccusage_adopting_')
+            OR table = 'ccusage_import_history'
+                AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
+            OR has({tables:Array(String)}, table)
+                AND (NOT has(columns, 'agent') OR table IN (
+                    SELECT name FROM system.tables
+                    WHERE database = currentDatabase()
+                        AND match(engine, '^(Replicated|Shared)?MergeTree$')
+                ))
+        ORDER BY table
+    """
+    names = {"tables": [table.name for table in ALL_TABLES]}
+    return [row[0] for row in client.query(sql, parameters=names).result_rows]
+
+
+def refuse_legacy(client: Client, settings: Settings) -> None:
+    """Stop at tables of an older importer, which would be read wrong and are not to be changed."""
+    with store_errors(settings):
+        tables = legacy_tables(client)
+    if tables:
+        raise StoreError(
+            f"{settings.where}: these tables are an older importer's, and are to be adopted first: "
+            f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
+            "become of them"
+        )
 
 
 class Engine(NamedTuple):
@@ -3220,45 +3083,16 @@ class Engine(NamedTuple):
 
 
 class Past(NamedTuple):
-    """What the import history says of this machine.
+    """What the import history says of this machine's name."""
 
-    `newest` is the newest `updated_at` of a run that ended; `installations` are those under its
-    name, and when they last imported; `upgraded`: its sessions were imported by ccusage 19 or
-    newer; `previous` is the row of the last run; `complete_version` is the ccusage of the last run
-    in which no feed failed, and `complete`: that was the last one.
-    """
-
-    identity: Identity | None = None
-    newest: datetime = EPOCH
-    cleanup_period_days: int = 2**32
-    upgraded: bool = False
-    installations: Mapping[str, datetime] = {}
-    complete_version: str = ""
-    complete: bool = True
-    previous: Mapping[str, Any] | None = None
-
-
-PREVIOUS = ("started_at", "total_tokens", "total_cost")
-PAST = f"""
-    SELECT
-        installation_id,
-        argMax(timezone, updated_at),
-        argMax(key_fingerprint, updated_at),
-        max(updated_at),
-        min(cleanup_period_days),
-        countIf(
-            has(feeds_imported, 'session')
-            AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
-        ),
-        argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
-        argMax(empty(feeds_failed), updated_at),
-        {", ".join(f"argMax({name}, updated_at)" for name in PREVIOUS)}
-    FROM ccusage_import_history
-    WHERE machine_name = {{machine:String}}
-    GROUP BY installation_id
-    ORDER BY max(updated_at) DESC
-"""  # noqa: S608 (our names)
-INSERT_SETTINGS = {"async_insert": 0, "precise_float_parsing": 1}
+    identity: Identity | None = None  # that of the last run
+    newest: datetime = EPOCH  # the newest `updated_at` of a run that ended
+    cleanup_period_days: int = 2**32  # the fewest that transcripts were ever kept
+    upgraded: bool = False  # sessions were imported by ccusage 19 or newer
+    installations: Mapping[str, datetime] = {}  # when each last imported
+    complete_version: str = ""  # the ccusage of the last run in which no feed failed
+    complete: bool = True  # that was the last run
+    previous: Mapping[str, Any] | None = None  # of the row of the last run
 
 
 BEGINNING = date(1900, 1, 2)  # of what the tables hold
@@ -3284,18 +3118,25 @@ class ClickHouseImporter:
         with store_errors(self.settings):
             return self.client.query(sql, parameters=parameters).result_rows
 
+    def query_own(self, table: str, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+        """Rows of a statement about this machine; none, where the table is not there."""
+        absent = table in self.absent
+        return [] if absent else self.query(sql, machine=self.machine_name, **parameters)
+
     def command(self, sql: str, **parameters: Any) -> None:
         """Run a statement without rows, with bound parameters."""
         with store_errors(self.settings):
             self.client.command(sql, parameters=parameters)
 
     def columns(self) -> dict[str, set[str]]:
-        """The columns of our tables and views, as far as they are there."""
+        """The columns of our tables and views that are there; the others are noted as absent."""
         sql = (
             "SELECT table, groupArray(name) FROM system.columns "
             "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') GROUP BY table"
         )
-        return {name: set(columns) for name, columns in self.query(sql)}
+        found = {name: set(columns) for name, columns in self.query(sql)}
+        self.absent = frozenset(item.name for item in read_schema()) - found.keys()
+        return found
 
     def engines(self) -> defaultdict[str, Engine]:
         """The engines of our tables and views, and under the empty name that of the database."""
@@ -3307,72 +3148,90 @@ class ClickHouseImporter:
         )
         return defaultdict(Engine, {name: Engine(*rest) for name, *rest in self.query(sql)})
 
-    def schema_changes(self, stored: Mapping[str, set[str]]) -> list[SchemaChange]:
+    def schema_changes(self, stored: Mapping[str, set[str]]) -> dict[str, str]:
         """What the schema needs, in the statements that replicas need."""
-        changes, cluster = list(schema_changes(stored)), self.settings.cluster
+        changes, cluster = schema_changes(stored), self.settings.cluster
         database = self.engines()[""] if changes else Engine()
         if database.shared:  # it sends its statements to its servers by itself
             cluster = ""
         if cluster or database.name == "Replicated":
-            return [
-                change._replace(statement=for_replicas(change.statement, cluster))
-                for change in changes
-            ]
+            return {step: for_replicas(sql, cluster) for step, sql in changes.items()}
         return changes
 
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
-        stored = self.columns()
-        changes = self.schema_changes(stored)
+        found = self.columns()
         if not create:
-            self.absent = frozenset(item.name for item in read_schema()) - stored.keys()
             return
-        for done, change in enumerate(changes):
-            log.info("%s: %s", self.settings.database, change.says)
+        changes = self.schema_changes(found)
+        for done, (says, statement) in enumerate(changes.items()):
+            log.info("%s: %s", self.settings.database, says)
             try:
-                self.command(change.statement)
+                self.command(statement)
             except StoreError as error:
                 if error.code not in (NOT_GRANTED, READONLY):
                     raise
-                said = str(error).partition("\n")[0]
+                use = f"USE {_quoted(self.settings.database)}"
+                statements = (use, *list(changes.values())[done:])
+                lines = [f"    {' '.join(each.split())};" for each in statements]
                 raise StoreError(
-                    f"{said}\n  remedy: have these statements run by somebody who may, or grant "
-                    f"CH_USER the rights to create, alter and drop tables and views"
-                    f"{', and CLUSTER ON *.*' if self.settings.cluster else ''}:\n"
-                    f"{by_hand(changes[done:], self.settings)}"
+                    str(error).partition("\n")[0]
+                    + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
+                    "the rights to create, alter and drop tables and views"
+                    + ", and CLUSTER ON *.*" * bool(self.settings.cluster)
+                    + ":\n"
+                    + "\n".join(lines)
                 ) from error
+        self.absent = frozenset()
 
     def read_past(self) -> Past:
         """The import history of this machine's name, by installation, the newest first."""
-        absent = "ccusage_import_history" in self.absent
-        rows = [] if absent else self.query(PAST, machine=self.machine_name)
+        last = ("started_at", "total_tokens", "total_cost")
+        sql = f"""
+            SELECT
+                installation_id,
+                argMax(timezone, updated_at),
+                argMax(key_fingerprint, updated_at),
+                max(updated_at),
+                min(cleanup_period_days),
+                countIf(
+                    has(feeds_imported, 'session')
+                    AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
+                ),
+                argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
+                argMax(empty(feeds_failed), updated_at),
+                {", ".join(f"argMax({name}, updated_at)" for name in last)}
+            FROM ccusage_import_history
+            WHERE machine_name = {{machine:String}}
+            GROUP BY installation_id
+            ORDER BY max(updated_at) DESC
+        """  # noqa: S608 (our names)
+        rows = self.query_own("ccusage_import_history", sql)
         if not rows:
             return Past()
-        ids, zones, keys, newest, periods, upgrades, *versions, times, tokens, costs = zip(
-            *rows, strict=True
-        )
+        ids, _, _, newest, periods, upgrades, *_ = zip(*rows, strict=True)
+        _, zone, key, _, _, _, version, complete, *values = rows[0]
         return Past(
-            identity=Identity(self.machine_name, zones[0], keys[0], ids[0]),
+            identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
             cleanup_period_days=min(periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
-            complete_version=versions[0][0],
-            complete=bool(versions[1][0]),
-            previous=dict(zip(PREVIOUS, (times[0], tokens[0], costs[0]), strict=True)),
+            complete_version=version,
+            complete=bool(complete),
+            previous=dict(zip(last, values, strict=True)),
         )
 
     def newest_row(self) -> datetime:
         """The newest `updated_at` of this machine, which of a killed run is not in the history."""
-        tables = " UNION ALL ".join(
-            f"SELECT max(updated_at) AS newest FROM {table.name} "  # noqa: S608 (our names)
+        there = [table.name for table in ALL_TABLES if table.name not in self.absent]
+        sql = " UNION ALL ".join(
+            f"SELECT max(updated_at) FROM {name} "  # noqa: S608 (our names)
             "WHERE machine_name = {machine:String}"
-            for table in ALL_TABLES
-            if table.name not in self.absent
+            for name in there
         )
-        sql = f"SELECT max(newest) FROM ({tables})"  # noqa: S608
-        rows = [] if self.empty else self.query(sql, machine=self.machine_name)
-        return max(EPOCH, *(newest for (newest,) in rows)) if rows else EPOCH
+        rows = self.query(sql, machine=self.machine_name) if there else []
+        return max((newest for (newest,) in rows), default=EPOCH)
 
     def days_before(self, first: date) -> tuple[int, int, float]:
         """The days before the first one that is read: how many, their tokens and dollars."""
@@ -3380,18 +3239,16 @@ class ClickHouseImporter:
             "SELECT count(), sum(total_tokens), sum(total_cost) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} AND date < {first:Date32}"
         )
-        absent = "ccusage_usage_daily" in self.absent
-        rows = [] if absent else self.query(sql, machine=self.machine_name, first=first)
+        rows = self.query_own("ccusage_usage_daily", sql, first=first)
         return (rows[0][0], rows[0][1], rows[0][2]) if rows else (0, 0, 0.0)
 
     def shows_names(self) -> bool:
         """Whether a stored row of this machine shows a project's name, and not its hash."""
         sql = (
-            "SELECT count() FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
+            "SELECT 1 FROM ccusage_usage_projects_daily FINAL WHERE machine_name = "
             "{machine:String} AND NOT match(project_id, '^[0-9a-f]{8}$') LIMIT 1"
         )
-        absent = "ccusage_usage_projects_daily" in self.absent
-        return not absent and self.query(sql, machine=self.machine_name)[0][0] > 0
+        return bool(self.query_own("ccusage_usage_projects_daily", sql))
 
     def twins(self, session_keys: Sequence[str]) -> dict[str, int]:
         """Other machines under whose names these sessions are stored, with their numbers."""
@@ -3401,10 +3258,9 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        absent = "ccusage_usage_sessions" in self.absent
-        for batch in [] if absent else _batches([(key,) for key in session_keys]):
+        for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query(sql, machine=self.machine_name, keys=keys)))  # type: ignore[arg-type]
+            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:
@@ -3472,7 +3328,11 @@ class ClickHouseImporter:
                 table,
                 columns,
                 json.dumps(by_column, default=_as_text, ensure_ascii=False).encode(),
-                settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
+                settings={
+                    "async_insert": 0,
+                    "precise_float_parsing": 1,
+                    "insert_deduplication_token": token,
+                },
                 fmt="JSONCompactColumns",
             )
 
@@ -3534,15 +3394,13 @@ def _as_text(value: date | datetime) -> str:
     return value.isoformat()
 
 
-FIELD_LIMIT = 60_000  # characters, that even escaped a field of ClickHouse's forms holds (128 KiB)
-
-
-def _batches(keys: Sequence[Key], limit: int = FIELD_LIMIT) -> Iterator[list[Key]]:
+def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """Keys that even escaped fit into a field of ClickHouse's forms (128 KiB)."""
     batch: list[Key] = []
     size = 0
     for key in keys:
         length = sum(2 * len(str(part).encode()) + 4 for part in key)
-        if batch and size + length > limit:
+        if batch and size + length > 60_000:
             yield batch
             batch, size = [], 0
         batch.append(key)
@@ -5182,7 +5040,9 @@ def fold(section: Section, width: int) -> list[int] | None:
             header, *cells = columns[index]
             least = max(map(cell_len, cells), default=0)
             least = min(least, longest) if texts[index] else least
-            cut = max(min(excess, widths[index] - max([least, *map(cell_len, header.split())])), 0)
+            # A header alone in its line is a title, which stays whole.
+            words = header.split() if any(section.header[1:]) else [header]
+            cut = max(min(excess, widths[index] - max([least, *map(cell_len, words)])), 0)
             widths[index] -= cut
             excess -= cut
     return None if excess > 0 and section.header else widths
@@ -5759,19 +5619,8 @@ def list_queries() -> Report:
 # --- check ----------------------------------------------------------------------------
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
-KEPT = 3650  # days that transcripts should be kept, if not for ever
-SECTIONS = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
 CRON_TAG = "# ccusage-import"
 NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
-
-
-REPLICAS = """
-    SELECT
-        groupArrayIf(table, is_readonly OR is_session_expired),
-        max(total_replicas), min(active_replicas), max(absolute_delay)
-    FROM system.replicas
-    WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-"""
 
 
 class Check(NamedTuple):
@@ -5794,8 +5643,11 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
+        self.hashed = settings.hash_projects
+        if self.hashed is None and self.recorded:
+            self.hashed = self.recorded.hashed
         self.past = Past()
-        self.runs: Sequence[tuple[datetime, list[str]]] = ()  # the last imports, the latest first
+        self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
         self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
         self.reported: dict[str, set[date]] = {}
 
@@ -5827,8 +5679,11 @@ class Checkup:
         self.check_ccusage(zone)
         self.section = "Schedule and data"
         self.check_schedule()
-        self.check_days(datetime.now(ZoneInfo(zone)).date())
-        return sorted(self.found, key=lambda check: SECTIONS.index(check.section))
+        if self.stored is not None:
+            self.check_imports()
+            self.check_days(self.stored, datetime.now(ZoneInfo(zone)).date())
+        order = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
+        return sorted(self.found, key=lambda check: order.index(check.section))
 
     def check_clickhouse(self) -> None:
         settings = self.settings
@@ -5882,24 +5737,24 @@ class Checkup:
         changes = importer.schema_changes(stored)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, changes, shared=is_shared(importer, engines))
-        if {TABLES["daily"].name, "ccusage_import_history"} <= stored.keys():
-            self.read_stored(importer)
+            self.check_writing(importer, stored, changes, shared=is_shared(importer, engines))
+        self.read_stored(importer, self.stored)
 
-    def read_stored(self, importer: ClickHouseImporter) -> None:
+    def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
         """What the database knows of this machine."""
         where = "WHERE machine_name = {machine:String}"
         days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
         runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
         runs += " ORDER BY updated_at DESC LIMIT 3"
-        stored = defaultdict(set)
-        for agent, day in importer.query(days, machine=importer.machine_name):
+        for agent, day in importer.query_own("ccusage_usage_daily", days):
             stored[agent].add(day)
-        self.stored = stored
-        self.runs = [
-            (at, failed) for at, failed in importer.query(runs, machine=importer.machine_name)
-        ]
+        self.runs = importer.query_own("ccusage_import_history", runs)
         self.past = importer.read_past()
+        if self.hashed is None:
+            self.hashed = not importer.shows_names()
+        if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
+            with self.failing("name in use"):
+                refuse_twins(importer, self.past.identity, self.past, {})
         history = importer.engines()["ccusage_import_history"]
         with self.failing("newest import"):
             for warning in missing_run(importer, self.recorded, history, self.past):
@@ -5925,21 +5780,27 @@ class Checkup:
             self.fail("replicas", f"{detail}, which share no tables", remedy)
         elif self.settings.cluster:
             self.note(
-                "replicas", "the tables are this server's own, in spite of CH_CLUSTER", remedy
+                "replicas", "in spite of CH_CLUSTER the tables are on this server alone", remedy
             )
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
         """Whether the replicas can be written to, and how many there are."""
+        sql = """
+            SELECT
+                groupArrayIf(table, is_readonly OR is_session_expired),
+                max(total_replicas), min(active_replicas), max(absolute_delay)
+            FROM system.replicas
+            WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+        """
         try:
-            unwritable, known, active, behind = importer.query(REPLICAS)[0]
+            unwritable, known, active, behind = importer.query(sql)[0]
         except StoreError as error:
-            if error.code != NOT_GRANTED:
-                raise
             grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
-            self.note("replicas", _said(error), grant)
+            self.note("replicas", "".join(_right(error).values()), grant)
             return
         if unwritable:
-            self.fail("replicas", f"read-only: {', '.join(unwritable)}", CLICKHOUSE_REMEDIES[242])
+            remedy = store_remedy(self.settings, 242, "")
+            self.fail("replicas", f"read-only: {', '.join(sorted(unwritable))}", remedy)
             return
         detail = f"{known} known, {active} active, this one {behind} s behind"
         remedy = "start the servers that are down, and look at system.replication_queue"
@@ -5947,18 +5808,17 @@ class Checkup:
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
-        name, user = self.settings.database, self.settings.user
+        name, quoted = self.settings.database, _quoted(self.settings.database)
         # As no engine has this name, it is not created in any case.
-        create = f"CREATE DATABASE {_quoted(name)} ENGINE = OfNoSuchName"
-        if refused := _refused(partial(_ask, importer, create)):
-            remedy = (
-                f"CREATE DATABASE {_quoted(name)}; GRANT {NEEDED} ON {_quoted(name)}.* TO {user}"
-            )
-            self.fail("database", f"{name}: not there, and {''.join(refused.values())}", remedy)
+        refused = _lacking(importer, [f"CREATE DATABASE {quoted} ENGINE = OfNoSuchName"])
+        if refused:
+            grant = f"GRANT {NEEDED} ON {quoted}.* TO {self.settings.user}"
+            detail = f"{name}: not there, and {''.join(refused.values())}"
+            self.fail("database", detail, f"CREATE DATABASE {quoted}; {grant}")
         else:
             self.note("database", f"{name}: not there yet", "an import creates it")
 
-    def check_schema(self, stored: Mapping[str, set[str]], changes: Sequence[SchemaChange]) -> None:
+    def check_schema(self, stored: Mapping[str, set[str]], changes: Mapping[str, str]) -> None:
         there = [item for item in read_schema() if item.name in stored]
         views = sum(bool(item.select) for item in there)
         tables = f"{len(there) - views} tables and {views} views"
@@ -5966,27 +5826,34 @@ class Checkup:
         if not there:
             self.note("schema", "nothing is there yet", "an import creates the tables and views")
         elif changes:
-            todo = "; ".join(change.says for change in changes)
-            self.note("schema", f"not up to date: {todo}", "an import does this")
+            self.note("schema", f"not up to date: {'; '.join(changes)}", "an import does this")
         else:
             self.note("schema", "all tables, views and columns are there")
 
     def check_writing(
-        self, importer: ClickHouseImporter, changes: Sequence[SchemaChange], *, shared: bool
+        self,
+        importer: ClickHouseImporter,
+        stored: Iterable[str],
+        changes: Mapping[str, str],
+        *,
+        shared: bool,
     ) -> None:
         """Do what an import does with a table of our own; where that may not be, ask for rights.
 
         Of shared tables, one more would be on one server alone, or would wait for one that is down.
         """
-        use = partial(_use_table, importer, changing=bool(changes))
-        refused = {} if shared else _refused(use)
-        if not refused and not shared:
-            self.note("writing", "can create, write and drop a table")
-            return
-        lacking = _lacking(importer, creating=bool(changes))
+        refused: dict[str, str] = {}
+        try:
+            if not shared:
+                _use_table(importer, changing=bool(changes))
+                self.note("writing", "can create, write and drop a table")
+                return
+        except StoreError as error:
+            refused = _right(error)
+        lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
         # To drop is needed only to replace a view.
-        needless = "DROP TABLE" if any("REPLACE" in c.statement for c in changes) else "DROP"
-        if changes and not "".join(refused).startswith(needless):
+        replacing = any("REPLACE" in statement for statement in changes.values())
+        if changes and not "".join(refused).startswith("DROP TABLE" if replacing else "DROP"):
             lacking = {**refused, **lacking}
         if lacking:
             grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
@@ -6010,7 +5877,7 @@ class Checkup:
             self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
         key = "with" if settings.hash_key else "without"
         hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", hashed if settings.hash_projects else "names are stored as they are")
+        self.note("privacy", "names are stored as they are" if self.hashed is False else hashed)
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
@@ -6056,16 +5923,14 @@ class Checkup:
 
     def check_transcripts(self, ccusage: Ccusage) -> None:
         """What ccusage leaves out without a word: links, and what it may not read."""
-        folders = transcripts = 0
-        for directory in claude_directories(self.settings.environment):
-            top = directory if directory.name == "projects" else directory / "projects"
-            for place, names, files in os.walk(top):
-                paths = [os.path.join(place, name) for name in names]
-                folders += sum(_left_out(path, ccusage) for path in paths)
-                paths = [os.path.join(place, name) for name in files if name.endswith(".jsonl")]
-                transcripts += sum(_left_out(path, ccusage) for path in paths)
-        if folders or transcripts:
-            what = f"{counted(folders, 'project folder')} and {counted(transcripts, 'transcript')}"
+        left: Counter[str] = Counter()
+        for top in transcript_directories(self.settings.environment):
+            for place, folders, files in os.walk(top):
+                lines = [name for name in files if name.endswith(".jsonl")]
+                for kind, names in (("project folder", folders), ("transcript", lines)):
+                    left[kind] += sum(_left_out(place, name, ccusage) for name in names)
+        if any(left.values()):
+            what = " and ".join(counted(number, kind) for kind, number in left.items())
             self.note(
                 "left out",
                 f"ccusage does not read {what}: they are links, or it may not read them",
@@ -6083,8 +5948,6 @@ class Checkup:
         detail = "; ".join(times) or "no entry"
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
-        if self.stored is not None:
-            self.check_imports()
 
     def check_imports(self) -> None:
         """When the last imports were, and how they ended."""
@@ -6097,19 +5960,16 @@ class Checkup:
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
         ends = [
-            f"{at:%Y-%m-%d %H:%M} code {3 if names else 0}"
-            + (f" (without {', '.join(names)})" if names else "")
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
             for at, names in self.runs
         ]
         self.note("last imports", "; ".join(ends), remedy, when=failed)
 
-    def check_days(self, today: date) -> None:
+    def check_days(self, stored: Mapping[str, set[date]], today: date) -> None:
         """How far the database lags behind ccusage, and what Claude Code will purge."""
-        if self.stored is None:
-            return
         newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
         for agent, day in newest.items():
-            old = max(self.stored[agent], default=None)
+            old = max(stored[agent], default=None)
             stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
             detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
             self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
@@ -6117,8 +5977,9 @@ class Checkup:
             return
         if not newest:
             self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept, told = self.stored["claude"], self.reported["claude"]
-        period = cleanup_period(self.settings.environment)
+        kept, told = stored["claude"], self.reported["claude"]
+        periods = cleanup_periods(self.settings.environment)
+        period = min(periods.values(), default=30)
         last = today + timedelta(days=7 - min(period, 36_500))
         soon = {day for day in told if period and day <= last}
         detail = (
@@ -6126,10 +5987,10 @@ class Checkup:
             f"purged within a week, {len(kept - told)} are in the database alone"
         )
         self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
-        for path, days in cleanup_periods(self.settings.environment).items():
-            if 0 < days < KEPT:
-                line = f'"cleanupPeriodDays": {KEPT} in {path} keeps them for ten years'
+        for path, days in periods.items():
+            if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
+                line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
 
 
@@ -6145,22 +6006,13 @@ def _nearest(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-def _said(error: StoreError) -> str:
-    """What the server itself says."""
+def _right(error: StoreError) -> dict[str, str]:
+    """The right that the server says is lacking, and its words; another error is raised again."""
+    if error.code != NOT_GRANTED:
+        raise error
     said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-    return " ".join(said.split())
-
-
-def _refused(attempt: Callable[[], None]) -> dict[str, str]:
-    """The right that the server says is lacking, and its words; other errors are raised."""
-    try:
-        attempt()
-    except StoreError as error:
-        if error.code != NOT_GRANTED:
-            raise
-        right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", _said(error))
-        return {right[1] if right else NEEDED: _said(error)}
-    return {}
+    right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", said)
+    return {right[1] if right else NEEDED: " ".join(said.split())}
 
 
 def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
@@ -6183,28 +6035,28 @@ def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
         importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
 
 
-def _lacking(importer: ClickHouseImporter, *, creating: bool) -> dict[str, str]:
-    """The rights that an import lacks: the server checks them before what else is wrong here."""
+def _use_nothing(stored: Iterable[str], *, creating: bool) -> list[str]:
+    """Statements of an import that do nothing: the server checks the rights, then what is wrong."""
     statements = []
     if creating:
         statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
         statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
-    for name in importer.columns().keys() & {table.name for table in ALL_TABLES}:
+    for name in {table.name for table in ALL_TABLES}.intersection(stored):
         statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
         statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
+    return statements
+
+
+def _lacking(importer: ClickHouseImporter, statements: Iterable[str]) -> dict[str, str]:
+    """The rights for which the server refuses the statements; for what else does not matter."""
     lacking: dict[str, str] = {}
     for statement in statements:
-        lacking |= _refused(partial(_ask, importer, statement))
+        try:
+            importer.command(statement)
+        except StoreError as error:
+            if error.code in (0, READONLY, NOT_GRANTED):
+                lacking |= _right(error)
     return lacking
-
-
-def _ask(importer: ClickHouseImporter, statement: str) -> None:
-    """Have a statement refused, which is no error unless it is for lack of rights."""
-    try:
-        importer.command(statement)
-    except StoreError as error:
-        if error.code in (0, READONLY, NOT_GRANTED):
-            raise
 
 
 def _sums(records: Mapping[Any, Record], noun: str) -> str:
@@ -6213,8 +6065,9 @@ def _sums(records: Mapping[Any, Record], noun: str) -> str:
     return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
 
 
-def _left_out(path: str, ccusage: Ccusage) -> bool:
+def _left_out(place: str, name: str, ccusage: Ccusage) -> bool:
     """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
+    path = os.path.join(place, name)
     if os.path.islink(path) and ccusage.version >= (19, 0, 0):
         return True
     return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
@@ -6251,7 +6104,7 @@ def name_folders(env: Mapping[str, str]) -> list[Path]:
     codex = _path(env.get("CODEX_HOME"), home / ".codex")
     opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
     return [
-        *(d if d.name == "projects" else d / "projects" for d in claude_directories(env)),
+        *transcript_directories(env),
         *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
     ]
 
@@ -6269,8 +6122,8 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def reading(settings: Settings) -> Iterator[Client]:
-    """A client that reads; a database that is not there is not created, nor locked."""
+def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
+    """What reads the tables; a database that is not there is not created, nor locked."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -6280,7 +6133,9 @@ def reading(settings: Settings) -> Iterator[Client]:
                 f"{settings.where}: there is no database {settings.database!r}\n"
                 "  remedy: check CH_DATABASE; if the name is right, an import creates it"
             )
-        yield client
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        yield importer
 
 
 def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
@@ -6293,16 +6148,6 @@ def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
     return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
 
 
-def ask_statistics(settings: Settings, days: int | None, machine: str) -> Statistics:
-    """What is stored, with the days of the machine, by default of this one."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, machine)
-        importer.prepare(create=False)
-        scope = scope_of(importer, machine, "--machine")
-        agents = tuple(sorted(settings.agents))
-        return read_statistics(importer, scope._replace(days=days, agents=agents))
-
-
 def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
     """The answer to a query, in the time zone of the machine that it is about."""
     given = dict(args.param)
@@ -6312,23 +6157,12 @@ def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Rep
         given.setdefault("budget", f"{settings.budget_month:.2f}")
     values = bind(query, given)
     machine = "" if query.name == "-" else values.get("machine", "")
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, machine)
-        importer.prepare(create=False)
+    with reading(settings, machine) as importer:
         option = "--machine" if args.machine else "--param machine"
         scope = scope_of(importer, machine, option)
         if "timezone" in query.parameters and query.name != "-":
             values = {**values, "timezone": given.get("timezone", scope.zone)}
         return answer_query(importer, query, values, scope)
-
-
-def read_page(settings: Settings, stats: Statistics) -> Report:
-    """The HTML report about what these statistics are about."""
-    with reading(settings) as client:
-        importer = ClickHouseImporter(client, settings, stats.scope.machine)
-        importer.prepare(create=False)
-        details = read_details(importer, stats.scope)
-    return Report(page_figures(stats, details), (), (), ())
 
 
 class Parser(argparse.ArgumentParser):
@@ -6344,106 +6178,81 @@ def build_parser() -> Parser:
         prog="ccusage-import",
         description="Import what ccusage reports into ClickHouse, then print statistics.",
     )
-    add = parser.add_argument
-    mode = parser.add_mutually_exclusive_group().add_argument
-    mode("--check", action="store_true", help="system check; imports nothing")
-    mode("--stats", action="store_true", help="statistics of what is stored; imports nothing")
-    mode("--query", type=_query, metavar="NAME", help="run a query of queries.sql, - for stdin's")
-    mode("--list-queries", action="store_true", help="list the queries of queries.sql")
-    add(
-        "--param",
-        type=_parameter,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the query, such as days=7",
-    )
-    add("--days", type=_days, metavar="N", help="statistics of the last N days")
-    add(
-        "--machine",
-        type=_text,
-        default="",
-        metavar="NAME",
-        help="statistics, or a query, of one machine",
-    )
-    names = parser.add_mutually_exclusive_group().add_argument
-    names(
-        "--hash-projects",
-        action="store_true",
-        default=None,
-        help="store project names and session ids as hashes (as this machine did before; at first)",
-    )
-    names(
-        "--no-hash-projects",
-        action="store_false",
-        dest="hash_projects",
-        default=None,
-        help="store project names and session ids as they are",
-    )
-    add("--names", action="store_true", help="show this machine's names on a terminal")
-    add("--dry-run", action="store_true", help="say what would change; write nothing")
-    add("--reprice", action="store_true", help="take ccusage's present prices for what it reports")
-    add("--allow-shrink", action="store_true", help="accept rows smaller than the stored ones")
-    add(
-        "--agents",
-        type=_agents,
-        default=frozenset(),
-        metavar="all|claude,codex,…",
-        help="which agents' usage to import (all that this ccusage reports)",
-    )
-    add(
-        "--lock-timeout",
-        type=_seconds,
-        default=300.0,
-        metavar="SECONDS",
-        help="how long to wait for another import (300)",
-    )
-    add("--format", choices=("table", "json", "csv", "markdown", "html"))
-    add("--output", type=Path, metavar="FILE", help="write the result there, as its ending says")
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print only what is wrong")
-    loudness.add_argument("--verbose", action="store_true", help="print every step")
-    add("--version", action="version", version=f"%(prog)s {__version__}")
+    mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
+
+    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
+        group.add_argument(option, help=says, **{"action": "store_true", **more})
+
+    def value(
+        option: str, kind: Callable[[str], Any], shown: str, says: str, group: Any = parser
+    ) -> None:
+        action = "append" if option == "--param" else "store"
+        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
+
+    switch("--check", "system check; imports nothing", mode)
+    switch("--stats", "statistics of what is stored; imports nothing", mode)
+    value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
+    switch("--list-queries", "list the queries of queries.sql", mode)
+    value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
+    value("--days", _days, "N", "statistics of the last N days")
+    value("--machine", _text, "NAME", "statistics, or a query, of one machine")
+    says = "store project names and session ids as hashes (as this machine did before; at first)"
+    switch("--hash-projects", says, names)
+    says = "store project names and session ids as they are"
+    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    switch("--names", "show this machine's names on a terminal")
+    switch("--dry-run", "say what would change; write nothing")
+    switch("--reprice", "take ccusage's present prices for what it reports")
+    switch("--allow-shrink", "accept rows smaller than the stored ones")
+    says = "which agents' usage to import (all that this ccusage reports)"
+    value("--agents", _agents, "all|claude,codex,…", says)
+    value("--lock-timeout", _seconds, "SECONDS", "how long to wait for another import (300)")
+    parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
+    value("--output", Path, "FILE", "write the result there, as its ending says")
+    switch("--quiet", "print only what is wrong", loudness)
+    switch("--verbose", "print every step", loudness)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
+    parser.set_defaults(hash_projects=None)
     return parser
 
 
 # What each option goes with. With anything else it would do nothing, and is refused. The check
 # takes the options of the import that it is about.
 IMPORT = "an import"
+MODES = ("--check", "--stats", "--query", "--list-queries")
 GOES_WITH = {
     "--param": ("--query",),
     "--days": ("--stats",),
     "--machine": ("--stats", "--query"),
     "--names": (IMPORT, "--stats", "--query"),
     "--hash-projects": (IMPORT, "--check"),
+    "--no-hash-projects": (IMPORT, "--check"),
     "--dry-run": (IMPORT,),
     "--reprice": (IMPORT, "--check"),
     "--allow-shrink": (IMPORT, "--check"),
     "--agents": (IMPORT, "--stats", "--check"),
     "--lock-timeout": (IMPORT, "--stats", "--query", "--check"),
 }
-MODES = ("--check", "--stats", "--query", "--list-queries")
-ENDINGS = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args = parser.parse_args(argv)
-    values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    mode = next((mode for mode in MODES if values[mode]), IMPORT)
-    for option, modes in GOES_WITH.items():
-        value = values[option]
-        if mode not in modes and value != parser.get_default(option[2:].replace("-", "_")):
-            *others, last = modes
-            given = f"--no-{option[2:]}" if value is False else option
-            if others:
-                parser.error(
-                    f"argument {given}: not with {mode}, but with {', '.join(others)} or {last}"
-                )
-            parser.error(f"argument {given}: only with {last}")
+    given = [
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
+        for name, value in vars(args).items()
+        if value != parser.get_default(name)
+    ]
+    mode = next((option for option in given if option in MODES), IMPORT)
+    for option in given:
+        *others, last = GOES_WITH.get(option, (mode,))
+        if mode not in (*others, last):
+            fits = f"not with {mode}, but with {', '.join(others)} or" if others else "only with"
+            parser.error(f"argument {option}: {fits} {last}")
     if args.format is None:
-        ending = args.output.suffix.lower() if args.output else ""
-        args.format = ENDINGS.get(ending, "table")
+        endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+        args.format = endings.get(args.output.suffix.lower() if args.output else "", "table")
     if args.format == "html":
         if not args.stats:
             parser.error("argument --format: html only with --stats")
@@ -6506,8 +6315,7 @@ class TerminalHandler(logging.Handler):
         self.console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        styles = {logging.WARNING: "yellow", logging.ERROR: "bold red"}
-        style = styles.get(record.levelno, "dim")
+        style = {"WARNING": "yellow", "ERROR": "bold red"}.get(record.levelname, "dim")
         self.console.print(record.getMessage(), style=style, soft_wrap=True)
 
 
@@ -6557,20 +6365,41 @@ def log_file(state_dir: Path) -> logging.Handler:
 
 def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
-    if args.format == "html":
+    page = args.format == "html"
+    if page:
         plotly_script()  # better missed now than in the end
-    stats = ask_statistics(settings, args.days, args.machine)
-    if args.format == "html":
-        publish(read_page(settings, stats), args)
+    with reading(settings, args.machine) as importer:
+        scope = scope_of(importer, args.machine, "--machine")
+        scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
+        stats = read_statistics(importer, scope)
+        details = read_details(importer, stats.scope) if page else {}
+    if page:
+        publish(Report(page_figures(stats, details), (), (), ()), args)
     elif not args.quiet or args.output:
         publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
+
+
+def run_import(settings: Settings, args: argparse.Namespace) -> int:
+    gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
+    with spinner("importing"):
+        result = import_usage(settings, summary=not args.quiet)
+    gc.freeze()  # nor is what is left, when the process ends
+    gc.enable()
+    if not args.quiet or args.output:
+        sections = import_sections(result, verbose=args.verbose)
+        publish_named(figures_report(result, sections), args, settings)
+    return 3 if result.feeds_failed else 0
 
 
 def run_command(settings: Settings, args: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code."""
     if args.output:  # better now than in the end
         check_output(args.output)
+    if imports(args):
+        return run_import(settings, args)
+    if args.stats:
+        return show_statistics(settings, args)
     if args.check:
         checks = Checkup(settings).run()
         failed = [check for check in checks if check.status == FAILED]
@@ -6579,21 +6408,9 @@ def run_command(settings: Settings, args: argparse.Namespace) -> int:
         return int(bool(failed))
     if args.list_queries:
         publish(list_queries(), args)
-    elif args.query:
+    else:
         query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
         publish_named(ask_query(settings, query, args), args, settings)
-    elif args.stats:
-        return show_statistics(settings, args)
-    else:
-        gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
-        with spinner("importing"):
-            result = import_usage(settings, summary=not args.quiet)
-        gc.freeze()  # nor is what is left, when the process ends
-        gc.enable()
-        if not args.quiet or args.output:
-            sections = import_sections(result, verbose=args.verbose)
-            publish_named(figures_report(result, sections), args, settings)
-        return 3 if result.feeds_failed else 0
     return 0
 
 
@@ -6656,19 +6473,24 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
 
 
 def tell_unknown_variables(env: Mapping[str, str]) -> None:
-    """Warn of variables that would silently do nothing."""
-    for name, meant in unknown_variables(env, env.keys() - os.environ.keys()).items():
-        near = f"did you mean {meant}?" if meant else ".env.example lists them"
-        place = "the environment" if name in os.environ else dotenv_path(os.environ)
-        log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, near)
+    """Warn of variables that look like ours, and would silently do nothing.
+
+    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
+    """
+    from difflib import get_close_matches
+
+    ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
+    for name in sorted({*filter(ours, env), *(env.keys() - os.environ.keys())} - VARIABLES):
+        near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
+        if env[name].strip() and (ours(name) or near):
+            hint = f"did you mean {near[0]}?" if near else ".env.example lists them"
+            place = "the environment" if name in os.environ else dotenv_path(os.environ)
+            log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
 
 
-FULL = "free some disk space"
 DISK_REMEDIES = {
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EACCES: "make it accessible to you",
-    errno.EPERM: "make it accessible to you",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it accessible to you"),
     errno.EROFS: "choose a place that can be written",
     errno.EMFILE: "allow more open files (ulimit -n)",
 }
@@ -6690,16 +6512,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if imports(args):
             log.addHandler(log_file(state_directory(env)))
         tell_unknown_variables(env)
-        settings = Settings.from_env(
-            env,
-            agents=args.agents,
-            hash_projects=args.hash_projects,
-            claims_name=bool(os.environ.get("MACHINE_NAME", "").strip()),
-            reprice=args.reprice,
-            allow_shrink=args.allow_shrink,
-            dry_run=args.dry_run,
-            lock_timeout=args.lock_timeout,
-        )
+        options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
+        claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
+        given = {name: getattr(args, name) for name in options}
+        settings = Settings.from_env(env, claims_name=claims_name, **given)
         return run_command(settings, args)
     except ImporterError as error:
         log.error("%s", error)

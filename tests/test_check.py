@@ -391,17 +391,40 @@ def test_no_password_and_no_project_is_printed(tmp_path: Path, theirs: Database)
 
 
 def test_another_zone_key_or_installation_is_found_before_the_import_finds_it(
-    machine: Machine,
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine.imports()
     found = check(machine, CCUSAGE_TIMEZONE="Asia/Tokyo", code=1)
     assert failures(found) == ["identity"]
     assert "stored in UTC" in found["identity"]["detail"] + found["identity"]["remedy"]
     assert failures(check(machine, PROJECT_HASH_KEY="x", code=1)) == ["identity"]
-    other = check(machine, CCUSAGE_STATE_DIR=str(machine.home / "other"), code=0)
-    assert "another installation" in other["machine name"]["remedy"]
+    elsewhere = {"CCUSAGE_STATE_DIR": str(machine.home / "other")}
+    assert check(machine, **elsewhere, code=0)["machine name"]["status"] == "ok"  # it says its name
+    monkeypatch.setattr(socket, "gethostname", lambda: "m1")
+    found = check(machine, MACHINE_NAME="", **elsewhere, code=1)
+    assert failures(found) == ["name in use"]
+    assert "another installation imported under this name" in found["name in use"]["detail"]
+    assert "MACHINE_NAME" in machine.imports(MACHINE_NAME="", **elsewhere, code=2).err
     (machine.state / "machine.json").write_text("{")
     assert failures(check(machine, code=1)) == ["identity"]
+
+
+def test_the_check_says_what_the_next_import_does_with_names(machine: Machine) -> None:
+    def said(*args: str) -> str:
+        return str(check(machine, *args, code=0)["privacy"]["detail"])
+
+    shown, hashed = "names are stored as they are", "names are hashed, without PROJECT_HASH_KEY"
+    assert [said(), said("--no-hash-projects")] == [hashed, shown]
+    machine.stores("--no-hash-projects")
+    assert [said(), said("--hash-projects")] == [shown, hashed]
+    path = machine.state / "machine.json"
+    identity = json.loads(path.read_text())
+    del identity["hashed"]  # as version 1.0 left it
+    path.write_text(json.dumps(identity))
+    assert said() == shown
+    machine.stores("--hash-projects")
+    path.write_text(json.dumps(identity))
+    assert said() == hashed
 
 
 def test_a_directory_that_may_not_be_written_fails_the_check(alone: Machine) -> None:

@@ -619,7 +619,8 @@ def test_an_interrupt_ends_at_once_with_130_and_leaves_no_child(
     tmp_path: Path, how: signal.Signals, first: bool
 ) -> None:
     machine = Machine(tmp_path)
-    machine.env["CCUSAGE_COMMAND"] = str(write_stub(tmp_path / "stub", FORKS))
+    body = f'case "$1" in session) echo "[]"; exit;; esac; {FORKS}'  # then three at once
+    machine.env["CCUSAGE_COMMAND"] = str(write_stub(tmp_path / "stub", body))
     if not first:
         (machine.state).mkdir(parents=True)
         identity = {"machine_name": "m1", "timezone": "UTC", "key_fingerprint": ""}
