@@ -5728,8 +5728,9 @@ class Checkup:
         remedy = "check the network, and the server's load"
         self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
         engines = importer.engines()
-        with self.failing("replicas"):
-            self.check_replicas(importer, engines)
+        if self.settings.host:
+            with self.failing("replicas"):
+                self.check_replicas(importer, engines)
         if database != self.settings.database:
             self.check_creation(importer)
             return
@@ -5765,20 +5766,22 @@ class Checkup:
         if any(engine.shared for engine in engines.values()):
             self.check_shared_tables(importer)
             return
-        plain = any(table.name in engines for table in ALL_TABLES)
+        cluster, plain = self.settings.cluster, any(table.name in engines for table in ALL_TABLES)
         if not plain and is_shared(importer, engines):
+            will = f"an import creates them on {cluster}, for which CH_USER needs CLUSTER ON *.*"
+            self.note("replicas", will if cluster else "ClickHouse Cloud shares what it creates")
             return
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
             hosts.update(importer.query("SELECT hostName()")[0])
         remedy = "name one in CH_HOST, or use CH_CLUSTER"
-        if self.settings.cluster:
+        if cluster:
             remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
         if len(hosts) > 1:
             detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
             self.fail("replicas", f"{detail}, which share no tables", remedy)
-        elif self.settings.cluster:
+        elif cluster:
             self.note(
                 "replicas", "in spite of CH_CLUSTER the tables are on this server alone", remedy
             )
