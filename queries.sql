@@ -1490,6 +1490,29 @@ ARRAY JOIN
     mapValues(held_reasons) AS held
 ORDER BY held DESC, machine_name ASC, reason ASC;
 
+-- name: twin-machines
+-- Which machines have sessions in common, so that the same transcripts count twice?
+WITH twins AS (
+    SELECT
+        session_key,
+        agent,
+        arraySort(groupArray(machine_name)) AS machines,
+        sum(sessions.total_tokens) - max(sessions.total_tokens) AS tokens,
+        sum(sessions.total_cost) - max(sessions.total_cost) AS cost
+    FROM ccusage_usage_sessions AS sessions FINAL
+    GROUP BY session_key, agent
+    HAVING count() > 1
+)
+SELECT
+    arrayStringConcat(machines, ', ') AS machine_names,
+    agent,
+    count() AS sessions,
+    sum(tokens) AS counted_twice_tokens,
+    sum(cost) AS counted_twice_cost
+FROM twins
+GROUP BY machine_names, agent
+ORDER BY counted_twice_cost DESC, machine_names ASC, agent ASC;
+
 -- name: ccusage-versions
 -- Which versions of ccusage have produced the stored days, on which machines?
 SELECT

@@ -103,7 +103,7 @@ FACTS = [
     Fact("server", "claude", 16, "alpha", "s12", SONNET, 1, 3, 5, 70),
     Fact("server", "claude", 40, "alpha", "s9", OPUS, 2, 6, 30, 300),
     Fact(QUOTED, "claude", 2, "beta", "s11", OPUS, 2, 14, 60, 330),
-    Fact(QUOTED, "claude", 33, "beta", "s13", SONNET, 3, 15, 61, 333),
+    Fact(QUOTED, "claude", 33, "beta", "s3", SONNET, 3, 15, 61, 333),  # as on the laptop
     Fact(QUOTED, "codex", 0, "", "c1", GPT, 70, 20, 0, 300),
     Fact(QUOTED, "codex", 1, "", "c1", GPT, 71, 21, 0, 310),
     Fact(QUOTED, "codex", 10, "", "c0", "", 0, 0, 0, 0),  # ccusage reports such empty days
@@ -1141,6 +1141,26 @@ def _(w: World) -> Rows:
 def _(w: World) -> Rows:
     at = w.now - timedelta(minutes=30)
     return [("laptop", at, "smaller", 3), ("laptop", at, "unmoved", 1)]
+
+
+@answers("twin-machines")
+def _(w: World) -> Rows:
+    machines = by(w.facts, lambda f: (f.agent, f.session_key))
+    twins = [
+        (agent, by(facts, lambda f: f.machine))
+        for (agent, _), facts in machines.items()
+        if len({f.machine for f in facts}) > 1
+    ]
+    groups = by(twins, lambda twin: (", ".join(sorted(twin[1])), twin[0]))
+    rows = []
+    for (names, agent), several in groups.items():
+        tokens, cost = 0, 0.0
+        for _, facts in several:
+            counts = [total(mine, "tokens") for mine in facts.values()]
+            costs = [total(mine) for mine in facts.values()]
+            tokens, cost = tokens + sum(counts) - max(counts), cost + sum(costs) - max(costs)
+        rows.append((names, agent, len(several), tokens, cost))
+    return sorted(rows, key=lambda row: (-row[4], row[0], row[1]))
 
 
 @answers("ccusage-versions")
