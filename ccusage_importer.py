@@ -3176,7 +3176,8 @@ class ClickHouseImporter:
         found: Counter[str] = Counter()
         for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
+            for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
+                found[name] += number
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:
