@@ -3949,9 +3949,8 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 refuse_twins(importer, identity, past, feeds.reported)
             tell_identity(recorded, identity, past)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            elsewhere = elsewhere_notes(settings, identity.machine_name, recorded, past)
-            others = other_installations(past, identity)
-            for warning in (*missing, *elsewhere, *others, *plan.notes):
+            tell_elsewhere(settings, identity.machine_name, recorded, past)
+            for warning in (*missing, *other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
                 if identity != recorded:
@@ -4365,18 +4364,27 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
     )
 
 
-def elsewhere_notes(
-    settings: Settings, machine: str, recorded: Identity | None, past: Past
-) -> list[str]:
-    """Warnings: a history does not follow when another database is set."""
-    found = history_elsewhere(settings, machine, recorded, past)
-    return [f"{found[0]}; to bring it here, run {found[1]}"] if found else []
+def tell_elsewhere(settings: Settings, machine: str, recorded: Identity | None, past: Past) -> None:
+    """Say that a history does not follow when another database is set."""
+    if found := history_elsewhere(settings, machine, recorded, past):
+        log.log(logging.WARNING if found.known else logging.INFO, "%s", found)
+
+
+class Elsewhere(NamedTuple):
+    """A history in another database, and the command that brings it. `known`: it was seen there."""
+
+    what: str
+    command: str
+    known: bool
+
+    def __str__(self) -> str:
+        return f"{'WARNING: ' * self.known}{self.what}; to bring it here, run {self.command}"
 
 
 def history_elsewhere(
     settings: Settings, machine: str, recorded: Identity | None, past: Past
-) -> tuple[str, str] | None:
-    """Where the history of a machine lies that has none here, and the command that brings it."""
+) -> Elsewhere | None:
+    """Where the history lies of a machine that has none here, if there is any."""
     command, place = "ccusage_importer.py --copy-from", settings.embedded_path
     if past.identity:
         return None
@@ -4388,9 +4396,10 @@ def history_elsewhere(
                 days = stored_records(next(iter(found.holdings)).stored)["daily"]
             cost = money(math.fsum(_costs(days.values())))
             what = f"{embedded.where} holds {counted(len(days), 'day')} of {machine}, {cost}"
-            return what, f"{command} {shlex.quote(str(place))}"
+            return Elsewhere(what, f"{command} {shlex.quote(str(place))}", known=True)
     what = f"{machine} has imported before, but {settings.where} holds no import of it"
-    return (what, f"{command} with the former database") if recorded else None
+    command += " with the former database"
+    return Elsewhere(what, command, known=False) if recorded else None
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -6177,7 +6186,7 @@ class Checkup:
         if self.stored is not None:
             elsewhere = history_elsewhere(settings, name, self.recorded, self.past)
             if elsewhere:
-                self.note("former history", elsewhere[0], f"run {elsewhere[1]}")
+                self.note("former history", elsewhere.what, f"run {elsewhere.command}")
 
     def check_disk(self, path: Path) -> None:
         import shutil
