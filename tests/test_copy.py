@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -194,6 +195,30 @@ def test_the_next_import_goes_on_as_if_it_had_always_been_there(
     assert len(after["ccusage_usage_daily"]) == len(before["ccusage_usage_daily"]) + 1
     installations = database.query(f"SELECT DISTINCT installation_id FROM {HISTORY}")
     assert len(installations) == 1
+
+
+def test_what_is_copied_is_of_a_moment_at_which_no_import_writes(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ccusage_importer, "WRITING", 20.0)
+    machine = Machine(tmp_path, "m1", database=database)
+    machine.populate(days=1)
+    machine.stores()
+    late = [Message(datetime(2025, 9, 29, 9, tzinfo=timezone.utc), model="claude-new-1")]
+    transcripts.write_session(machine.claude, "-p", "late", late)
+    database.server.arm("delay:2", match="^INSERT.*usage_daily")
+    new = "SELECT count() FROM ccusage_models_used WHERE model_name = 'claude-new-1'"
+    process = machine.fork()
+    while process.is_alive() and database.query(new) == [(0,)]:
+        time.sleep(0.02)
+    began = len(machine.history())
+    copy = {"CH_HOST": "", "CH_DATABASE": "", "MACHINE_NAME": ""}
+    own = {"CCUSAGE_STATE_DIR": str(tmp_path / "own")}  # the import holds the lock of its own
+    machine.stores("--copy-from", address(database), **copy, **own)
+    process.join()
+    assert (began, len(machine.history())) == (1, 2)
+    with embedded(machine.path) as query:
+        assert_same(read(query, "m1"), read(database.query, "m1"))
 
 
 # --- which of two rows stays ---------------------------------------------------------------
