@@ -470,12 +470,13 @@ def _scratch(place: Path, prefix: str) -> Iterator[Path]:
                 os.close(handle)
     while True:
         path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
-        handle = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):  # another run has taken it for abandoned
+            handle = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network disks have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                break
+            os.close(handle)
     try:
         yield path
     finally:
