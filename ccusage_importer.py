@@ -1,10 +1,54 @@
 """Keep what Claude Code and its kin cost you, for ever, in ClickHouse.
 
-    argv, env, .env → Settings → feeds → records → rows per table → upsert → summary → exit code
+An import asks the real `ccusage` for its five feeds, checks them, hashes the names in them, decides
+what the tables hold afterwards, and writes what differs, for this machine only. Without CH_HOST,
+the ClickHouse engine runs inside this process (chDB). The sections stand in the order in which the
+data flow; the import is complete before what only shows or checks:
 
-Asks the real `ccusage` for its five JSON reports in parallel, checks them, hashes what is
-private and writes what changed to ClickHouse, for this machine only. Without CH_HOST the
-ClickHouse engine runs inside this process (chDB).
+    errors, settings, identity   what fails on purpose; environment and `.env`; machine.json
+    ccusage                      find it, run it, fetch its feeds
+    records                      what the feeds' JSON must be, and the checked values out of it
+    rules                        what the rows become, from what is stored and what is reported
+    tables                       records as rows, rows as records, and what differs
+    store                        all SQL of an import: schema, reading, writing
+    import                       the story: lock, fetch, read, decide, write, record the run
+    statistics                   what is stored, as figures
+    output                       figures as text, JSON, CSV, Markdown and HTML
+    queries                      the questions of queries.sql
+    check                        whether the next import will succeed
+    command line                 arguments, log, exit codes
+
+Words that are neither ccusage's nor ClickHouse's own:
+
+    feed          what ccusage says when it is asked: daily, monthly, session, blocks or projects
+    report        what this program prints
+    record        one row of a feed, checked; its `key` finds the row of a table
+    share         one model's part of a record
+    stored        what the tables hold before a run
+    reported      what the valid feeds of this run say
+    decision      what a table holds after a run, and why that is not what is reported
+    kept, held    said of a stored row that stays although less is reported
+    lowered       said of a row that gets smaller, for a reason that people are told
+    correction    a row gets smaller, because another version of ccusage counts better
+    evidence      what the sessions tell of the transcripts: which are there, moved, or gone
+    lost          a stored session whose transcripts are gone
+    uncounted     a session that is not reported, although its transcript lies on the disk
+    moved         a session that is reported under another path than the stored one
+    adrift        a session of which messages now count in another one, nobody can tell how many
+    conversation  sessions that share messages, as when one resumes another
+    following     said of a conversation that becomes what is reported; `unclear`: it stays
+    growth        what a session used since it was stored
+    span          the time, and perhaps the project, that a row stands for
+    touches       something of the session may be in that span; `within`: all of it is
+    parts         what a row is summed from: a month's days, a day's projects, their sessions
+    stretch       blocks that overlap, of which one cut, stored or reported, stays whole
+    lumped        counted in one row by ccusage 15 to 18: all sessions of a project
+    identity      the name, zone and key of this machine, as its first import recorded them
+    fingerprint   a digest that tells whether the hash key is the recorded one
+    installation  a state directory; two under one name are two machines that overwrite each other
+    twin          a session that is stored under another machine's name, too
+    child         a row of a model, which belongs to a row of another table, its parent
+    clean         said of a stored row of which a killed run left no other version
 
 Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
 imported and some failed, 4 another import holds the lock, 5 a budget is exceeded (--stats
@@ -369,14 +413,14 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
-    parts, whole = [value.strip()], "/~"
+    parts, begins = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
         parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
     elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
-        parts, whole = [part.strip() for part in value.split(",")], "/"
+        parts, begins = [part.strip() for part in value.split(",")], "/"
     elif name not in PATHS:
         return False
-    return any(part and part[0] not in whole for part in parts)
+    return any(part and part[0] not in begins for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:

@@ -1,0 +1,65 @@
+"""Thousands of random lives of transcripts: what the rules promise holds after each import.
+
+Where a life breaks a promise, the failure tells it as a short story.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from lives import MIXED, PLAIN, live, make_life, shrink, story, zone_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lives import Violation
+
+# How many of 1,000 lives with copies and lost parts break a promise, as measured. Messages that are
+# in several files, or that vanish from one which stays, leave too little to see.
+MEASURED: Mapping[tuple[str, str], int] = {}
+
+
+def found_in(seed: int, kinds: Mapping[str, float], most: int) -> list[Violation]:
+    return live(make_life(seed, kinds, most), zone_of(seed))
+
+
+def tell(seed: int, kinds: Mapping[str, float], most: int, like: Violation) -> str:
+    """A life as a story that is as short as it can be."""
+    zone = zone_of(seed)
+    return f"\nseed {seed}: {story(shrink(make_life(seed, kinds, most), zone, like), zone)}"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most"),
+    [
+        (range(1_000), 14),
+        pytest.param(range(1_000, 20_000), 14, marks=pytest.mark.stress),
+        pytest.param(range(20_000, 23_000), 60, marks=pytest.mark.stress),
+    ],
+)
+def test_without_copies_every_table_holds_exactly_what_was_ever_used(
+    seeds: Iterable[int], most: int
+) -> None:
+    for seed in seeds:
+        found = found_in(seed, PLAIN, most)
+        assert not found, tell(seed, PLAIN, most, found[0])
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(1_000), pytest.param(range(1_000, 20_000), marks=pytest.mark.stress)]
+)
+def test_with_copies_and_lost_parts_few_lives_break_a_promise(seeds: range) -> None:
+    kinds = {**PLAIN, **MIXED}
+    broken: Counter[tuple[str, str]] = Counter()
+    examples = {}
+    for seed in seeds:
+        for kind, one in {(v.kind, v.table): v for v in found_in(seed, kinds, 14)}.items():
+            broken[kind] += 1
+            examples.setdefault(kind, (seed, one))
+    print(f"of {len(seeds):,} lives: {dict(broken)}")
+    for kind, number in broken.items():
+        seed, one = examples[kind]
+        allowed = MEASURED.get(kind, 0) * len(seeds) / 1_000
+        assert number <= allowed, f"{kind}: {number} {tell(seed, kinds, 14, one)}"
