@@ -66,6 +66,7 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "user": "default",
         "password": "",
         "database": "default",
+        "cluster": "",
         "ca_cert": None,
         "verify": True,
         "embedded_path": home / ".local/share/ccusage-import/clickhouse",
