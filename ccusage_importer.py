@@ -3635,18 +3635,15 @@ def plan_import(
         steady=past.complete and newest <= past.newest,
     )
     accept_feeds(feeds, policy)
-    decisions = decide_all(records, feeds.reported, ids, policy)
-    if is_outdated(decisions, records, ids, policy, feeds):
-        decisions = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
+    decisions = decide_in_time(records, feeds, ids, policy)
     after = {feed: decision.after for feed, decision in decisions.items()}
     changes = find_changes(after, stored, policy.version_text)
     notes = [
         *correction_notes(decisions, policy.version_text),
         *twin_notes(importer, changes, stored),
         *budget_notes(importer, records["daily"], after["daily"], zone),
+        *(hidden_names_notes(records, feeds.reported, ids) if hiding else ()),
     ]
-    if hiding:
-        notes += hidden_names_notes(records, feeds.reported, ids)
     return Plan(
         at=at,
         cleanup_period_days=retention(settings, past),
@@ -3745,27 +3742,25 @@ def accept_feeds(feeds: Feeds, policy: Policy) -> None:
         raise FeedError("no feed could be imported; nothing was changed")
 
 
-def is_outdated(
-    decisions: Mapping[str, Decision],
-    records: Mapping[str, Records],
-    ids: Ids,
-    policy: Policy,
-    feeds: Feeds,
-) -> bool:
-    """Whether the evidence decides what is written, and other sessions are there by now.
+def decide_in_time(
+    records: Mapping[str, Records], feeds: Feeds, ids: Ids, policy: Policy
+) -> dict[str, Decision]:
+    """The decisions; without evidence, where it decides and other sessions are there by now.
 
     The feeds are separate scans, and transcripts may go or move between two of them.
     """
+    decisions = decide_all(records, feeds.reported, ids, policy)
     missing = records["session"].keys() - merged(feeds.reported, "session").keys()
-    same_ccusage = policy.version_text == policy.previous
     writes = any(decision.after != records[feed] for feed, decision in decisions.items())
-    if not writes or (same_ccusage and not missing):
-        return False
+    if not writes or (not missing and policy.version_text == policy.previous):
+        return decisions
     plain = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
     if all(decision.after == plain[feed].after for feed, decision in decisions.items()):
-        return False
+        return decisions
     again = feeds.ask_again()
-    return any(sessions.keys() != feeds.reported[place].keys() for place, sessions in again.items())
+    before = {place: rows.keys() for place, rows in feeds.reported.items() if place in again}
+    same = all(again[place].keys() == keys for place, keys in before.items())
+    return decisions if same else plain
 
 
 def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
