@@ -417,6 +417,19 @@ def test_tables_that_are_older_than_the_cluster_are_a_warning(
     assert [name for name, one in found.items() if one["status"] == "FAILED"] == []
 
 
+def test_plain_tables_in_a_replicated_database_are_a_warning(
+    machine: Machine, database: Database
+) -> None:
+    machine.stores()
+    database.server.pretend(IN_REPLICATED_DATABASE)
+    found = check(machine)
+    assert found["replicas"]["status"] == "warning"
+    assert found["replicas"]["detail"] == "the tables are on this server alone"
+    database.server.pretend(IN_REPLICATED_DATABASE | BALANCER)
+    assert check(machine)["replicas"]["status"] == "FAILED"
+    assert not [s for s in database.server.statements() if " ccusage_check_" in s.query]
+
+
 def test_who_may_not_see_the_replicas_is_told_the_grant(
     machine: Machine, database: Database
 ) -> None:
