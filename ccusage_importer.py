@@ -1928,7 +1928,7 @@ def gather_evidence(
     for group in () if whole_projects else conversations(olds, news, policy.on_disk):
         before, after = ([s[key] for key in group if key in s] for s in (olds, news))
         if _total(s.record for s in after) < _total(s.record for s in before):
-            waiting |= group
+            waiting |= group if not recounted(before, news, policy) else set()
         else:
             together = group | copied_by(group, olds, news, _total(a.record for a in after))
             following |= together
@@ -1957,6 +1957,15 @@ def gather_evidence(
         growths=SessionIndex(filter(None, grown)),
         following=frozenset(following),
         waiting=frozenset(waiting),
+    )
+
+
+def recounted(conversation: Iterable[Session], news: Mapping[Key, Session], policy: Policy) -> bool:
+    """Whether another ccusage counts less of sessions whose transcripts are all there."""
+    return all(
+        (old.record.id in news or old.name in policy.on_disk)
+        and policy.version_text not in (old.record.version, policy.previous)
+        for old in conversation
     )
 
 
@@ -2150,7 +2159,8 @@ def accept_or_keep(
     if old and record.tokens.total < old.tokens.total and not cause:
         decision.keep(old, new, GONE)
         return
-    if old and record.tokens == old.tokens and whole is not new:  # with all that is known of it
+    same = old and record.tokens == old.tokens != new.tokens
+    if old and same and not policy.reprice:  # with all that is known of it
         record = old._replace(details={**old.details, **displayed(new)})
     if record.tokens.total > new.tokens.total:
         decision.kept[new.id] = GONE
@@ -3305,7 +3315,8 @@ class ClickHouseImporter:
         found: Counter[str] = Counter()
         for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
+            for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
+                found[name] += number
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:

@@ -76,10 +76,11 @@ class History:
 
 
 def comparable(tables: Tables) -> Tables:
-    """Without gaps between blocks, and without the versions that wrote the rows."""
+    """Without gaps between blocks, and what no row can hold: who wrote it, a lost one's entries."""
+    left_out = ("ccusage_version", "entries")
     return {
         table: {
-            key: {name: value for name, value in row.items() if name != "ccusage_version"}
+            key: {name: value for name, value in row.items() if name not in left_out}
             for key, row in rows.items()
             if not row.get("is_gap")
         }

@@ -480,6 +480,11 @@ class Import:
         return not self.happened & MIXED.keys()
 
     @property
+    def is_believed(self) -> bool:
+        """Whether less by another ccusage looks like a correction: no whole session is missing."""
+        return self.corrects and not (self.plain and self.whole)
+
+    @property
     def whole(self) -> bool:
         """Whether no import missed a feed, and none fell into a change."""
         return not self.happened & {"torn", "fail"}
@@ -519,7 +524,7 @@ class Import:
 
     def below(self, feed: str, truth: Mapping[Any, int]) -> Iterator[Violation]:
         """A row holds less than was stored or is reported, and less than was used."""
-        if not self.knows_places(feed) or (self.corrects and not self.plain):
+        if not self.knows_places(feed) or self.is_believed:
             return
         for key in self.before[feed].keys() | self.reported[feed].keys():
             got = tokens(self.after[feed], key)
@@ -566,7 +571,7 @@ class Import:
             before, after = total(self.before[feed]), total(self.after[feed])
             if after > most:
                 yield Violation("above-sum", feed, "", after, most)
-            if after < min(before, true) and not (self.corrects and not self.plain):
+            if after < min(before, true) and not self.is_believed:
                 yield Violation("below-sum", feed, "", after, min(before, true))
             if feed in ("monthly", "projects") and self.whole:
                 if after != total(self.after["daily"]):

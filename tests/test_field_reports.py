@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NOON = datetime(2025, 9, 20, 12, tzinfo=timezone.utc)
 BEFORE, AFTER = "20.0.20", "20.0.24"
 MAIN, WORKTREE, OTHER = "-home-dev-repo", "-home-dev-repo--claude-worktrees-fix", "-home-dev-other"
+TEXTS = itertools.count()  # equal messages would be copies
 SIDES = list(itertools.product((False, True), repeat=4))
 
 
@@ -48,8 +49,8 @@ def quick(tmp_path: Path, database: Database) -> History:
 def thousands(number: int, begin: datetime, model: str = SONNET, minutes: int = 3) -> list[Message]:
     """So many messages of 1,000 tokens."""
     return [
-        Message(begin + timedelta(minutes=minutes * n), model, input=400, output=600)
-        for n in range(number)
+        Message(begin + timedelta(minutes=minutes * n), model, input=400, output=600, text=text)
+        for n, text in enumerate(map(str, itertools.islice(TEXTS, number)))
     ]
 
 
@@ -106,7 +107,7 @@ def test_a_codex_thread_that_is_archived_and_taken_up_again_counts_once(
     machine, folder = quick.machine, quick.machine.home / "codex"
     messages = thousands(4, ago(2), "gpt-5")
     path = write_codex(folder, "c", messages[:2])
-    write_codex(folder, "d", thousands(1, ago(2), "gpt-5"))
+    write_codex(folder, "d", thousands(1, ago(2, 1), "gpt-5"))
     quick.imports("--agents", "codex")
     archive = folder / "archived_sessions"
     archive.mkdir()
@@ -162,13 +163,13 @@ def test_a_new_ccusage_erases_nothing_of_what_other_agents_purge(
     write: Callable[..., Path] = write_codex if agent == "codex" else write_gemini
     model = "gpt-5" if agent == "codex" else "gemini-2.5-pro"
     gone = write(machine.home / agent, "a", thousands(9, ago(days), model))
-    write(machine.home / agent, "b", thousands(1, ago(days), model))
+    write(machine.home / agent, "b", thousands(1, ago(days, 1), model))
     quick.imports("--agents", agent)
     gone.unlink()
     machine.use(AFTER)
     quick.imports("--agents", agent)
     assert tokens(machine, agent) == [10_000] * 3
-    write(machine.home / agent, "c", thousands(2, ago(days), model))
+    write(machine.home / agent, "c", thousands(2, ago(days - 1), model))  # of another day
     quick.imports("--agents", agent)
     assert tokens(machine, agent) == [12_000] * 3
 
@@ -181,7 +182,7 @@ def test_what_is_used_on_the_day_of_a_loss_comes_on_top(
     """A worktree is merged and deleted at noon; work goes on in the main folder."""
     life.use("m", *thousands(4, ago(0, 3)), project=MAIN)
     for number in range(times):
-        life.use(f"w{number}", *thousands(6, ago(0, 2), OPUS), project=WORKTREE)
+        life.use(f"w{number}", *thousands(6, ago(0, 2 + number / 9), OPUS), project=WORKTREE)
     life.imports()
     for number in range(times):
         life.delete(f"w{number}")
@@ -299,7 +300,7 @@ def test_reprice_takes_the_present_prices(factor: float, quick: History) -> None
         quick.imports(*args)
         assert set(costs(machine).values()) == {paid}
     quick.imports("--reprice")
-    assert set(costs(machine).values()) == {pytest.approx(paid / 2 * (1 + factor))}
+    assert costs(machine) == pytest.approx(dict.fromkeys(FEED_TABLES, paid / 2 * (1 + factor)))
 
 
 # --- feeds that fail, and things that happen between two feeds ---------------------------------
@@ -400,7 +401,7 @@ def test_after_an_upgrade_from_18_each_table_holds_all_that_ever_was(
     quick.use("n", *thousands(2, ago(1, 1)), project=MAIN)
     quick.imports()
     tables, truth = comparable(machine.tables()), quick.truth()
-    for feed in ("daily", "monthly", "blocks", "projects"):
+    for feed in ("daily", "monthly", "projects"):  # of a block, one part may be gone
         assert {k: r["total_tokens"] for k, r in tables[FEED_TABLES[feed]].items()} == {
             k: r["total_tokens"] for k, r in truth[FEED_TABLES[feed]].items()
         }
