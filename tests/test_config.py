@@ -68,7 +68,6 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "database": "default",
         "cluster": "",
         "ca_cert": None,
-        "cluster": "",
         "verify": True,
         "embedded_path": home / ".local/share/ccusage-import/clickhouse",
         "machine_name": None,
