@@ -515,12 +515,13 @@ def _scratch(place: Path, prefix: str) -> Iterator[Path]:
                 os.close(handle)
     while True:
         path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
-        handle = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):  # another run has taken it for abandoned
+            handle = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network disks have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                break
+            os.close(handle)
     try:
         yield path
     finally:
@@ -6226,9 +6227,10 @@ class Checkup:
             return
         stored = importer.columns()
         changes = importer.schema_changes(stored)
+        shared = engines[""].shared or is_shared(importer, engines)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, stored, changes, shared=is_shared(importer, engines))
+            self.check_writing(importer, stored, changes, shared=shared)
         self.read_stored(importer, self.stored)
 
     def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
@@ -6253,28 +6255,27 @@ class Checkup:
 
     def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
         """Whether the servers that answer hold the same tables."""
-        if any(engine.shared for engine in engines.values()):
-            self.check_shared_tables(importer)
-            return
-        cluster, plain = self.settings.cluster, any(table.name in engines for table in ALL_TABLES)
-        if not plain and is_shared(importer, engines):
-            will = f"an import creates them on {cluster}, for which CH_USER needs CLUSTER ON *.*"
-            self.note("replicas", will if cluster else "ClickHouse Cloud shares what it creates")
+        cluster, several = self.settings.cluster, engines[""].shared
+        if is_shared(importer, engines):
+            if several or any(engine.shared for engine in engines.values()):
+                self.check_shared_tables(importer)
+            else:
+                creates = f"an import creates them on all servers of {cluster or 'the Cloud'}"
+                rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
+                self.note("replicas", creates + rights)
             return
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
             hosts.update(importer.query("SELECT hostName()")[0])
         remedy = "name one in CH_HOST, or use CH_CLUSTER"
-        if cluster:
+        if cluster or several:
             remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
         if len(hosts) > 1:
             detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
             self.fail("replicas", f"{detail}, which share no tables", remedy)
-        elif cluster:
-            self.note(
-                "replicas", "in spite of CH_CLUSTER the tables are on this server alone", remedy
-            )
+        elif cluster or several:
+            self.note("replicas", "the tables are on this server alone", remedy)
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
         """Whether the replicas can be written to, and how many there are."""
@@ -6489,9 +6490,11 @@ class Checkup:
 
 def is_shared(importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> bool:
     """Whether our tables are on several servers, or will be once they are created."""
+    tables = [engines[table.name] for table in ALL_TABLES if table.name in engines]
+    if tables:
+        return all(engine.shared for engine in tables)
     cloud = importer.client.get_client_setting("select_sequential_consistency")
-    shared = any(engine.shared for engine in engines.values())
-    return bool(cloud or importer.settings.cluster) or shared
+    return bool(cloud or importer.settings.cluster) or engines[""].shared
 
 
 def _nearest(path: Path) -> Path:

@@ -348,9 +348,9 @@ class Fleet:
         """Store the rows of so many other machines, as copies of the first one's."""
         for table in self.tables():
             self.server.query(
-                f"INSERT INTO {table} SELECT * REPLACE (concat('copy-', toString(number)) "
-                f"AS machine_name) FROM {table} CROSS JOIN numbers({times}) "
-                "WHERE machine_name = 'm0'"
+                f"INSERT INTO {table} SELECT * REPLACE (concat('copy-', "
+                f"toString(arrayJoin(range({times})))) AS machine_name) "
+                f"FROM (SELECT * FROM {table} WHERE machine_name = 'm0')"
             )
 
     def tables(self) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clickhouse_server import ClickHouseServer
-from tables import KEYS, VIEWS, Database, Machine, footprint
+from tables import KEYS, NO_OTHERS, VIEWS, Database, Machine, footprint
 
 from ccusage_importer import (
     ClickHouseImporter,
@@ -68,15 +68,27 @@ def replica(read_only: ClickHouseServer) -> Iterator[Database]:
     read_only.query("DROP DATABASE IF EXISTS usage SYNC")
 
 
-@pytest.fixture
-def machine(tmp_path: Path, database: Database) -> Machine:
-    return settled(Machine(tmp_path, database=database))
-
-
-def settled(machine: Machine) -> Machine:
-    """With two days of usage, which ccusage always tells alike."""
+@pytest.fixture(scope="module")
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What ccusage says of two days of usage."""
+    machine = Machine(tmp_path_factory.mktemp("feeds"))
     machine.populate(days=2)
-    machine.freeze()
+    return machine.feeds()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, database: Database, feeds: dict[str, Any]) -> Machine:
+    return hearing(Machine(tmp_path, database=database), feeds)
+
+
+@pytest.fixture
+def on_replica(tmp_path: Path, replica: Database, feeds: dict[str, Any]) -> Machine:
+    return hearing(Machine(tmp_path, database=replica), feeds)
+
+
+def hearing(machine: Machine, feeds: dict[str, Any]) -> Machine:
+    """A machine to which ccusage always says the same."""
+    machine.stub().say(agents=NO_OTHERS, **feeds)
     return machine
 
 
@@ -140,12 +152,11 @@ def test_clickhouse_understands_all_statements_for_a_cluster(
 
 
 def test_an_import_on_a_cluster_creates_replicated_tables_in_a_place_of_their_own(
-    tmp_path: Path, replica: Database
+    on_replica: Machine, replica: Database
 ) -> None:
-    machine = settled(Machine(tmp_path, database=replica))
     replica.server.pretend(NO_CLUSTER)
     began = time.monotonic()
-    said = machine.imports(code=1, CH_CLUSTER="both").err
+    said = on_replica.imports(code=1, CH_CLUSTER="both").err
     assert time.monotonic() - began < 10
     assert "(TABLE_IS_READ_ONLY)" in said
     assert "remedy: the replica is read-only: look at ClickHouse Keeper" in said
@@ -159,17 +170,16 @@ def test_an_import_on_a_cluster_creates_replicated_tables_in_a_place_of_their_ow
         assert " ON CLUSTER `both`" in statement.query
         assert int(statement.settings["distributed_ddl_task_timeout"]) < 60
     replica.server.statements(reset=True)
-    machine.imports(code=1, CH_CLUSTER="both")  # all is there
+    on_replica.imports(code=1, CH_CLUSTER="both")  # all is there
     assert not [s for s in replica.server.statements() if re.match("CREATE|ALTER", s.query)]
 
 
 def test_a_replicated_database_gets_replicated_tables_by_itself(
-    tmp_path: Path, replica: Database
+    on_replica: Machine, replica: Database
 ) -> None:
-    machine = settled(Machine(tmp_path, database=replica))
     replica.server.query("CREATE DATABASE usage")
     replica.server.pretend(IN_REPLICATED_DATABASE)
-    machine.imports(code=1, CH_CLUSTER="both")
+    on_replica.imports(code=1, CH_CLUSTER="both")
     sql = "SELECT name, engine FROM system.tables WHERE database = 'usage' AND engine != 'View'"
     engines = dict(replica.server.query(sql))
     wanted = dict.fromkeys(KEYS, "ReplicatedReplacingMergeTree")
@@ -178,12 +188,11 @@ def test_a_replicated_database_gets_replicated_tables_by_itself(
 
 
 def test_without_the_right_to_create_the_statements_for_the_cluster_are_shown(
-    tmp_path: Path, replica: Database
+    on_replica: Machine, replica: Database
 ) -> None:
-    machine = settled(Machine(tmp_path, database=replica))
     replica.server.query("CREATE DATABASE usage")
     replica.server.arm("code:497", match="^CREATE")
-    said = machine.imports(code=1, CH_CLUSTER="both").err
+    said = on_replica.imports(code=1, CH_CLUSTER="both").err
     assert "CLUSTER ON *.*" in said
     assert said.count(" ON CLUSTER `both`") == len(TABLES) + len(VIEWS)
 
@@ -337,14 +346,13 @@ def test_each_error_of_replicas_has_a_remedy_of_its_own(
 
 
 def test_the_check_says_that_a_replica_is_read_only_in_ten_seconds(
-    tmp_path: Path, replica: Database
+    on_replica: Machine, replica: Database
 ) -> None:
-    machine = settled(Machine(tmp_path, database=replica))
     replica.server.pretend(NO_CLUSTER)
-    machine.imports(code=1, CH_CLUSTER="both")
+    on_replica.imports(code=1, CH_CLUSTER="both")
     replica.server.statements(reset=True)
     began = time.monotonic()
-    found = check(machine, CH_CLUSTER="both")
+    found = check(on_replica, CH_CLUSTER="both")
     assert time.monotonic() - began < 10
     assert found["replicas"]["status"] == "FAILED"
     assert found["replicas"]["detail"] == f"read-only: {', '.join(sorted(TABLES))}"
@@ -407,6 +415,19 @@ def test_tables_that_are_older_than_the_cluster_are_a_warning(
     assert found["replicas"]["status"] == "warning"
     assert "AS REPLICATED" in found["replicas"]["remedy"]
     assert [name for name, one in found.items() if one["status"] == "FAILED"] == []
+
+
+def test_plain_tables_in_a_replicated_database_are_a_warning(
+    machine: Machine, database: Database
+) -> None:
+    machine.stores()
+    database.server.pretend(IN_REPLICATED_DATABASE)
+    found = check(machine)
+    assert found["replicas"]["status"] == "warning"
+    assert found["replicas"]["detail"] == "the tables are on this server alone"
+    database.server.pretend(IN_REPLICATED_DATABASE | BALANCER)
+    assert check(machine)["replicas"]["status"] == "FAILED"
+    assert not [s for s in database.server.statements() if " ccusage_check_" in s.query]
 
 
 def test_who_may_not_see_the_replicas_is_told_the_grant(
