@@ -1,10 +1,54 @@
 """Keep what Claude Code and its kin cost you, for ever, in ClickHouse.
 
-    argv, env, .env → Settings → feeds → records → rows per table → upsert → summary → exit code
+An import asks the real `ccusage` for its five feeds, checks them, hashes the names in them, decides
+what the tables hold afterwards, and writes what differs, for this machine only. Without CH_HOST,
+the ClickHouse engine runs inside this process (chDB). The sections stand in the order in which the
+data flow; the import is complete before what only shows or checks:
 
-Asks the real `ccusage` for its five JSON reports in parallel, checks them, hashes what is
-private and writes what changed to ClickHouse, for this machine only. Without CH_HOST the
-ClickHouse engine runs inside this process (chDB).
+    errors, settings, identity   what fails on purpose; environment and `.env`; machine.json
+    ccusage                      find it, run it, fetch its feeds
+    records                      what the feeds' JSON must be, and the checked values out of it
+    rules                        what the rows become, from what is stored and what is reported
+    tables                       records as rows, rows as records, and what differs
+    store                        all SQL of an import: schema, reading, writing
+    import                       the story: lock, fetch, read, decide, write, record the run
+    statistics                   what is stored, as figures
+    output                       figures as text, JSON, CSV, Markdown and HTML
+    queries                      the questions of queries.sql
+    check                        whether the next import will succeed
+    command line                 arguments, log, exit codes
+
+Words that are neither ccusage's nor ClickHouse's own:
+
+    feed          what ccusage says when it is asked: daily, monthly, session, blocks or projects
+    report        what this program prints
+    record        one row of a feed, checked; its `key` finds the row of a table
+    share         one model's part of a record
+    stored        what the tables hold before a run
+    reported      what the valid feeds of this run say
+    decision      what a table holds after a run, and why that is not what is reported
+    kept, held    said of a stored row that stays although less is reported
+    lowered       said of a row that gets smaller, for a reason that people are told
+    correction    a row gets smaller, because another version of ccusage counts better
+    evidence      what the sessions tell of the transcripts: which are there, moved, or gone
+    lost          a stored session whose transcripts are gone
+    uncounted     a session that is not reported, although its transcript lies on the disk
+    moved         a session that is reported under another path than the stored one
+    adrift        a session of which messages now count in another one, nobody can tell how many
+    conversation  sessions that share messages, as when one resumes another
+    following     said of a conversation that becomes what is reported; `unclear`: it stays
+    growth        what a session used since it was stored
+    span          the time, and perhaps the project, that a row stands for
+    touches       something of the session may be in that span; `within`: all of it is
+    parts         what a row is summed from: a month's days, a day's projects, their sessions
+    stretch       blocks that overlap, of which one cut, stored or reported, stays whole
+    lumped        counted in one row by ccusage 15 to 18: all sessions of a project
+    identity      the name, zone and key of this machine, as its first import recorded them
+    fingerprint   a digest that tells whether the hash key is the recorded one
+    installation  a state directory; two under one name are two machines that overwrite each other
+    twin          a session that is stored under another machine's name, too
+    child         a row of a model, which belongs to a row of another table, its parent
+    clean         said of a stored row of which a killed run left no other version
 
 Exit codes: 0 all feeds imported, 1 failed, 2 wrong usage or configuration, 3 some feeds
 imported and some failed, 4 another import holds the lock, 5 a budget is exceeded (--stats
@@ -137,6 +181,7 @@ class Settings(NamedTuple):
     user: str = "default"
     password: str = ""
     database: str = "default"
+    cluster: str = ""  # whose servers all hold the tables
     ca_cert: str | None = None
     verify: bool = True
     machine_name: str | None = None
@@ -169,6 +214,8 @@ class Settings(NamedTuple):
             "patience": 1.5 * given.get("timeout", 120),
             "password": env.get("CH_PASSWORD", ""),  # one of spaces, too
         }
+        if "host" not in given:
+            given.pop("cluster", None)
         return cls(**values | given | options)
 
     @property
@@ -239,6 +286,12 @@ def _host(text: str) -> str:
     return text
 
 
+def _cluster(text: str) -> str:
+    if re.search(r"[^A-Za-z0-9_.-]", text):  # it becomes a part of statements and of a path
+        raise ValueError(f"expected a name of letters, digits, '_', '.' and '-', got {text!r}")
+    return text
+
+
 def _one_of(known: Mapping[str, Any], text: str) -> Any:
     if (word := text.lower()) not in known:
         raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
@@ -298,6 +351,7 @@ READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "CH_USER": ("user", str),
     "CH_PASSWORD": ("password", str),
     "CH_DATABASE": ("database", str),
+    "CH_CLUSTER": ("cluster", _cluster),
     "CH_CA_CERT": ("ca_cert", os.path.expanduser),
     "CH_VERIFY": ("verify", partial(_one_of, TRUTH)),
     "CH_EMBEDDED_PATH": ("embedded_path", _folder),
@@ -359,14 +413,14 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
-    parts, whole = [value.strip()], "/~"
+    parts, begins = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
         parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
     elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
-        parts, whole = [part.strip() for part in value.split(",")], "/"
+        parts, begins = [part.strip() for part in value.split(",")], "/"
     elif name not in PATHS:
         return False
-    return any(part and part[0] not in whole for part in parts)
+    return any(part and part[0] not in begins for part in parts)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -387,6 +441,8 @@ class Identity(NamedTuple):
     """Who this machine is in the database, as its first import recorded it in machine.json.
 
     `hashed` tells whether names are stored as hashes; version 1.0 did not record it (None).
+    `newest_run` is the `updated_at` of this machine's last run, in the import history whose table
+    has the UUID `history_uuid`, which is the same on all replicas.
     """
 
     machine_name: str
@@ -394,6 +450,8 @@ class Identity(NamedTuple):
     key_fingerprint: str
     installation_id: str
     hashed: bool | None = None
+    history_uuid: str | None = None
+    newest_run: str | None = None
 
     @classmethod
     def load(cls, state_dir: Path) -> Identity | None:
@@ -456,12 +514,13 @@ def _scratch(place: Path, prefix: str) -> Iterator[Path]:
                 os.close(handle)
     while True:
         path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
-        handle = os.open(path, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network disks have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():  # else another run has just taken it for abandoned
-            break
-        os.close(handle)
+        with contextlib.suppress(FileNotFoundError):  # another run has taken it for abandoned
+            handle = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # some network disks have no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                break
+            os.close(handle)
     try:
         yield path
     finally:
@@ -531,7 +590,8 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     hashed = settings.hash_projects
     if hashed is None and recorded:
         hashed = recorded.hashed
-    return Identity(name, zone, fingerprint, installation, hashed)
+    newest = (recorded.history_uuid, recorded.newest_run) if recorded else (None, None)
+    return Identity(name, zone, fingerprint, installation, hashed, *newest)
 
 
 def claude_directories(env: Mapping[str, str]) -> list[Path]:
@@ -2709,6 +2769,7 @@ CLICKHOUSE_REMEDIES = {
     "run an import once: it adds the columns that are missing": (16, 47),
     "run an import once: it creates the tables and views": (UNKNOWN_TABLE,),
     "create the database, or set CH_DATABASE": (UNKNOWN_DATABASE,),
+    "set CH_CLUSTER to a cluster that the server knows: see system.clusters": (701,),
     "check CH_USER and CH_PASSWORD": (192, 193, 516),
     "set CH_PASSWORD": (194,),
     "let the server accept CH_USER from this machine's address": (195,),
@@ -2742,6 +2803,13 @@ NETWORK_REMEDIES = {
     "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
     "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
     "": "check CH_HOST and CH_PORT, then run it again",
+}
+# How long a statement waits for other servers, and for Keeper: less than we wait for its answer.
+# A server that is down does what it missed once it is back.
+REPLICA_SETTINGS = {
+    "distributed_ddl_task_timeout": 20,
+    "distributed_ddl_output_mode": "null_status_on_timeout",
+    "insert_keeper_max_retries": 5,
 }
 
 
@@ -2800,6 +2868,7 @@ def connect(settings: Settings, *, create: bool = True, path: Path | None = None
         if not create:
             return make("system")  # which has none of our tables
         statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+        statement = for_replicas(statement, settings.cluster)
         try:
             with contextlib.closing(make("default")) as client:
                 client.command(statement)
@@ -2821,7 +2890,7 @@ def _server(settings: Settings, database: str) -> Client:
     import clickhouse_connect
     from clickhouse_connect.driver import httputil
 
-    return clickhouse_connect.get_client(
+    client = clickhouse_connect.get_client(
         host=settings.host,
         port=settings.port,
         interface=settings.protocol,
@@ -2836,6 +2905,13 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
+    known, wanted = client.server_settings, dict(REPLICA_SETTINGS)
+    if "cloud_mode" in known and known["cloud_mode"].value == "1":
+        wanted["select_sequential_consistency"] = 1
+    for name, value in wanted.items():
+        if name in known and not known[name].readonly:
+            client.set_client_setting(name, value)
+    return client
 
 
 def proxy_url(settings: Settings) -> str | None:
@@ -2993,6 +3069,24 @@ def schema_changes(stored: Mapping[str, set[str]]) -> dict[str, str]:
     return changes
 
 
+def for_replicas(statement: str, cluster: str) -> str:
+    """A statement of the schema for a cluster or, without one, for a Replicated database.
+
+    Each server holds all rows, whatever its shard: all share a table's one place in Keeper.
+    """
+    place = ""
+    if cluster:
+        named = rf"\g<0> ON CLUSTER `{cluster}`"
+        statement = re.sub(r"^[A-Z ]+(`.+`|\w+)", named, statement)
+        place = f"'/clickhouse/tables/{cluster}/{{database}}/{{table}}', '{{shard}}-{{replica}}'"
+
+    def engine(match: re.Match[str]) -> str:
+        arguments = ", ".join(filter(None, (place, match[2])))
+        return f"ENGINE = Replicated{match[1]}({arguments})"
+
+    return re.sub(r"^ENGINE = (\w+)(?:\((.+)\))?", engine, statement, flags=re.MULTILINE)
+
+
 def legacy_tables(client: Client) -> list[str]:
     """The tables of ours that an older importer made, or that await their adoption.
 
@@ -3029,6 +3123,18 @@ def refuse_legacy(client: Client, settings: Settings) -> None:
             f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
             "become of them"
         )
+
+
+class Engine(NamedTuple):
+    """The engine of a table or a database, and the UUID, which its replicas share."""
+
+    name: str = ""
+    uuid: str = ""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several servers hold it."""
+        return self.name.startswith(("Replicated", "Shared"))
 
 
 class Past(NamedTuple):
@@ -3087,12 +3193,32 @@ class ClickHouseImporter:
         self.absent = frozenset(item.name for item in read_schema()) - found.keys()
         return found
 
+    def engines(self) -> defaultdict[str, Engine]:
+        """The engines of our tables and views, and under the empty name that of the database."""
+        sql = (
+            "SELECT '', engine, toString(uuid) FROM system.databases "
+            "WHERE name = currentDatabase() UNION ALL "
+            "SELECT name, engine, toString(uuid) FROM system.tables "
+            "WHERE database = currentDatabase() AND startsWith(name, 'ccusage_')"
+        )
+        return defaultdict(Engine, {name: Engine(*rest) for name, *rest in self.query(sql)})
+
+    def schema_changes(self, stored: Mapping[str, set[str]]) -> dict[str, str]:
+        """What the schema needs, in the statements that replicas need."""
+        changes, cluster = schema_changes(stored), self.settings.cluster
+        database = self.engines()[""] if changes else Engine()
+        if database.shared:  # it sends its statements to its servers by itself
+            cluster = ""
+        if cluster or database.name == "Replicated":
+            return {step: for_replicas(sql, cluster) for step, sql in changes.items()}
+        return changes
+
     def prepare(self, *, create: bool) -> None:
         """Bring the schema to this version, saying each step; or note which tables are absent."""
         found = self.columns()
         if not create:
             return
-        changes = schema_changes(found)
+        changes = self.schema_changes(found)
         for done, (says, statement) in enumerate(changes.items()):
             log.info("%s: %s", self.settings.database, says)
             try:
@@ -3106,7 +3232,10 @@ class ClickHouseImporter:
                 raise StoreError(
                     str(error).partition("\n")[0]
                     + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
-                    "the rights to create, alter and drop tables and views:\n" + "\n".join(lines)
+                    "the rights to create, alter and drop tables and views"
+                    + ", and CLUSTER ON *.*" * bool(self.settings.cluster)
+                    + ":\n"
+                    + "\n".join(lines)
                 ) from error
         self.absent = frozenset()
 
@@ -3186,7 +3315,8 @@ class ClickHouseImporter:
         found: Counter[str] = Counter()
         for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
-            found.update(dict(self.query_own("ccusage_usage_sessions", sql, keys=keys)))  # type: ignore[arg-type]
+            for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
+                found[name] += number
         return dict(found.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> Stored:
@@ -3271,7 +3401,8 @@ class ClickHouseImporter:
         sql = (
             f"DELETE FROM {table.name} WHERE machine_name = {{machine:String}} "  # noqa: S608
             f"AND ({', '.join(columns)}) IN arrayZip({', '.join(arrays)}) "
-            "AND (updated_at < {at:DateTime64(3, 'UTC')} OR is_deleted)"
+            "AND (updated_at < {at:DateTime64(3, 'UTC')} OR is_deleted) "
+            "SETTINGS lightweight_deletes_sync = 1"  # not to wait for a replica that is down
         )
         for batch in _batches(keys):
             lists = zip(*batch, strict=True)
@@ -3515,18 +3646,15 @@ def plan_import(
         steady=past.complete and newest <= past.newest,
     )
     accept_feeds(feeds, policy)
-    decisions = decide_all(records, feeds.reported, ids, policy)
-    if is_outdated(decisions, records, ids, policy, feeds):
-        decisions = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
+    decisions = decide_in_time(records, feeds, ids, policy)
     after = {feed: decision.after for feed, decision in decisions.items()}
     changes = find_changes(after, stored, policy.version_text)
     notes = [
         *correction_notes(decisions, policy.version_text),
         *twin_notes(importer, changes, stored),
         *budget_notes(importer, records["daily"], after["daily"], zone),
+        *(hidden_names_notes(records, feeds.reported, ids) if hiding else ()),
     ]
-    if hiding:
-        notes += hidden_names_notes(records, feeds.reported, ids)
     return Plan(
         at=at,
         cleanup_period_days=retention(settings, past),
@@ -3625,27 +3753,25 @@ def accept_feeds(feeds: Feeds, policy: Policy) -> None:
         raise FeedError("no feed could be imported; nothing was changed")
 
 
-def is_outdated(
-    decisions: Mapping[str, Decision],
-    records: Mapping[str, Records],
-    ids: Ids,
-    policy: Policy,
-    feeds: Feeds,
-) -> bool:
-    """Whether the evidence decides what is written, and other sessions are there by now.
+def decide_in_time(
+    records: Mapping[str, Records], feeds: Feeds, ids: Ids, policy: Policy
+) -> dict[str, Decision]:
+    """The decisions; without evidence, where it decides and other sessions are there by now.
 
     The feeds are separate scans, and transcripts may go or move between two of them.
     """
+    decisions = decide_all(records, feeds.reported, ids, policy)
     missing = records["session"].keys() - merged(feeds.reported, "session").keys()
-    same_ccusage = policy.version_text == policy.previous
     writes = any(decision.after != records[feed] for feed, decision in decisions.items())
-    if not writes or (same_ccusage and not missing):
-        return False
+    if not writes or (not missing and policy.version_text == policy.previous):
+        return decisions
     plain = decide_all(records, feeds.reported, ids, policy._replace(evidence=False))
     if all(decision.after == plain[feed].after for feed, decision in decisions.items()):
-        return False
+        return decisions
     again = feeds.ask_again()
-    return any(sessions.keys() != feeds.reported[place].keys() for place, sessions in again.items())
+    before = {place: rows.keys() for place, rows in feeds.reported.items() if place in again}
+    same = all(again[place].keys() == keys for place, keys in before.items())
+    return decisions if same else plain
 
 
 def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
@@ -3756,6 +3882,31 @@ def other_installations(past: Past, identity: Identity) -> list[str]:
     ]
 
 
+def missing_run(
+    importer: ClickHouseImporter, recorded: Identity | None, history: Engine, past: Past
+) -> list[str]:
+    """A warning where the import history lacks this machine's newest run, as a restored backup.
+
+    A replica that lags behind is refused: what that run wrote, and is not reported any more, would
+    be overwritten by less.
+    """
+    newest = recorded and recorded.history_uuid == history.uuid and recorded.newest_run
+    if not newest or newest <= _as_text(past.newest):
+        return []
+    settings = importer.settings
+    if history.shared:
+        raise StoreError(
+            f"{settings.where}: this replica has not yet seen the import of {newest} UTC; "
+            "nothing was changed\n"
+            "  remedy: try again, as cron does; if rows were removed on purpose, remove newest_run "
+            f"from {settings.state_dir / 'machine.json'}"
+        )
+    return [
+        f"the import of {newest} UTC is not in the import history any more: if a backup was "
+        "restored, what was imported since then and is not reported any more is lost"
+    ]
+
+
 def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
     """One import: lock, fetch, read what is stored, decide, write, record."""
     started = datetime.now(UTC)
@@ -3774,7 +3925,8 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
         with open_client(settings, writing=not settings.dry_run) as client:
             importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
             importer.prepare(create=not settings.dry_run)
-            past = importer.read_past()
+            past, history = importer.read_past(), importer.engines()["ccusage_import_history"]
+            missing = missing_run(importer, recorded, history, past)
             identity = identify(settings, recorded, past.identity)
             if identity.hashed is None:
                 identity = identity._replace(hashed=not importer.shows_names())
@@ -3783,12 +3935,16 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
             if recorded is None:
                 refuse_twins(importer, identity, past, feeds.reported)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            for warning in (*other_installations(past, identity), *plan.notes):
+            for warning in (*missing, *other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
                 if identity != recorded:
                     identity.save(settings.state_dir)
                 write_plan(importer, plan, started)
+                identity = identity._replace(
+                    history_uuid=history.uuid, newest_run=_as_text(plan.at)
+                )
+                identity.save(settings.state_dir)
             rows = 0 if settings.dry_run else plan.rows
             seconds = (datetime.now(UTC) - started).total_seconds()
             log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
@@ -5622,14 +5778,19 @@ class Checkup:
         rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
         remedy = "check the network, and the server's load"
         self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
+        engines = importer.engines()
+        if self.settings.host:
+            with self.failing("replicas"):
+                self.check_replicas(importer, engines)
         if database != self.settings.database:
             self.check_creation(importer)
             return
         stored = importer.columns()
-        changes = schema_changes(stored)
+        changes = importer.schema_changes(stored)
+        shared = engines[""].shared or is_shared(importer, engines)
         self.check_schema(stored, changes)
         with self.failing("writing"):
-            self.check_writing(importer, stored, changes)
+            self.check_writing(importer, stored, changes, shared=shared)
         self.read_stored(importer, self.stored)
 
     def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
@@ -5647,6 +5808,57 @@ class Checkup:
         if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
             with self.failing("name in use"):
                 refuse_twins(importer, self.past.identity, self.past, {})
+        history = importer.engines()["ccusage_import_history"]
+        with self.failing("newest import"):
+            for warning in missing_run(importer, self.recorded, history, self.past):
+                self.note("newest import", warning, "import again what ccusage still reports")
+
+    def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
+        """Whether the servers that answer hold the same tables."""
+        cluster, several = self.settings.cluster, engines[""].shared
+        if is_shared(importer, engines):
+            if several or any(engine.shared for engine in engines.values()):
+                self.check_shared_tables(importer)
+            else:
+                creates = f"an import creates them on all servers of {cluster or 'the Cloud'}"
+                rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
+                self.note("replicas", creates + rights)
+            return
+        hosts: set[str] = set()
+        for _ in range(4):
+            importer.client.close_connections()  # as a balancer may choose a server for each
+            hosts.update(importer.query("SELECT hostName()")[0])
+        remedy = "name one in CH_HOST, or use CH_CLUSTER"
+        if cluster or several:
+            remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
+        if len(hosts) > 1:
+            detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
+            self.fail("replicas", f"{detail}, which share no tables", remedy)
+        elif cluster or several:
+            self.note("replicas", "the tables are on this server alone", remedy)
+
+    def check_shared_tables(self, importer: ClickHouseImporter) -> None:
+        """Whether the replicas can be written to, and how many there are."""
+        sql = """
+            SELECT
+                groupArrayIf(table, is_readonly OR is_session_expired),
+                max(total_replicas), min(active_replicas), max(absolute_delay)
+            FROM system.replicas
+            WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+        """
+        try:
+            unwritable, known, active, behind = importer.query(sql)[0]
+        except StoreError as error:
+            grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
+            self.note("replicas", "".join(_right(error).values()), grant)
+            return
+        if unwritable:
+            remedy = store_remedy(self.settings, 242, "")
+            self.fail("replicas", f"read-only: {', '.join(sorted(unwritable))}", remedy)
+            return
+        detail = f"{known} known, {active} active, this one {behind} s behind"
+        remedy = "start the servers that are down, and look at system.replication_queue"
+        self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
     def check_creation(self, importer: ClickHouseImporter) -> None:
         """CH_DATABASE is not there: an import creates it, where it may."""
@@ -5673,13 +5885,23 @@ class Checkup:
             self.note("schema", "all tables, views and columns are there")
 
     def check_writing(
-        self, importer: ClickHouseImporter, stored: Iterable[str], changes: Mapping[str, str]
+        self,
+        importer: ClickHouseImporter,
+        stored: Iterable[str],
+        changes: Mapping[str, str],
+        *,
+        shared: bool,
     ) -> None:
-        """Do what an import does with a table of our own; where that may not be, ask for rights."""
+        """Do what an import does with a table of our own; where that may not be, ask for rights.
+
+        Of shared tables, one more would be on one server alone, or would wait for one that is down.
+        """
+        refused: dict[str, str] = {}
         try:
-            _use_table(importer, changing=bool(changes))
-            self.note("writing", "can create, write and drop a table")
-            return
+            if not shared:
+                _use_table(importer, changing=bool(changes))
+                self.note("writing", "can create, write and drop a table")
+                return
         except StoreError as error:
             refused = _right(error)
         lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
@@ -5824,6 +6046,15 @@ class Checkup:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
                 line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
+
+
+def is_shared(importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> bool:
+    """Whether our tables are on several servers, or will be once they are created."""
+    tables = [engines[table.name] for table in ALL_TABLES if table.name in engines]
+    if tables:
+        return all(engine.shared for engine in tables)
+    cloud = importer.client.get_client_setting("select_sequential_consistency")
+    return bool(cloud or importer.settings.cluster) or engines[""].shared
 
 
 def _nearest(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """How long an import takes and what it writes, beside two yardsticks. Run by hand:
 
     uv run python tests/benchmark.py [--sizes S M L] [--runs 3] [--output FILE]
+    uv run python tests/benchmark.py --fleet 1000 [--stored 0] [--output FILE]
 
 Sizes: S 100 sessions in 60 days, M 1,500 in a year, L 20,000 in three years, of five models. Their
 feeds are recorded, so that ccusage is not what is measured; `real` has the true ccusage 20 on the
@@ -10,6 +11,11 @@ transcripts of such a year. Each line is the median of several runs, each in a p
 - five feeds: what the import asks of ccusage, asked by nobody else, three at once
 - naive: deletes and inserts every row each time, in the plain way, from the same checked records.
   Its process pays for what client.insert() imports, which is pandas; warm: once more in it
+
+A fleet is so many machines, each with usage of its own (100 sessions in 60 days), that import what
+an hour changed into one server, eight at once, as cron does it; `--stored` has rows of so many more
+machines lie in the tables, which takes no time to make. After each hour of three: how long the
+imports took, and how many parts, unfinished mutations and superseded rows there are.
 
 `connect` has the schema check and the history; `read` what is read of the rows; `sql` all
 statements. Phases overlap: ccusage works while the program connects and reads.
@@ -53,7 +59,7 @@ PHASES = {
     "read": ("ClickHouseImporter.read_stored",),
     "difference": ("plan_import",),
     "upsert": ("write_plan",),
-    "statistics": ("ClickHouseImporter.statistics",),
+    "statistics": ("read_statistics",),
 }
 COLUMNS = ("total", *PHASES, "sql", "statements", "rows", "mutations", "kB", "MB")
 Result = dict[str, float]
@@ -106,7 +112,7 @@ def measured_run(began: float, output: Path) -> int:
         counted(client, name, spent, lambda *_: {"statements": 1})
     counted(client, "raw_insert", spent, lambda *args: {"kB": len(args[3]) / 1000})
     counted(client, "command", spent, lambda _, sql, *__: {"mutations": sql.startswith("DELETE")})
-    code = program.main([])
+    code = program.main(os.environ.get("BENCHMARK_OPTIONS", "").split())
     tell(spent, began, output)
     return code
 
@@ -320,38 +326,95 @@ def five_feeds(env: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-def bench_fleet(scratch: Path, machines: int = 50, at_once: int = 8) -> dict[str, Result]:
-    """Machines that each import an hourly change into one server, several at once."""
-    feeds = recorded.build_feeds(100, 60)
-    bin_ = scratch / "fleet" / "bin"
-    command = recorded.write_command(bin_, feeds)
-    with ClickHouseServer(scratch / "fleet" / "server") as server:
+class Fleet:
+    """Machines that import into one server, several at once."""
 
-        def run(number: int) -> Result:
-            home = scratch / "fleet" / f"machine-{number}"
-            env = transcripts.environment(
-                home, CCUSAGE_COMMAND=str(command), MACHINE_NAME=f"m{number}"
+    def __init__(self, scratch: Path, server: ClickHouseServer, machines: int) -> None:
+        self.server = server
+        self.machines = range(machines)
+        self.homes = [scratch / f"m{number}" for number in self.machines]
+
+    def feeds(self, number: int, hour: int) -> recorded.Feeds:
+        return recorded.grow(recorded.build_feeds(100, 60, seed=number), hour)
+
+    def run(self, number: int, hour: int) -> Result:
+        home = self.homes[number]
+        command = recorded.write_command(home / "bin", self.feeds(number, hour))
+        settings = {"CCUSAGE_COMMAND": str(command), "MACHINE_NAME": home.name}
+        env = transcripts.environment(home, BENCHMARK_OPTIONS="--quiet", **settings)
+        return run_child({**env, **self.server.env()}, home)
+
+    def multiply(self, times: int) -> None:
+        """Store the rows of so many other machines, as copies of the first one's."""
+        for table in self.tables():
+            self.server.query(
+                f"INSERT INTO {table} SELECT * REPLACE (concat('copy-', "
+                f"toString(arrayJoin(range({times})))) AS machine_name) "
+                f"FROM (SELECT * FROM {table} WHERE machine_name = 'm0')"
             )
-            return run_child({**env, **server.env()}, home)
 
-        results = {}
-        with ThreadPoolExecutor(at_once) as pool:
-            for hour in range(5):
-                recorded.write_command(bin_, recorded.grow(feeds, hour))
-                began = time.perf_counter()
-                result = median(list(pool.map(run, range(machines))))
-                took = time.perf_counter() - began
-                parts = server.query("SELECT count() FROM system.parts WHERE active")[0][0]
-                label = f"fleet hour {hour}" if hour else "fleet first"
-                results[label] = result
-                show(label, result)
-                print(f"    {machines} imports in {took:.1f} s, {parts} active parts", flush=True)
-        expected = recorded.grow(feeds, hour)["daily"]["totals"]["totalTokens"]
-        found = server.query(
-            "SELECT machine_name, sum(total_tokens) FROM ccusage_usage_daily GROUP BY 1"
+    def tables(self) -> list[str]:
+        sql = "SELECT name FROM system.tables WHERE name LIKE 'ccusage%' AND engine != 'View'"
+        return [name for (name,) in self.server.query(sql)]
+
+    def state(self) -> dict[str, float]:
+        """What piles up, if anything does."""
+        ((parts,),) = self.server.query(
+            "SELECT max(parts) FROM (SELECT count() AS parts FROM system.parts "
+            "WHERE active AND table LIKE 'ccusage%' GROUP BY table)"
         )
-        exact = sum(tokens == expected for _, tokens in found)
-        print(f"    {exact} of {machines} machines exact")
+        ((mutations,),) = self.server.query(
+            "SELECT count() FROM system.mutations WHERE NOT is_done"
+        )
+        doubled = " UNION ALL ".join(
+            f"SELECT (SELECT count() FROM {table}) - (SELECT count() FROM {table} FINAL) AS rows"
+            for table in self.tables()
+            if not table.endswith("history")
+        )
+        ((superseded,),) = self.server.query(f"SELECT sum(rows) FROM ({doubled})")
+        return {
+            "active parts of one table": parts,
+            "unfinished mutations": mutations,
+            "superseded rows": superseded,
+        }
+
+    def exact(self, hour: int) -> int:
+        """How many machines have stored what their ccusage last said."""
+        sql = "SELECT machine_name, sum(total_tokens) FROM ccusage_usage_daily FINAL GROUP BY 1"
+        found = dict(self.server.query(sql))
+        wanted = (self.feeds(n, hour)["daily"]["totals"]["totalTokens"] for n in self.machines)
+        return sum(found[f"m{n}"] == tokens for n, tokens in enumerate(wanted))
+
+
+def bench_fleet(
+    scratch: Path, machines: int = 50, stored: int = 0, at_once: int = 8
+) -> dict[str, Result]:
+    """Three hours of a fleet, after its first imports."""
+    results = {}
+    with (
+        ClickHouseServer(scratch / "fleet" / "server") as server,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
+        fleet = Fleet(scratch / "fleet", server, machines)
+        for hour in range(4):
+            began = time.perf_counter()
+            runs = list(pool.map(fleet.run, fleet.machines, [hour] * machines))
+            took = time.perf_counter() - began
+            if hour == 0:
+                fleet.multiply(stored)
+            label = f"fleet hour {hour}" if hour else "fleet first"
+            totals = sorted(run["total"] for run in runs)
+            slow = totals[int(0.95 * (machines - 1))]
+            state = fleet.state()
+            results[label] = defaultdict(float, median(runs) | {"slow": slow} | state)
+            show(label, results[label])
+            piled = ", ".join(f"{number:.0f} {what}" for what, number in state.items())
+            print(
+                f"    {machines} imports in {took:.1f} s, 95 % of them within {slow:.2f} s; "
+                f"then {piled}",
+                flush=True,
+            )
+        print(f"    {fleet.exact(hour)} of {machines} machines exact", flush=True)
     return results
 
 
@@ -371,11 +434,25 @@ def bench_start(runs: int) -> dict[str, Result]:
     return results
 
 
+def bench_all(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    results: dict[str, Any] = bench_start(args.runs)
+    for size in args.sizes:
+        results |= bench_size(size, args.runs, scratch)
+        shutil.rmtree(scratch / size)
+    bench_growth(results)
+    results |= bench_real(args.runs, scratch)
+    if not args.no_fleet:
+        results |= bench_fleet(scratch)
+    return results
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=SIZES)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--no-fleet", action="store_true")
+    parser.add_argument("--fleet", type=int, metavar="MACHINES", help="a fleet, and nothing else")
+    parser.add_argument("--stored", type=int, default=0, metavar="MACHINES")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -385,15 +462,12 @@ def main() -> int:
             return naive_run(float(began), Path(output), Path(feeds))
         return measured_run(float(began), Path(output))
     print(f"{'seconds, then counts':<26}", *(f"{name:>11}" for name in COLUMNS), sep="")
-    results: dict[str, Any] = bench_start(args.runs)
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        for size in args.sizes:
-            results |= bench_size(size, args.runs, Path(name))
-            shutil.rmtree(Path(name) / size)
-        bench_growth(results)
-        results |= bench_real(args.runs, Path(name))
-        if not args.no_fleet:
-            results |= bench_fleet(Path(name))
+        if args.fleet:
+            results |= bench_fleet(Path(name), args.fleet, args.stored)
+        else:
+            results |= bench_all(args, Path(name))
     if args.output:
         args.output.write_text(json.dumps(results, indent=2) + "\n")
     return 0

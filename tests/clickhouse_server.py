@@ -14,6 +14,9 @@ Where it differs from a real server:
 
 - A session is a lock (code 373 when two requests share one), not a place for temporary tables or
   SET. The engine knows one user, so currentUser() is always `default`; the others are its roles.
+- With `keeper` it has ClickHouse Keeper inside, as far as chDB goes: it creates replicated tables,
+  which stay read-only, and knows of no ON CLUSTER. What else a cluster or ClickHouse Cloud would
+  answer can be had by pretend(), which rewrites statements before the engine runs them.
 - client_protocol_version is ignored; clickhouse-connect notices, and reads plain Native blocks.
 - No external tables, no `compress=1`, no streaming: a result is complete before it is sent.
 """
@@ -172,7 +175,10 @@ CONFIG_XML = """<clickhouse>
 0.01</background_processing_pool_thread_sleep_seconds_if_nothing_to_do>
 <background_processing_pool_task_sleep_seconds_when_no_work_random_part>
 0</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
-<users_config>{users}</users_config></clickhouse>"""
+<users_config>{users}</users_config>{more}</clickhouse>"""
+KEEPER_XML = """<zookeeper><implementation>testkeeper</implementation></zookeeper>
+<default_replica_path>/clickhouse/tables/default/{database}/{table}</default_replica_path>
+<macros><shard>1</shard><replica>a</replica></macros>"""
 FORGOT_PASSWORD = """
 
 If you use ClickHouse Cloud, the password can be reset at https://clickhouse.cloud/
@@ -219,7 +225,7 @@ class Answer:
 class Engine:
     """chDB, one connection per statement: settings, database and role end with the statement."""
 
-    def __init__(self, path: Path, users: Sequence[User]) -> None:
+    def __init__(self, path: Path, users: Sequence[User], *, keeper: bool = False) -> None:
         self._chdb: Any = importlib.import_module("chdb")  # by the server's own process alone
         config = path / "config"
         config.mkdir(parents=True, exist_ok=True)
@@ -229,7 +235,9 @@ class Engine:
         roles = "".join(user.role() for user in everyone)
         grants = "".join(f"<query>GRANT {quote(user.name, '`')}</query>" for user in everyone)
         (config / "users.xml").write_text(USERS_XML.format(roles=roles, grants=grants))
-        (config / "config.xml").write_text(CONFIG_XML.format(users=config / "users.xml"))
+        more = KEEPER_XML if keeper else ""
+        config_xml = CONFIG_XML.format(users=config / "users.xml", more=more)
+        (config / "config.xml").write_text(config_xml)
         # Held open for as long as the server lives: the last one to close stops the engine.
         self._keeper = self._chdb.connect(f"{self._data}?config-file={config / 'config.xml'}")
         row = self._keeper.query("SELECT version(), timezone()", "TSV").bytes().decode().split()
@@ -308,9 +316,9 @@ def quote(text: str, mark: str = "'") -> str:
 class Fault:
     """Fails the nth statement that matches, and the next ones while `times` lasts (-1: for ever).
 
-    close, reset: the connection ends without a reply. http500: an error of ClickHouse. http503: a
-    proxy's. exit: the server dies. delay:SECONDS. `before` prevents the statement; `after` only
-    its reply.
+    close, reset: the connection ends without a reply. http500: an error of ClickHouse; code:NUMBER:
+    another one. http503: a proxy's. exit: the server dies. delay:SECONDS. `before` prevents the
+    statement; `after` only its reply.
     """
 
     kind: str
@@ -323,7 +331,7 @@ class Fault:
     def __post_init__(self) -> None:
         if self.when not in ("before", "after"):
             raise ValueError(f"when: {self.when!r}")
-        if not re.fullmatch(r"close|reset|http500|http503|exit|delay:[\d.]+", self.kind):
+        if not re.fullmatch(r"close|reset|http500|http503|exit|delay:[\d.]+|code:\d+", self.kind):
             raise ValueError(f"kind: {self.kind!r}")
 
     def hits(self, query: str) -> bool:
@@ -461,6 +469,8 @@ class Handler(BaseHTTPRequestHandler):
         )
         wanted = url.get("default_format") or self.headers.get("X-ClickHouse-Format")
         started = time.perf_counter()
+        if OPERATOR not in self.headers:
+            sql = self.server.pretended(sql)
         with self.server.session(url.get("session_id")), self._observed(statement):
             answer = self.server.engine.execute(user, statement, sql, wanted or "TabSeparated")
             statement.rows_written = answer.summary["written_rows"]
@@ -548,6 +558,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._latency = 0.0
         self._faults: list[Fault] = []
         self._statements: list[Statement] = []
+        self._pretence: dict[str, str] = {}
         self._sessions: set[str] = set()
 
     def get_request(self) -> tuple[Any, Any]:
@@ -575,9 +586,16 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 self._statements.clear()
             if order.get("disarm"):
                 self._faults.clear()
+            self._pretence = order.get("pretend", self._pretence)
             self._faults += [Fault(**fault) for fault in order.get("arm", [])]
             self._latency = order.get("latency", self._latency)
             return {"statements": log, "faults": [asdict(fault) for fault in self._faults]}
+
+    def pretended(self, sql: bytes) -> bytes:
+        """The statement as the engine is to run it."""
+        for pattern, replacement in self._pretence.items():
+            sql = re.sub(pattern.encode(), replacement.encode(), sql)
+        return sql
 
     @contextmanager
     def session(self, session_id: str | None) -> Iterator[None]:
@@ -633,6 +651,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 time.sleep(float(seconds))
             elif kind == "exit":
                 os._exit(1)
+            elif kind == "code":
+                raise ServerError.of(int(seconds), "ARMED", "A fault that a test armed")
             elif kind == "http500":
                 raise ServerError.of(241, "MEMORY_LIMIT_EXCEEDED", "A fault that a test armed")
             else:
@@ -649,6 +669,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tls-key", type=Path)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds added to a request")
     parser.add_argument("--fault", type=json.loads, action="append", default=[], help="as JSON")
+    parser.add_argument("--keeper", action="store_true", help="with chDB's own Keeper")
     parser.add_argument("--until-stdin-ends", action="store_true")
     args = parser.parse_args(argv)
     users = args.user or [User("default")]
@@ -656,7 +677,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.tls_cert:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(args.tls_cert, args.tls_key)
-    engine = Engine(args.path.resolve(), users)
+    engine = Engine(args.path.resolve(), users, keeper=args.keeper)
     server = Server(args.port, engine, users, tls)
     server.control({"arm": args.fault, "latency": args.latency})
     if args.until_stdin_ends:
@@ -687,6 +708,7 @@ class ClickHouseServer:
         tls: bool = False,
         latency: float = 0.0,
         timezone: str = "UTC",
+        keeper: bool = False,
     ) -> None:
         self.path = path
         self.host = "127.0.0.1"
@@ -694,6 +716,7 @@ class ClickHouseServer:
         self.users = [User.parse(spec) for spec in users]
         self.certificate = path / "server.crt" if tls else None
         self._arguments = [f"--user={spec}" for spec in users] + [f"--latency={latency}"]
+        self._arguments += ["--keeper"] if keeper else []
         self._environment = {**os.environ, "TZ": timezone}
         self._process: subprocess.Popen[str] | None = None
         self._client: Any = None
@@ -793,6 +816,10 @@ class ClickHouseServer:
 
     def disarm(self) -> None:
         self.control(disarm=True)
+
+    def pretend(self, rewrites: Mapping[str, str]) -> None:
+        """From now on, what these patterns match in a client's statement is replaced."""
+        self.control(pretend=dict(rewrites))
 
     def latency(self, seconds: float) -> None:
         self.control(latency=seconds)

@@ -54,5 +54,5 @@ def database(clickhouse: ClickHouseServer) -> Iterator[Database]:
     name = f"test_{next(_numbers)}"
     clickhouse.control(reset=True, disarm=True)
     yield Database(clickhouse, name)
-    clickhouse.control(reset=True, disarm=True, latency=0)
+    clickhouse.control(reset=True, disarm=True, latency=0, pretend={})
     clickhouse.query(f"DROP DATABASE IF EXISTS {name}")

@@ -536,3 +536,16 @@ def test_it_runs_from_a_shell_with_its_faults_as_options(tmp_path: Path) -> None
         process.terminate()
         assert process.wait(timeout=10) == 0
     assert replies == [b"Service Unavailable\n", b"1\n"]
+
+
+def test_a_code_can_be_armed_and_an_answer_pretended(server: ClickHouseServer, client: Any) -> None:
+    server.arm("code:999", match="^SELECT 1")
+    with pytest.raises(DatabaseError, match="Code: 999"):
+        client.query("SELECT 1")
+    server.pretend({"hostName": "upper"})
+    assert client.query("SELECT hostName('a')").result_rows == [("A",)]
+    with pytest.raises(DatabaseError):
+        server.query("SELECT hostName('a')")  # who asks behind the scenes is told the truth
+    server.pretend({})
+    with pytest.raises(DatabaseError):
+        client.query("SELECT hostName('a')")

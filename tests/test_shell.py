@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import plistlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -258,6 +261,35 @@ def test_the_example_names_every_setting_and_sets_none() -> None:
     for name in Settings.__slots__:
         if name not in kept:
             assert getattr(Settings.from_env(env), name) == getattr(defaults, name), name
+
+
+def readme(language: str) -> str:
+    """The one block of this language in README.md."""
+    text = PROGRAM.with_name("README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
+def test_the_timer_in_the_readme_is_valid(tmp_path: Path) -> None:
+    text = readme("ini").replace("%h", str(tmp_path))
+    python = tmp_path / "ccusage-import/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    for name, unit in re.findall(r"^# (\S+)\n((?:[^#].*\n)+)", text, re.MULTILINE):
+        (tmp_path / name).write_text(unit)
+    argv = ["systemd-analyze", "--user", "verify", "--man=no"]
+    units = sorted(tmp_path.glob("ccusage-import.*"))
+    env = {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([*argv, *units], env=env, capture_output=True, text=True, check=False)
+    assert [unit.suffix for unit in units] == [".service", ".timer"]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_agent_in_the_readme_is_a_property_list() -> None:
+    agent = plistlib.loads(readme("xml").encode())
+    assert agent["ProgramArguments"][-1] == "--quiet"
+    assert agent["StartInterval"] == 3600
 
 
 def test_without_a_server_it_points_to_the_check(project: Project) -> None:

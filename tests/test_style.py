@@ -48,6 +48,20 @@ def test_sections_stand_in_the_order_in_which_data_flows() -> None:
     assert list(banners()) == SECTIONS
 
 
+def test_the_table_of_contents_names_the_sections() -> None:
+    said = ast.get_docstring(TREE) or ""
+    contents = re.findall(r"^    ([a-z, ]+?)  +\S", said, re.MULTILINE)
+    assert contents[: len(SECTIONS)] == SECTIONS
+
+
+def test_the_glossary_explains_words_that_are_in_the_file_in_at_most_30_lines() -> None:
+    text = (ast.get_docstring(TREE) or "").partition("own:\n\n")[2].partition("\n\n")[0]
+    words = [word for line in text.splitlines() for word in line[4:18].strip().split(", ")]
+    assert 10 < len(text.splitlines()) <= 30
+    used = SOURCE.partition('"""\n')[2]
+    assert [word for word in words if not re.search(rf"\b_?{word}", used)] == []
+
+
 def test_nothing_above_the_store_touches_clickhouse() -> None:
     lines = [
         node.lineno
