@@ -355,10 +355,7 @@ class Program:
         said = {(feed, "claude"): rows for feed, rows in reported.items()}
         again = {("session", "claude"): sessions}
         feeds = importer.Feeds(policy.version, said, {}, lambda: again)
-        decisions = importer.decide_all(self.stored, said, IDS, policy)
-        if importer.is_outdated(decisions, self.stored, IDS, policy, feeds):
-            policy = policy._replace(evidence=False)
-            decisions = importer.decide_all(self.stored, said, IDS, policy)
+        decisions = importer.decide_in_time(self.stored, feeds, IDS, policy)
         return {
             feed: write(self.stored[feed], decisions[feed].after, world.version) for feed in FEEDS
         }

@@ -25,24 +25,24 @@ NOON = datetime(2025, 9, 20, 12, tzinfo=timezone.utc)
 BEFORE, AFTER = "20.0.20", "20.0.24"
 MAIN, WORKTREE, OTHER = "-home-dev-repo", "-home-dev-repo--claude-worktrees-fix", "-home-dev-other"
 TEXTS = itertools.count()  # equal messages would be copies
-SIDES = list(itertools.product((False, True), repeat=4))
+# Of four feeds, which are read after something happened; a few are tried daily.
+DAILY = ((False, True, False, True), (True, False, False, True), (False, False, True, True))
+SIDES = [
+    sides if sides in DAILY else pytest.param(sides, marks=pytest.mark.stress)
+    for sides in itertools.product((False, True), repeat=4)
+]
 
 
-@pytest.fixture(params=["embedded", "server"])
-def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
+@pytest.fixture(params=["embedded", pytest.param("server", marks=pytest.mark.stress)])
+def life(request: pytest.FixtureRequest, tmp_path: Path) -> History:
     if request.param == "server":
-        return Machine(tmp_path, database=request.getfixturevalue("database"))
-    return Machine(tmp_path)
-
-
-@pytest.fixture
-def life(machine: Machine) -> History:
-    return History(machine, NOON)
+        return History(Machine(tmp_path, database=request.getfixturevalue("database")), NOON)
+    return History(Machine(tmp_path), NOON)
 
 
 @pytest.fixture
 def quick(tmp_path: Path, database: Database) -> History:
-    """Where the database makes no difference."""
+    """Over HTTP alone, where the database makes no difference."""
     return History(Machine(tmp_path, database=database), NOON)
 
 
