@@ -5779,7 +5779,8 @@ RENDERERS["html"] = render_page
 
 QUERIES = HERE / "queries.sql"
 FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
-PARTS = (FIGURE, "report-")  # and those that the HTML report is made of
+INTEGRITY = "integrity-"  # those that --check asks
+PARTS = (FIGURE, INTEGRITY, "report-")  # and those that the HTML report is made of
 QUERY = re.compile(
     r"-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
@@ -5826,7 +5827,7 @@ def defaults_of(text: str) -> dict[str, str | None]:
 
 
 def questions() -> dict[str, Query]:
-    """The queries that people ask: not those that statistics are made of."""
+    """The queries that people ask: not those that statistics and checks are made of."""
     queries = read_queries(QUERIES.read_text(encoding="utf-8"))
     return {name: query for name, query in queries.items() if not name.startswith(PARTS)}
 
@@ -6107,6 +6108,7 @@ def list_queries() -> Report:
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 CRON_TAG = "# ccusage-import"
+FIRST_FINDINGS = "ORDER BY remedy = '', machine_name, table, key LIMIT 5"  # of each kind
 NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
 
 
@@ -6232,6 +6234,9 @@ class Checkup:
         with self.failing("writing"):
             self.check_writing(importer, stored, changes, shared=shared)
         self.read_stored(importer, self.stored)
+        if not importer.absent:
+            with self.failing("integrity"):
+                self.check_integrity(importer)
 
     def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
         """What the database knows of this machine."""
@@ -6252,6 +6257,23 @@ class Checkup:
         with self.failing("newest import"):
             for warning in missing_run(importer, self.recorded, history, self.past):
                 self.note("newest import", warning, "import again what ccusage still reports")
+
+    def check_integrity(self, importer: ClickHouseImporter) -> None:
+        """What the queries integrity-… find: the first rows of each, and how many there are."""
+        queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+        wrong = 0
+        for name in (name for name in queries if name.startswith(INTEGRITY)):
+            sql = f"SELECT *, count() OVER () FROM (\n{queries[name].sql}) {FIRST_FINDINGS}"  # noqa: S608 (ours)
+            found = importer.query(sql)
+            for machine, table, key, problem, remedy, _ in found:
+                self.note("integrity", f"{machine}: {table}: {key}: {problem}", remedy)
+                wrong += bool(remedy)
+            more = found[0][-1] - len(found) if found else 0
+            if more:
+                detail = f"{counted(more, 'finding')} of this kind more"
+                self.note("integrity", detail, f"ccusage_importer.py --query {name} lists all")
+        if not wrong:
+            self.note("integrity", "the tables are in order")
 
     def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
         """Whether the servers that answer hold the same tables."""

@@ -2094,3 +2094,505 @@ WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
     AND toDate32(started_at, {timezone:String}) >= {year:Date32}
 GROUP BY machine_name, date
 ORDER BY machine_name ASC, date ASC;
+
+-- Integrity: what --check looks for in the tables -----------------------------------
+-- Each row is a finding: machine, table, agent and key, what is wrong and the remedy.
+-- A difference without a remedy is one that ccusage itself makes, and no fault.
+
+-- name: integrity-models
+-- Which rows hold less than their models do?
+-- The models of a row may hold less: ccusage names no model for some messages.
+WITH shares AS (
+    SELECT
+        machine_name,
+        agent,
+        CAST(record_type, 'Int8') AS kind,
+        record_key,
+        0 AS is_row,
+        toInt64(input_tokens) AS input,
+        toInt64(output_tokens) AS output,
+        toInt64(cache_creation_tokens) AS written,
+        toInt64(cache_read_tokens) AS read,
+        toInt64(total_tokens) AS total,
+        cost AS dollars
+    FROM ccusage_model_breakdowns FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        1,
+        toString(date),
+        1,
+        -toInt64(input_tokens),
+        -toInt64(output_tokens),
+        -toInt64(cache_creation_tokens),
+        -toInt64(cache_read_tokens),
+        -toInt64(total_tokens),
+        -total_cost
+    FROM ccusage_usage_daily FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        2,
+        month,
+        1,
+        -toInt64(input_tokens),
+        -toInt64(output_tokens),
+        -toInt64(cache_creation_tokens),
+        -toInt64(cache_read_tokens),
+        -toInt64(total_tokens),
+        -total_cost
+    FROM ccusage_usage_monthly FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        3,
+        session_key,
+        1,
+        -toInt64(input_tokens),
+        -toInt64(output_tokens),
+        -toInt64(cache_creation_tokens),
+        -toInt64(cache_read_tokens),
+        -toInt64(total_tokens),
+        -total_cost
+    FROM ccusage_usage_sessions FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        4,
+        block_id,
+        1,
+        -toInt64(input_tokens),
+        -toInt64(output_tokens),
+        -toInt64(cache_creation_tokens),
+        -toInt64(cache_read_tokens),
+        -toInt64(total_tokens),
+        -cost_usd
+    FROM ccusage_usage_blocks FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        5,
+        concat(toString(date), '_', project_key),
+        1,
+        -toInt64(input_tokens),
+        -toInt64(output_tokens),
+        -toInt64(cache_creation_tokens),
+        -toInt64(cache_read_tokens),
+        -toInt64(total_tokens),
+        -total_cost
+    FROM ccusage_usage_projects_daily FINAL
+),
+excesses AS (
+    SELECT
+        machine_name,
+        kind,
+        agent,
+        record_key,
+        sum(is_row) AS row_count,
+        greatest(sum(input), sum(output), sum(written), sum(read), sum(total))
+            AS tokens,
+        sum(dollars) AS excess_cost
+    FROM shares
+    GROUP BY machine_name, agent, kind, record_key
+    HAVING tokens > 0 OR excess_cost > 0.0001
+)
+SELECT
+    machine_name,
+    [
+        'ccusage_usage_daily',
+        'ccusage_usage_monthly',
+        'ccusage_usage_sessions',
+        'ccusage_usage_blocks',
+        'ccusage_usage_projects_daily'
+    ][kind] AS table,
+    concat(agent, ' ', record_key) AS key,
+    if(
+        row_count = 0,
+        'there are models of a row that is not there',
+        concat(
+            'its models hold ', toString(greatest(tokens, 0)), ' tokens and $',
+            toString(round(greatest(excess_cost, 0), 4)), ' more than it does'
+        )
+    ) AS problem,
+    'run ccusage_importer.py --allow-shrink on that machine' AS remedy
+FROM excesses
+ORDER BY machine_name ASC, table ASC, key ASC;
+
+-- name: integrity-keys
+-- Which keys are there twice, were it not for FINAL?
+-- While an import is running there may be some. Most keys are there just once,
+-- which numbers show faster than texts do.
+WITH keys AS (
+    SELECT
+        machine_name,
+        'ccusage_usage_daily' AS table,
+        agent,
+        toString(date) AS shown,
+        cityHash64(table, machine_name, agent, date) AS number
+    FROM ccusage_usage_daily
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_usage_monthly' AS table,
+        agent,
+        month AS shown,
+        cityHash64(table, machine_name, agent, month) AS number
+    FROM ccusage_usage_monthly
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_usage_sessions' AS table,
+        agent,
+        session_key AS shown,
+        cityHash64(table, machine_name, agent, session_key) AS number
+    FROM ccusage_usage_sessions
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_usage_blocks' AS table,
+        agent,
+        block_id AS shown,
+        cityHash64(table, machine_name, agent, block_id) AS number
+    FROM ccusage_usage_blocks
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_usage_projects_daily' AS table,
+        agent,
+        concat(toString(date), ' ', project_key) AS shown,
+        cityHash64(table, machine_name, agent, date, project_key) AS number
+    FROM ccusage_usage_projects_daily
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_model_breakdowns' AS table,
+        agent,
+        concat(toString(record_type), ' ', record_key, ' ', model_name) AS shown,
+        cityHash64(table, machine_name, agent, record_type, record_key, model_name)
+            AS number
+    FROM ccusage_model_breakdowns
+    UNION ALL
+    SELECT
+        machine_name,
+        'ccusage_models_used' AS table,
+        agent,
+        concat(toString(record_type), ' ', record_key, ' ', model_name) AS shown,
+        cityHash64(table, machine_name, agent, record_type, record_key, model_name)
+            AS number
+    FROM ccusage_models_used
+)
+SELECT
+    machine_name,
+    table,
+    concat(agent, ' ', shown) AS key,
+    concat('is there ', toString(count()), ' times, FINAL reads one') AS problem,
+    concat('unless an import is running, OPTIMIZE TABLE ', table, ' FINAL') AS remedy
+FROM keys
+WHERE number IN (SELECT number FROM keys GROUP BY number HAVING count() > 1)
+GROUP BY machine_name, table, key
+ORDER BY machine_name ASC, table ASC, key ASC;
+
+-- name: integrity-blocks
+-- Which blocks begin before the one before them has ended?
+WITH blocks AS (
+    SELECT
+        machine_name,
+        agent,
+        block_id,
+        start_time,
+        lagInFrame(block_id) OVER earlier AS previous,
+        max(end_time) OVER earlier_ones AS previous_end
+    FROM ccusage_usage_blocks FINAL
+    WHERE NOT is_gap
+    WINDOW
+        earlier AS (
+            PARTITION BY machine_name, agent ORDER BY start_time ASC, block_id ASC
+            ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+        ),
+        earlier_ones AS (
+            PARTITION BY machine_name, agent ORDER BY start_time ASC, block_id ASC
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+        )
+)
+SELECT
+    machine_name,
+    'ccusage_usage_blocks' AS table,
+    concat(agent, ' ', block_id) AS key,
+    concat('begins before ', previous, ' or an earlier block has ended') AS problem,
+    'run ccusage_importer.py --allow-shrink on that machine' AS remedy
+FROM blocks
+WHERE previous != '' AND start_time < previous_end
+ORDER BY machine_name ASC, table ASC, key ASC;
+
+-- name: integrity-numbers
+-- Which rows hold a number or a time that cannot be?
+-- The counters of other agents may add up to more than their own total. A day that is
+-- more than a month ahead can only come from a clock that is wrong.
+WITH numbers AS (
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_usage_daily' AS table,
+        toString(date) AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        total_cost AS dollars,
+        date AS day,
+        0 AS is_reversed
+    FROM ccusage_usage_daily FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_usage_monthly' AS table,
+        month AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        total_cost AS dollars,
+        toDate32OrZero(concat(month, '-01')) AS day,
+        NOT match(month, '^[0-9]{4}-(0[1-9]|1[0-2])$') AS is_reversed
+    FROM ccusage_usage_monthly FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_usage_sessions' AS table,
+        session_key AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        total_cost AS dollars,
+        toDate32(ifNull(last_activity, toDateTime64('2000-01-01', 3, 'UTC'))) AS day,
+        ifNull(first_activity > last_activity, 0) AS is_reversed
+    FROM ccusage_usage_sessions FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_usage_blocks' AS table,
+        block_id AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        cost_usd AS dollars,
+        toDate32(start_time) AS day,
+        start_time > end_time OR ifNull(start_time > actual_end_time, 0) AS is_reversed
+    FROM ccusage_usage_blocks FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_usage_projects_daily' AS table,
+        concat(toString(date), '_', project_key) AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        total_cost AS dollars,
+        date AS day,
+        0 AS is_reversed
+    FROM ccusage_usage_projects_daily FINAL
+    UNION ALL
+    SELECT
+        machine_name,
+        agent,
+        'ccusage_model_breakdowns' AS table,
+        concat(toString(record_type), ' ', record_key, ' ', model_name) AS shown,
+        total_tokens AS total,
+        toFloat64(input_tokens) + output_tokens + cache_creation_tokens
+            + cache_read_tokens AS counted,
+        cost AS dollars,
+        toDate32('2000-01-01') AS day,
+        0 AS is_reversed
+    FROM ccusage_model_breakdowns FINAL
+)
+SELECT
+    machine_name,
+    table,
+    concat(agent, ' ', shown) AS key,
+    multiIf(
+        NOT isFinite(dollars) OR dollars < 0, concat('costs ', toString(dollars)),
+        day < toDate32('1901-01-01') OR day > toDate32('2298-12-31') OR is_reversed,
+        'has a time that cannot be',
+        day > toDate32(today()) + 31, 'lies in the future',
+        'has a total that is smaller than the sum of its counters'
+    ) AS problem,
+    'run ccusage_importer.py --allow-shrink on that machine, with its clock set right'
+        AS remedy
+FROM numbers
+WHERE NOT isFinite(dollars)
+    OR dollars < 0
+    OR is_reversed
+    OR day < toDate32('1901-01-01')
+    OR day > least(toDate32('2298-12-31'), toDate32(today()) + 31)
+    OR (agent = 'claude' AND counted < 9e15 AND total < counted)
+ORDER BY machine_name ASC, table ASC, key ASC;
+
+-- name: integrity-machines
+-- Which machines have rows, but no import in the history?
+SELECT
+    machine_name,
+    _table AS table,
+    agent AS key,
+    concat('has ', toString(count()), ' rows, but no import in the history') AS problem,
+    'run ccusage_importer.py on that machine' AS remedy
+FROM merge(currentDatabase(), '^ccusage_(usage|models?)_') FINAL
+WHERE machine_name NOT IN (SELECT machine_name FROM ccusage_import_history)
+GROUP BY machine_name, table, key
+ORDER BY machine_name ASC, table ASC, key ASC;
+
+-- name: integrity-projects
+-- On which days do the projects of Claude hold something else than the day does?
+-- Days are compared up to the last whole import; its own day only if nobody was at work
+-- then, as ccusage is asked for the one after the other.
+WITH
+    imports AS (
+        SELECT
+            machine_name,
+            maxIf(started_at, empty(feeds_failed)) AS whole,
+            max(started_at) AS latest
+        FROM ccusage_import_history
+        GROUP BY machine_name
+    ),
+    activity AS (
+        SELECT
+            machine_name,
+            max(last_activity + toIntervalDay(isNull(first_activity))) AS busy_until
+        FROM ccusage_usage_sessions FINAL
+        WHERE agent = 'claude'
+        GROUP BY machine_name
+    ),
+    days AS (
+        SELECT
+            machine_name,
+            date,
+            toInt64(total_tokens) AS tokens,
+            total_cost AS dollars
+        FROM ccusage_usage_daily FINAL
+        WHERE agent = 'claude'
+        UNION ALL
+        SELECT
+            machine_name,
+            date,
+            -toInt64(total_tokens),
+            -total_cost
+        FROM ccusage_usage_projects_daily FINAL
+        WHERE agent = 'claude'
+    ),
+    differences AS (
+        SELECT
+            machine_name,
+            date,
+            sum(tokens) AS more_tokens,
+            sum(dollars) AS more_cost
+        FROM days
+        GROUP BY machine_name, date
+        HAVING more_tokens != 0 OR abs(more_cost) > 0.0001
+    )
+SELECT
+    machine_name,
+    'ccusage_usage_daily' AS table,
+    concat('claude ', toString(date)) AS key,
+    concat(
+        'holds ', toString(abs(more_tokens)), ' tokens and $',
+        toString(round(abs(more_cost), 4)),
+        if(more_tokens < 0 OR (more_tokens = 0 AND more_cost < 0), ' less', ' more'),
+        ' than its projects do'
+    ) AS problem,
+    'see what ccusage_importer.py --allow-shrink --dry-run would change there' AS remedy
+FROM differences
+INNER JOIN imports USING (machine_name)
+LEFT JOIN activity USING (machine_name)
+WHERE date < toDate32(whole - toIntervalHour(12))
+    OR (whole = latest AND ifNull(busy_until < whole - toIntervalMinute(10), 1))
+ORDER BY machine_name ASC, date ASC;
+
+-- name: integrity-months
+-- Which months hold something else than their days, or less than their sessions?
+-- ccusage 20 counts lines of agent_progress in days and not in months, so that days may
+-- hold up to a third more than their month. What is used during an import may be in the
+-- one and not yet in the other: so much as the day of the import holds is allowed.
+WITH
+    imports AS (
+        SELECT
+            machine_name,
+            maxIf(started_at, empty(feeds_failed)) AS whole
+        FROM ccusage_import_history
+        GROUP BY machine_name
+        HAVING whole > toDateTime64(0, 3, 'UTC')
+    ),
+    rows_of_months AS (
+        SELECT
+            machine_name,
+            agent,
+            month,
+            toInt64(total_tokens) AS month_tokens,
+            0 AS day_tokens,
+            0 AS session_tokens,
+            0 AS allowed,
+            toUInt32OrZero(splitByChar('.', ccusage_version)[1]) AS version
+        FROM ccusage_usage_monthly FINAL
+        UNION ALL
+        SELECT
+            machine_name,
+            agent,
+            formatDateTime(date, '%Y-%m'),
+            0,
+            toInt64(total_tokens),
+            0,
+            if(date < toDate32(whole - toIntervalHour(12)), 0, total_tokens),
+            0
+        FROM ccusage_usage_daily FINAL
+        INNER JOIN imports USING (machine_name)
+        UNION ALL
+        SELECT
+            machine_name,
+            agent,
+            formatDateTime(last_activity, '%Y-%m'),
+            0,
+            0,
+            toInt64(total_tokens),
+            0,
+            0
+        FROM ccusage_usage_sessions FINAL
+        WHERE formatDateTime(first_activity - toIntervalHour(14), '%Y-%m')
+                = formatDateTime(last_activity + toIntervalHour(14), '%Y-%m')
+    ),
+    months AS (
+        SELECT
+            machine_name,
+            agent,
+            month,
+            sum(month_tokens) AS of_month,
+            sum(day_tokens) AS of_days,
+            sum(session_tokens) AS of_sessions,
+            sum(allowed) AS of_today,
+            of_days > of_month
+                AND of_days <= of_month * 4 / 3 + of_today
+                AND max(version) >= 20 AS is_usual
+        FROM rows_of_months
+        GROUP BY machine_name, agent, month
+        HAVING abs(of_month - of_days) > of_today OR of_sessions > of_month + of_today
+    )
+SELECT
+    machine_name,
+    'ccusage_usage_monthly' AS table,
+    concat(agent, ' ', month) AS key,
+    concat(
+        'holds ', toString(of_month), ' tokens, its days ', toString(of_days),
+        ', the sessions within it ', toString(of_sessions),
+        if(of_sessions <= of_month + of_today AND is_usual,
+            '; ccusage 20 counts agent_progress lines in days alone', '')
+    ) AS problem,
+    if(of_sessions <= of_month + of_today AND is_usual, '',
+        'see what ccusage_importer.py --allow-shrink --dry-run would change there')
+        AS remedy
+FROM months
+INNER JOIN imports USING (machine_name)
+ORDER BY machine_name ASC, key ASC;
