@@ -2105,15 +2105,18 @@ def restore(old: Record | None, new: Record, span: Span, evidence: Evidence) -> 
     """What is reported of a row, and the lost sessions that were in it.
 
     Where only a part of a lost session was in the row, that part is not known. Then the row is at
-    least what is stored, with what sessions have used in it since.
+    least what is stored, with what sessions have used in it since, unless that is more than can be
+    lost: a stored row may already hold a use that its session, of an earlier scan, does not.
     """
     lost = evidence.lost.touching(span)
     if not lost or evidence.unclear.touching(span):
         return new
     total = with_parts(new, [(session.record, None) for session in lost if session.within(span)])
     if old and not all(session.within(span) for session in lost):
-        fresh = [more.record for more in evidence.growths.touching(span) if more.within(span)]
-        total = max(total, add(old, *fresh)._replace(details=new.details), key=_tokens_of)
+        used = [more.record for more in evidence.growths.touching(span) if more.within(span)]
+        grown = add(old, *used)._replace(details=new.details)
+        if grown.tokens.total <= new.tokens.total + _total(session.record for session in lost):
+            total = max(total, grown, key=_tokens_of)
     return total
 
 

@@ -259,6 +259,33 @@ def bench_size(size: str, runs: int, scratch: Path) -> dict[str, Result]:
     return results
 
 
+def bench_ten_years(runs: int, scratch: Path) -> dict[str, Result]:
+    """A machine that stores ten years and reports 30 days, beside one that has these alone."""
+    results: dict[str, Result] = {}
+    for name, first in (("30 days alone", 30), ("ten years stored", 0)):
+        lab = Lab(scratch / name.replace(" ", "-"), "S", runs)
+        lab.env["CH_EMBEDDED_PATH"] = str(lab.directory / "db")
+        for recent in (first, 30):  # the first import stores all; the second is after the purge
+            lab.feeds = recorded.build_feeds(15_000, 3650, recent=recent)
+            recorded.write_command(lab.directory / "bin", lab.feeds)
+            run_child(lab.env, lab.directory)
+        results[f"{name}, unchanged"] = median(
+            [run_child(lab.env, lab.directory) for _ in range(runs)]
+        )
+        hourly = []
+        for _ in range(runs):
+            lab.work()
+            hourly.append(run_child(lab.env, lab.directory))
+        results[f"{name}, hourly"] = median(hourly)
+    for label, result in results.items():
+        show(label, result)
+    for what in ("unchanged", "hourly"):
+        alone, beside = (results[f"{n}, {what}"] for n in ("30 days alone", "ten years stored"))
+        ratio, memory = beside["total"] / alone["total"], beside["MB"] / alone["MB"]
+        print(f"    {what}: ten years cost {ratio:.2f} of 30 days, and {memory:.2f} of the memory")
+    return results
+
+
 def bench_growth(results: dict[str, Result]) -> None:
     """What an hourly change costs on much history, of what it costs on little."""
     for where in ("embedded", "server"):
@@ -440,6 +467,7 @@ def bench_all(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         results |= bench_size(size, args.runs, scratch)
         shutil.rmtree(scratch / size)
     bench_growth(results)
+    results |= bench_ten_years(args.runs, scratch)
     results |= bench_real(args.runs, scratch)
     if not args.no_fleet:
         results |= bench_fleet(scratch)

@@ -75,17 +75,23 @@ def _block(start: datetime, usage: dict[str, Counter[str]]) -> dict[str, Any]:
 
 
 def build_feeds(
-    sessions: int, days: int, *, seed: int = 0, until: date | None = None, projects: int = 12
+    sessions: int, days: int, *, seed: int = 0, until: date | None = None, recent: int = 0
 ) -> Feeds:
-    """The five feeds of `sessions` sessions within `days` days, each of two models."""
+    """The five feeds of `sessions` sessions within `days` days, each of two models.
+
+    With `recent`, they report the sessions of so many last days alone, as after a purge.
+    """
     rng = random.Random(seed)
     until = until or datetime.now(timezone.utc).date()
     usage: dict[str, dict[Any, dict[str, Counter[str]]]] = {
         feed: defaultdict(lambda: defaultdict(Counter)) for feed in FEEDS
     }
     for number in range(sessions):
-        day = until - timedelta(days=number * days // sessions)
-        project = f"-home-dev-project-{rng.randrange(projects)}"
+        age = number * days // sessions
+        if recent and age >= recent:
+            break
+        day = until - timedelta(days=age)
+        project = f"-home-dev-project-{rng.randrange(12)}"
         start = datetime(day.year, day.month, day.day, 5 * rng.randrange(4), tzinfo=timezone.utc)
         identity = (project, f"{rng.getrandbits(128):032x}", start)
         for model in rng.sample(MODELS, 2):
@@ -101,8 +107,10 @@ def build_feeds(
             used,
             sessionId=session_id,
             projectPath=project,
-            firstActivity=_instant(start),
-            lastActivity=_instant(start + timedelta(hours=1)),
+            firstActivity=_instant(start + timedelta(milliseconds=int(session_id[:6], 16))),
+            lastActivity=_instant(
+                start + timedelta(hours=5, milliseconds=-int(session_id[:5], 16))
+            ),
         )
         for (project, session_id, start), used in usage["session"].items()
     ]
