@@ -222,6 +222,9 @@ def test_the_switches_show_the_parts_of_the_days(opened: Browser, machine: Machi
         weekly = opened.run("document.getElementById('daily-title').textContent") != "Daily cost"
         assert weekly == (days == "0")
     opened.click("#more summary")
+    deadline = time.monotonic() + 30
+    while not opened.run("document.querySelectorAll('#bars tbody tr').length"):
+        assert time.monotonic() < deadline  # the table is filled when it is opened
     bars = opened.run("""[...document.querySelectorAll("#bars tbody tr")].map(
         row => Number([...row.cells].at(-1).dataset.value))""")
     assert len(bars) in (62, 63)  # weeks of 430 days
