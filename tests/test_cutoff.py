@@ -91,7 +91,7 @@ def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_r
     choose: Choose, seesaw: Seesaw
 ) -> None:
     after = 2  # all is written and recorded: a look at the tables, and statistics
-    for number in choose(range(2, seesaw.statements_of_a_run() + 1 - after), 5):
+    for number in choose(range(2, seesaw.statements_of_a_run() + 1 - after), 8):
         done = disturb(seesaw, "close", nth=number, times=-1)
         assert done.code
         check_and_heal(seesaw, done)
@@ -104,7 +104,7 @@ def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
     scene = first_import(tmp_path, database)
     numbers = range(1, scene.statements_of_a_run() + 1)
     faults = [("http500", "after"), ("reset", "before")]
-    for number, (kind, when) in choose(itertools.product(numbers, faults), 11):
+    for number, (kind, when) in choose(itertools.product(numbers, faults), 17):
         disturb(scene, kind, when=when, nth=number, times=2)
         scene.check_between()
         scene.recover()

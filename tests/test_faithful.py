@@ -77,8 +77,8 @@ def surroundings(machine: Machine) -> str:
     ("version", "where"),
     [
         ("15.9.7", "server"),
-        ("16.2.5", "server"),
-        ("17.2.1", "embedded"),
+        pytest.param("16.2.5", "server", marks=pytest.mark.stress),
+        pytest.param("17.2.1", "embedded", marks=pytest.mark.stress),
         ("18.0.11", "server"),
         ("19.0.3", "server"),
         ("20.0.24", "embedded"),
