@@ -2423,8 +2423,11 @@ SELECT
         day > toDate32(today()) + 31, 'lies in the future',
         'has a total that is smaller than the sum of its counters'
     ) AS problem,
-    'run ccusage_importer.py --allow-shrink on that machine, with its clock set right'
-        AS remedy
+    if(
+        problem = 'lies in the future',
+        'set the clock of that machine right; the usage is counted all the same',
+        'run ccusage_importer.py --allow-shrink on that machine'
+    ) AS remedy
 FROM numbers
 WHERE NOT isFinite(dollars)
     OR dollars < 0

@@ -311,7 +311,10 @@ def test_one_row_is_enough(served: Machine) -> None:
     [
         (["--stats", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
         (["--days", "3"], "argument --days: only with --stats"),
-        (["--machine", "x"], "argument --machine: not with an import, but with --stats, --query or --copy-from"),
+        (
+            ["--machine", "x"],
+            "argument --machine: not with an import, but with --stats, --query or --copy-from",
+        ),
         (["--stats", "--days", "0"], "expected a number of days, got '0'"),
         (["--stats", "--days", "x"], "expected a number of days, got 'x'"),
         (["--stats", "--check"], "not allowed with argument --stats"),

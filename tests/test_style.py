@@ -146,7 +146,7 @@ def test_the_readme_has_the_help_text() -> None:
 def test_the_readme_counts_the_queries() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     text = (ROOT / "queries.sql").read_text(encoding="utf-8")
-    queries = re.findall("^-- name: (?!statistics-|report-)", text, re.MULTILINE)
+    queries = re.findall("^-- name: (?!statistics-|report-|integrity-)", text, re.MULTILINE)
     assert f" # {len(queries)} questions by name" in readme
 
 
