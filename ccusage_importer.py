@@ -6874,10 +6874,19 @@ def log_file(state_dir: Path) -> logging.Handler:
     """All that is said of an import, in ccusage_import.log."""
     from logging.handlers import RotatingFileHandler
 
+    class LogFile(RotatingFileHandler):
+        """It is given up where the disk is full. Python would print a traceback for each line."""
+
+        def handleError(self, _: logging.LogRecord) -> None:
+            log.removeHandler(self)
+            with contextlib.suppress(OSError):  # what could not be written
+                self.close()
+            log.warning("WARNING: %s: cannot be written: %s", path, sys.exc_info()[1])
+
     path = state_dir / "ccusage_import.log"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
+        file = LogFile(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}; "

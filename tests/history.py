@@ -64,7 +64,8 @@ class History:
             self.machine.env["CLAUDE_CONFIG_DIR"] = str(self.machine.claude)
 
     def truth(self) -> Tables:
-        return comparable(Expected(self.machine.version).claude(self.feeds()).tables)
+        expected = Expected(self.machine.version, self.machine.zone)
+        return comparable(expected.claude(self.feeds()).tables)
 
     def check(self) -> None:
         """All tables hold all that ever was, once."""

@@ -162,3 +162,16 @@ def test_a_full_disk_is_told_in_one_line(machine: Machine, monkeypatch: pytest.M
     last = done.err.splitlines()[-1]
     assert re.fullmatch(r".*No space left on device: '.*machine.json': free some disk space", last)
     machine.stores()
+
+
+def test_a_log_for_which_the_disk_has_no_room_is_one_warning_and_the_import_goes_on(
+    machine: Machine,
+) -> None:
+    machine.state.mkdir()
+    log = machine.state / "ccusage_import.log"
+    log.symlink_to("/dev/full")
+    done = machine.imports("--quiet")
+    assert done.err == f"WARNING: {log}: cannot be written: [Errno 28] No space left on device\n"
+    machine.check()
+    log.unlink()
+    assert machine.main("--quiet") == (0, "", "")
