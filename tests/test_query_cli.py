@@ -39,7 +39,7 @@ UTC = timezone.utc
 NAMES = [
     name
     for name in read_queries(QUERIES.read_text(encoding="utf-8"))
-    if not name.startswith(("statistics-", "report-"))
+    if not name.startswith(("statistics-", "report-", "integrity-"))
 ]
 
 
