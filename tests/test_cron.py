@@ -196,14 +196,16 @@ def test_a_wrong_configuration_is_told_in_a_line_with_force_too(
 
 def test_without_cron_another_timer_is_pointed_to(project: Project) -> None:
     (project.crontab.folder / "crontab").unlink()
-    tools = project.crontab.folder.parent / "tools"  # all of PATH but a crontab that is installed
+    tools = project.crontab.folder.parent / "tools"  # for a folder that holds a real crontab
     tools.mkdir()
-    for folder in reversed(project.machine.env["PATH"].split(":")):
-        for program in Path(folder).glob("*") if Path(folder).is_dir() else ():
-            if program.name != "crontab":
-                (tools / program.name).unlink(missing_ok=True)
-                (tools / program.name).symlink_to(program)
-    done = project.setup(code=1, PATH=str(tools))
+    path = []
+    for folder in map(Path, project.machine.env["PATH"].split(":")):
+        if (folder / "crontab").exists():
+            for program in folder.iterdir():
+                if program.name != "crontab" and not (tools / program.name).is_symlink():
+                    (tools / program.name).symlink_to(program)
+        path.append(str(tools if (folder / "crontab").exists() else folder))
+    done = project.setup(code=1, PATH=":".join(path))
     assert "systemd or launchd (see README.md)" in done.stderr
 
 
