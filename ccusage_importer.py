@@ -6260,6 +6260,29 @@ class Checkup:
         with self.failing("newest import"):
             for warning in missing_run(importer, self.recorded, history, self.past):
                 self.note("newest import", warning, "import again what ccusage still reports")
+        self.section = "Schedule and data"
+        self.check_twins(importer)
+        self.check_budgets(importer)
+        self.section = "ClickHouse"
+
+    def check_twins(self, importer: ClickHouseImporter) -> None:
+        """Whether this machine has sessions in common with another one."""
+        sql = read_queries(QUERIES.read_text(encoding="utf-8"))["twin-machines"].sql
+        for names, agent, number, *_ in importer.query_own("ccusage_usage_sessions", sql):
+            if importer.machine_name in names.split(", "):
+                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
+                self.note("twin machines", common, "remove the rows of one, as README says")
+
+    def check_budgets(self, importer: ClickHouseImporter) -> None:
+        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
+        limits, known = Spending.limits(self.settings), self.recorded or self.past.identity
+        if any(limits):
+            scope = Scope(datetime.now(UTC), known.timezone if known else "UTC")
+            spent = read_spending(importer, scope)
+            for name, cost, limit in zip(("this month", "today"), spent, limits, strict=True):
+                if limit:
+                    text = f"{name}: {budget_text(cost, limit)}"
+                    self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
     def check_integrity(self, importer: ClickHouseImporter) -> None:
         """What the queries integrity-… find: the first rows of each, and how many there are."""

@@ -622,6 +622,23 @@ def test_the_last_three_imports_are_listed_with_their_codes(machine: Machine) ->
     assert "ccusage_import.log" in found["remedy"]
 
 
+def test_an_exceeded_budget_and_sessions_of_two_machines_are_warnings(
+    tmp_path: Path, database: Database
+) -> None:
+    machine, twin = (Machine(tmp_path, name, database=database) for name in ("m1", "m2"))
+    write_session(machine.claude, "-p", "s", [Message(datetime.now(UTC) - timedelta(seconds=1))])
+    machine.imports()
+    found = check(machine, code=0, BUDGET_MONTH="9999", BUDGET_DAY="9999")
+    assert found["budget"]["status"] == "ok"
+    assert "twin machines" not in found
+    twin.env["CLAUDE_CONFIG_DIR"] = machine.env["CLAUDE_CONFIG_DIR"]
+    twin.imports()
+    found = check(machine, code=0, BUDGET_DAY="0.0000001")
+    assert found["budget"]["status"] == found["twin machines"]["status"] == "warning"
+    assert found["budget"]["detail"].startswith("today: ")
+    assert found["twin machines"]["detail"] == "m1, m2: 1 session of claude in common count twice"
+
+
 @pytest.mark.parametrize(
     ("text", "status", "detail"),
     [
