@@ -1642,8 +1642,8 @@ class Evidence(NamedTuple):
     Of the stored sessions, the transcripts of the `lost` are gone; those of the `uncounted` lie on
     the disk, but count nowhere. Messages of the `adrift` now count in another session or project.
     Conversations (sessions that share messages) are `following` when they become what is reported,
-    and `unclear` when less is reported of them than stored. `growths` are what sessions used since
-    they were stored.
+    and `unclear` when less is reported of them than stored; all their keys, of new sessions too,
+    are `waiting`. `growths` are what sessions used since they were stored.
     """
 
     policy: Policy
@@ -1913,6 +1913,7 @@ def priced_as(whole: Record, part: Record) -> Record:
 
 
 def emptied(record: Record) -> Record:
+    """The same row without any usage."""
     return record._replace(tokens=Tokens(), cost=0.0, shares={}, models=frozenset())
 
 
@@ -3856,7 +3857,7 @@ def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> N
         error.exit_code = 3 if importer.has_written else 1
         raise
     for reason, number in plan.result.held.items():
-        log.debug("%d rows are not as reported: %s", number, reason)
+        log.debug("%s not as reported: %s", counted(number, "row"), reason)
 
 
 def history_row(plan: Plan, started: datetime) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_held_rows_are_told_with_the_reason(machine: Machine) -> None:
     stub.say(daily=daily)
     with at(datetime(2026, 6, 1, tzinfo=timezone.utc)):
         machine.imports()
-    assert "DEBUG 1 rows are not as reported: their transcripts are gone" in lines(machine)
+    assert "DEBUG 1 row not as reported: their transcripts are gone" in lines(machine)
 
 
 @pytest.mark.parametrize(
