@@ -15,7 +15,8 @@ transcripts of such a year. Each line is the median of several runs, each in a p
 A fleet is so many machines, each with usage of its own (100 sessions in 60 days), that import what
 an hour changed into one server, eight at once, as cron does it; `--stored` has rows of so many more
 machines lie in the tables, which takes no time to make. After each hour of three: how long the
-imports took, and how many parts, unfinished mutations and superseded rows there are.
+imports took, how much CPU of the server's each needed, and how many parts, unfinished mutations and
+superseded rows there are.
 
 `connect` has the schema check and the history; `read` what is read of the rows; `sql` all
 statements. Phases overlap: ccusage works while the program connects and reads.
@@ -424,21 +425,22 @@ def bench_fleet(
     ):
         fleet = Fleet(scratch / "fleet", server, machines)
         for hour in range(4):
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), server.cpu()
             runs = list(pool.map(fleet.run, fleet.machines, [hour] * machines))
-            took = time.perf_counter() - began
+            took, cpu = time.perf_counter() - began, server.cpu() - cpu
             if hour == 0:
                 fleet.multiply(stored)
             label = f"fleet hour {hour}" if hour else "fleet first"
             totals = sorted(run["total"] for run in runs)
             slow = totals[int(0.95 * (machines - 1))]
             state = fleet.state()
-            results[label] = defaultdict(float, median(runs) | {"slow": slow} | state)
+            extra = {"slow": slow, "server's CPU of an import": cpu / machines}
+            results[label] = defaultdict(float, median(runs) | extra | state)
             show(label, results[label])
             piled = ", ".join(f"{number:.0f} {what}" for what, number in state.items())
             print(
-                f"    {machines} imports in {took:.1f} s, 95 % of them within {slow:.2f} s; "
-                f"then {piled}",
+                f"    {machines} imports in {took:.1f} s, 95 % of them within {slow:.2f} s, each "
+                f"with {cpu / machines:.2f} s of the server's CPU; then {piled}",
                 flush=True,
             )
         print(f"    {fleet.exact(hour)} of {machines} machines exact", flush=True)

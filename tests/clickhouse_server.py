@@ -580,7 +580,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             if wait := order.get("progress"):
                 self._news.wait_for(lambda: len(self._statements) >= wait["begun"], wait["seconds"])
                 running = sum(statement.running for statement in self._statements)
-                return {"begun": len(self._statements), "running": running}
+                cpu = time.process_time()
+                return {"begun": len(self._statements), "running": running, "cpu": cpu}
             log = [dict(vars(statement)) for statement in self._statements]
             if order.get("reset"):
                 self._statements.clear()
@@ -835,6 +836,11 @@ class ClickHouseServer:
         """
         state = self.control(progress={"begun": begun, "seconds": seconds})
         return state["begun"], state["running"]
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the server has used since it started."""
+        seconds: float = self.control(progress={"begun": 0, "seconds": 0})["cpu"]
+        return seconds
 
     def client(self, **options: Any) -> Any:
         """A clickhouse-connect client for this server, as its first user."""
