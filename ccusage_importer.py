@@ -61,7 +61,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import errno
 import fcntl
 import gc
 import glob
@@ -6643,21 +6642,14 @@ def check_report(checks: Sequence[Check]) -> Report:
 # --- command line ---------------------------------------------------------------------
 
 
-def name_folders(env: Mapping[str, str]) -> list[Path]:
-    """Where agents keep what ccusage names projects and sessions after."""
+def local_names(settings: Settings) -> dict[str, str]:
+    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
+    env, ids, names = settings.environment, Ids(settings.hash_key), dict[str, str]()
     home = Path(env.get("HOME") or Path.home())
     codex = _path(env.get("CODEX_HOME"), home / ".codex")
     opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
-    return [
-        *transcript_directories(env),
-        *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
-    ]
-
-
-def local_names(settings: Settings) -> dict[str, str]:
-    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
-    ids, names = Ids(settings.hash_key), dict[str, str]()
-    for root in name_folders(settings.environment):
+    others = (codex / "sessions", codex / "archived_sessions", opencode / "storage")
+    for root in (*transcript_directories(env), *others):
         for folder, folders, files in os.walk(root):
             inside = Path(folder).relative_to(root)
             every = [*folders, *files, *(Path(file).stem for file in files)]
@@ -6693,75 +6685,12 @@ def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
     return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
 
 
-def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
-    """The answer to a query, in the time zone of the machine that it is about."""
-    given = dict(args.param)
-    if args.machine:
-        given.setdefault("machine", args.machine)
-    if settings.budget_month and "budget" in query.parameters:
-        given.setdefault("budget", f"{settings.budget_month:.2f}")
-    values = bind(query, given)
-    machine = "" if query.name == "-" else values.get("machine", "")
-    with reading(settings, machine) as importer:
-        option = "--machine" if args.machine else "--param machine"
-        scope = scope_of(importer, machine, option)
-        if "timezone" in query.parameters and query.name != "-":
-            values = {**values, "timezone": given.get("timezone", scope.zone)}
-        return answer_query(importer, query, values, scope)
-
-
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.encode(errors="replace").decode().split())
         self.exit(2, f"{self.prog}: error: {text}; see --help\n")
-
-
-def build_parser() -> Parser:
-    parser = Parser(
-        prog="ccusage-import",
-        description="Import what ccusage reports into ClickHouse, then print statistics.",
-    )
-    mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
-
-    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
-        group.add_argument(option, help=says, **{"action": "store_true", **more})
-
-    def value(
-        option: str, kind: Callable[[str], Any], shown: str, says: str, group: Any = parser
-    ) -> None:
-        action = "append" if option == "--param" else "store"
-        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
-
-    switch("--check", "system check; imports nothing", mode)
-    switch("--stats", "statistics of what is stored; imports nothing", mode)
-    value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
-    switch("--list-queries", "list the queries of queries.sql", mode)
-    says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
-    value("--copy-from", _text, "SOURCE", says, mode)
-    value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
-    value("--days", _days, "N", "statistics of the last N days")
-    value("--machine", _text, "NAME", "statistics, a query or a copy of one machine")
-    says = "store project names and session ids as hashes (as this machine did before; at first)"
-    switch("--hash-projects", says, names)
-    says = "store project names and session ids as they are"
-    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
-    switch("--names", "show this machine's names on a terminal")
-    switch("--dry-run", "say what would change; write nothing")
-    switch("--reprice", "take ccusage's present prices for what it reports")
-    switch("--allow-shrink", "accept rows smaller than the stored ones")
-    says = "which agents' usage to import (all that this ccusage reports)"
-    value("--agents", _agents, "all|claude,codex,…", says)
-    value("--lock-timeout", _seconds, "SECONDS", "how long to wait for another import (300)")
-    parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
-    value("--output", Path, "FILE", "write the result there, as its ending says")
-    switch("--quiet", "print only what is wrong", loudness)
-    switch("--verbose", "print every step", loudness)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
-    parser.set_defaults(hash_projects=None)
-    return parser
 
 
 # What each option goes with. With anything else it would do nothing, and is refused. The check
@@ -6783,7 +6712,88 @@ GOES_WITH = {
 }
 
 
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="ccusage-import",
+        description="Import what ccusage reports into ClickHouse, then print statistics.",
+    )
+    mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
+
+    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
+        group.add_argument(option, help=says, **{"action": "store_true", **more})
+
+    def value(option: str, shown: str, says: str, kind: Any, group: Any = parser) -> None:
+        action = "append" if option == "--param" else "store"
+        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
+
+    switch("--check", "system check; imports nothing", mode)
+    switch("--stats", "statistics of what is stored; imports nothing", mode)
+    says = "run a query of queries.sql, - for stdin's"
+    value("--query", "NAME", says, _text(r".*\S.*", "a name, or - for SQL from stdin"), mode)
+    switch("--list-queries", "list the queries of queries.sql", mode)
+    says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
+    value("--copy-from", "SOURCE", says, _text(), mode)
+    says, kind = "a parameter of the query, such as days=7", _text(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    value("--param", "NAME=VALUE", says, kind)
+    kind = _text("[1-9][0-9]{0,4}", "a number of days", int)
+    value("--days", "N", "statistics of the last N days", kind)
+    value("--machine", "NAME", "statistics, a query or a copy of one machine", _text())
+    says = "store project names and session ids as hashes (as this machine did before; at first)"
+    switch("--hash-projects", says, names)
+    says = "store project names and session ids as they are"
+    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    switch("--names", "show this machine's names on a terminal")
+    switch("--dry-run", "say what would change; write nothing")
+    switch("--reprice", "take ccusage's present prices for what it reports")
+    switch("--allow-shrink", "accept rows smaller than the stored ones")
+    says = "which agents' usage to import (all that this ccusage reports)"
+    kind = _text(r".*[^\s,].*", "all, or agents such as claude,codex", _agents)
+    value("--agents", "all|claude,codex,…", says, kind)
+    says, kind = (
+        "how long to wait for another import (300)",
+        _text(r"\d{1,6}(\.\d*)?", "seconds", float),
+    )
+    value("--lock-timeout", "SECONDS", says, kind)
+    parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
+    value("--output", "FILE", "write the result there, as its ending says", _output)
+    switch("--quiet", "print only what is wrong", loudness)
+    switch("--verbose", "print every step", loudness)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
+    parser.set_defaults(hash_projects=None)
+    return parser
+
+
+def _text(
+    pattern: str = ".*", expected: str = "text", kind: Callable[[str], Any] = str
+) -> Callable[[str], Any]:
+    """What reads the value of an option: text in UTF-8 of a pattern."""
+
+    def read(text: str) -> Any:
+        if not _is_utf8(text) or not re.fullmatch(pattern, text, re.DOTALL):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return kind(text)
+
+    return read
+
+
+def _agents(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
+    return frozenset() if "all" in names else names
+
+
+def _output(text: str) -> Path:
+    """A file to write, of which is seen now what would be missed in the end."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: it is a directory")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{path}: its directory does not exist")
+    return path
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, and what they ask for as `mode`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     given = [
@@ -6791,11 +6801,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         for name, value in vars(args).items()
         if value != parser.get_default(name)
     ]
-    mode = next((option for option in given if option in MODES), IMPORT)
+    args.mode = next((option for option in given if option in MODES), IMPORT)
     for option in given:
-        *others, last = GOES_WITH.get(option, (mode,))
-        if mode not in (*others, last):
-            fits = f"not with {mode}, but with {', '.join(others)} or" if others else "only with"
+        *others, last = GOES_WITH.get(option, (args.mode,))
+        if args.mode not in (*others, last):
+            fits = (
+                f"not with {args.mode}, but with {', '.join(others)} or" if others else "only with"
+            )
             parser.error(f"argument {option}: {fits} {last}")
     if args.format is None:
         endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
@@ -6807,50 +6819,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.names and (args.format != "table" or args.output or not sys.stdout.isatty()):
         parser.error("argument --names: only on a terminal, where it shows no other format")
     return args
-
-
-def imports(args: argparse.Namespace) -> bool:
-    other = (args.check, args.stats, args.query, args.list_queries, args.copy_from is not None)
-    return not any(other)
-
-
-def _query(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected a name, or - for SQL from stdin")
-    return text
-
-
-def _text(text: str) -> str:
-    if not _is_utf8(text):
-        raise argparse.ArgumentTypeError("expected text in UTF-8")
-    return text
-
-
-def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = _text(text).partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value
-
-
-def _days(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,4}", text):
-        raise argparse.ArgumentTypeError(f"expected a number of days, got {text!r}")
-    return int(text)
-
-
-def _agents(text: str) -> frozenset[str]:
-    names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("expected all, or agents such as claude,codex")
-    return frozenset() if "all" in names else names
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (seconds := float(text)) < 1e6:
-            return seconds
-    raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
 
 
 class TerminalHandler(logging.Handler):
@@ -6867,14 +6835,6 @@ class TerminalHandler(logging.Handler):
         self.console.print(record.getMessage(), style=style, soft_wrap=True)
 
 
-def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
-    """Something that moves while one waits, on a terminal and unless --quiet."""
-    for handler in log.handlers:
-        if isinstance(handler, TerminalHandler) and handler.level < logging.WARNING:
-            return handler.console.status(text, spinner="line")
-    return contextlib.nullcontext()
-
-
 def configure_logging(args: argparse.Namespace) -> None:
     """Lines for people on stderr."""
     logging.getLogger().addHandler(logging.NullHandler())  # the libraries' own lines
@@ -6889,17 +6849,17 @@ def configure_logging(args: argparse.Namespace) -> None:
     log.addHandler(terminal)
 
 
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n ", ";")
-
-
-def log_file(state_dir: Path) -> logging.Handler:
-    """All that is said of an import, in ccusage_import.log."""
+def log_to_file(state_dir: Path) -> None:
+    """Tell all of an import in ccusage_import.log, too; an import does not fail because of it."""
     from logging.handlers import RotatingFileHandler
 
+    path = state_dir / "ccusage_import.log"
+
     class LogFile(RotatingFileHandler):
-        """It is given up where the disk is full. Python would print a traceback for each line."""
+        """Each event is one line. Where the disk is full, no more is written."""
+
+        def format(self, record: logging.LogRecord) -> str:
+            return super().format(record).replace("\n ", ";")
 
         def handleError(self, _: logging.LogRecord) -> None:
             log.removeHandler(self)
@@ -6907,17 +6867,26 @@ def log_file(state_dir: Path) -> logging.Handler:
                 self.close()
             log.warning("WARNING: %s: cannot be written: %s", path, sys.exc_info()[1])
 
-    path = state_dir / "ccusage_import.log"
-    try:
+    with contextlib.suppress(OSError):  # as where no lock can be, which is told
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = LogFile(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; "
-            "set CCUSAGE_STATE_DIR to a directory of yours"
-        ) from error
-    file.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(message)s"))
-    return file
+        line = "%(asctime)s %(process)d %(levelname)s %(message)s"
+        file.setFormatter(logging.Formatter(line))
+        log.addHandler(file)
+
+
+@contextlib.contextmanager
+def at_work(says: str) -> Iterator[None]:
+    """A spinner on a terminal, unless --quiet. Rows are no garbage: to look takes a fifth more."""
+    shown = (
+        h for h in log.handlers if isinstance(h, TerminalHandler) and h.level < logging.WARNING
+    )
+    terminal = next(shown, None)
+    gc.disable()
+    with terminal.console.status(says, spinner="line") if terminal else contextlib.nullcontext():
+        yield
+    gc.freeze()  # nor is what is left, when the process ends
+    gc.enable()
 
 
 def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
@@ -6933,79 +6902,78 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     if page:
         publish(Report(page_figures(stats, details), (), (), ()), args)
     elif not args.quiet or args.output:
-        publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
+        publish(figures_report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
 
 
 def run_import(settings: Settings, args: argparse.Namespace) -> int:
-    gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
-    with spinner("importing"):
+    with at_work("importing"):
         result = import_usage(settings, summary=not args.quiet)
-    gc.freeze()  # nor is what is left, when the process ends
-    gc.enable()
     if not args.quiet or args.output:
         sections = import_sections(result, verbose=args.verbose)
-        publish_named(figures_report(result, sections), args, settings)
+        publish(figures_report(result, sections), args, settings)
     return 3 if result.feeds_failed else 0
 
 
 def run_copy(settings: Settings, args: argparse.Namespace) -> int:
-    gc.disable()  # rows are no garbage
-    with spinner("copying"):
+    with at_work("copying"):
         result = copy_database(settings, args.copy_from, args.machine)
-    gc.enable()
     if not args.quiet or args.output:
         publish(copy_report(result), args)
     return 0
 
 
-def run_command(settings: Settings, args: argparse.Namespace) -> int:
-    """What the arguments ask for; the exit code."""
-    if args.output:  # better now than in the end
-        check_output(args.output)
-    if imports(args):
-        return run_import(settings, args)
-    if args.copy_from is not None:
-        return run_copy(settings, args)
-    if args.stats:
-        return show_statistics(settings, args)
-    if args.check:
-        checks = Checkup(settings).run()
-        failed = [check for check in checks if check.status == FAILED]
-        if failed or not args.quiet:
-            publish(check_report(failed if args.quiet else checks), args)
-        return int(bool(failed))
-    if args.list_queries:
-        publish(list_queries(), args)
-    else:
-        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
-        publish_named(ask_query(settings, query, args), args, settings)
+def run_check(settings: Settings, args: argparse.Namespace) -> int:
+    checks = Checkup(settings).run()
+    failed = [check for check in checks if check.status == FAILED]
+    if failed or not args.quiet:
+        publish(check_report(failed if args.quiet else checks), args)
+    return int(bool(failed))
+
+
+def run_query(settings: Settings, args: argparse.Namespace) -> int:
+    """Answer a query, in the time zone of the machine that it is about."""
+    query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
+    given = dict(parameter.split("=", 1) for parameter in args.param)
+    if args.machine:
+        given.setdefault("machine", args.machine)
+    if settings.budget_month and "budget" in query.parameters:
+        given.setdefault("budget", f"{settings.budget_month:.2f}")
+    values = bind(query, given)
+    machine = "" if query.name == "-" else values.get("machine", "")
+    with reading(settings, machine) as importer:
+        scope = scope_of(importer, machine, "--machine" if args.machine else "--param machine")
+        if "timezone" in query.parameters and query.name != "-":
+            values = {**values, "timezone": given.get("timezone", scope.zone)}
+        report = answer_query(importer, query, values, scope)
+    publish(report, args, settings)
     return 0
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file that could not be written; a pipe or a device is what it is."""
-    if str(path).startswith("/dev/") or (path.exists() and not (path.is_file() or path.is_dir())):
-        return
-    folder = Path(os.path.realpath(path)).parent
-    problem = (
-        (not folder.is_dir() and "its directory does not exist")
-        or (path.is_dir() and "it is a directory")
-        or (not os.access(folder, os.W_OK) and "its directory cannot be written")
-    )
-    if problem:
-        raise ConfigError(f"--output {path}: {problem}")
+def list_all(_: Settings, args: argparse.Namespace) -> int:
+    publish(list_queries(), args)
+    return 0
 
 
-def publish_named(report: Report, args: argparse.Namespace, settings: Settings) -> None:
-    """Print an answer, with --names showing the names behind its hashes."""
-    publish(with_names(report, local_names(settings)) if args.names else report, args)
+RUNS = {
+    IMPORT: run_import,
+    "--check": run_check,
+    "--stats": show_statistics,
+    "--query": run_query,
+    "--list-queries": list_all,
+    "--copy-from": run_copy,
+}
 
 
-def publish(report: Report, args: argparse.Namespace) -> None:
-    """Print an answer, or write it to --output, in the form that was asked for."""
+def publish(report: Report, args: argparse.Namespace, settings: Settings | None = None) -> None:
+    """Print an answer, or write it to --output, in the form that was asked for.
+
+    With --names, the names of these settings' machine are shown behind their hashes.
+    """
     import shutil
 
+    if settings and args.names:
+        report = with_names(report, local_names(settings))
     out = sys.stdout
     width = shutil.get_terminal_size((report.width, 24)).columns
     width, colour = (report.width, False) if args.output else (width, out.isatty())
@@ -7057,14 +7025,6 @@ def tell_unknown_variables(env: Mapping[str, str]) -> None:
             log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
 
 
-DISK_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it accessible to you"),
-    errno.EROFS: "choose a place that can be written",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit code is as the module says."""
     for name in ("stdout", "stderr"):
@@ -7078,19 +7038,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         configure_logging(args)
         env = load_environment(os.environ)
-        if imports(args) or args.copy_from is not None:
-            log.addHandler(log_file(state_directory(env)))
+        if args.mode in (IMPORT, "--copy-from"):
+            log_to_file(state_directory(env))
         tell_unknown_variables(env)
         options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
         claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
         given = {name: getattr(args, name) for name in options}
         settings = Settings.from_env(env, claims_name=claims_name, **given)
-        return run_command(settings, args)
+        return RUNS[args.mode](settings, args)
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
     except OSError as error:  # a file or a disk that is not as it should be, no bug
-        log.error("%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check the disk"))
+        log.error("%s: check the disk and its permissions", error)
         return 1
     except KeyboardInterrupt:
         log.error("interrupted")
