@@ -3953,7 +3953,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 refuse_twins(importer, identity, past, feeds.reported)
             tell_identity(recorded, identity, past)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            tell_elsewhere(settings, identity.machine_name, recorded, past)
+            missing += history_elsewhere(settings, identity.machine_name, recorded, past)
             for warning in (*missing, *other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
@@ -4031,16 +4031,6 @@ class Holding(NamedTuple):
     newest: datetime
 
 
-class Source(NamedTuple):
-    """A database to copy from: its name for people, its tables' id, keys, and what it holds."""
-
-    where: str
-    uuid: str
-    key_fingerprints: frozenset[str]
-    machines: Sequence[str]
-    holdings: Iterable[Holding]
-
-
 class CopiedMonth(NamedTuple):
     """A month of a machine: its rows, and the dollars of its days, in each of the databases."""
 
@@ -4068,93 +4058,45 @@ def source_settings(settings: Settings, text: str) -> Settings:
     """The settings of the database to copy from, which its directory or its address names."""
     from urllib.parse import unquote
 
-    shown = re.sub(".*@", "…@", text)  # a password may be in it
-    expected = f"--copy-from: expected the directory of an embedded database, or {ADDRESS}"
+    expected = (
+        f"--copy-from: expected the directory of an embedded database, or {ADDRESS} with the "
+        "password in COPY_FROM_PASSWORD"
+    )
     if not re.match("https?://", text, re.I):
         path = _path(text, Path())
         if not os.path.isdir(path / "metadata"):
+            shown = re.sub(".*@", "…@", text)  # a password may be in it
             raise ConfigError(f"{expected}; there is no database at {shown}")
-        source = settings._replace(host=None, embedded_path=path)
-        return source._replace(database=embedded_database(source))
-    protocol, _, rest = text.partition("://")
-    user, _, place = rest.rpartition("@")
-    if ":" in user:
-        raise ConfigError("--copy-from: set COPY_FROM_PASSWORD to the password, and leave it out")
-    match = re.fullmatch(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?/([^/?#]+)/?", place, re.I)
-    if not match or not 0 < int(match[2] or 1) < 65536:
+        return embedded_source(settings, path)
+    host = r"\[[\da-f:.]+\]|[\w.-]+"
+    address = rf"(https?)://(?:([^:@/]*)@)?({host})(?::(\d{{1,5}}))?/([^/?#]+)/?"
+    match = re.fullmatch(address, text, re.I)
+    if not match or not 0 < int(match[4] or 1) < 65536:
         raise ConfigError(expected)
     return settings._replace(
-        host=match[1],
-        port=int(match[2] or {"http": 8123, "https": 8443}[protocol.lower()]),
-        protocol=protocol.lower(),
-        user=unquote(user) or "default",
+        host=match[3],
+        port=int(match[4] or {"http": 8123, "https": 8443}[match[1].lower()]),
+        protocol=match[1].lower(),
+        user=unquote(match[2] or "default"),
         password=settings.environment.get("COPY_FROM_PASSWORD", ""),
-        database=unquote(match[3]),
+        database=unquote(match[5]),
     )
 
 
-def embedded_database(source: Settings) -> str:
-    """The database within an embedded one that holds our tables: CH_DATABASE, or the only one."""
+def embedded_source(settings: Settings, path: Path) -> Settings:
+    """The settings of an embedded database, in which CH_DATABASE is ours, or the only one is."""
     from urllib.parse import unquote
 
-    files = source.embedded_path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
-    found = sorted(unquote(file.parent.name) for file in files)
-    if source.database in found or not found:
-        return source.database
-    if found[1:]:
-        names = " and ".join(found)
-        raise ConfigError(f"--copy-from: {source.where} holds {names}: set CH_DATABASE to one")
-    return found[0]
+    source = settings._replace(host=None, embedded_path=path)
+    files = path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
+    found = [unquote(file.parent.name) for file in files]
+    only = len(found) == 1 and source.database not in found
+    return source._replace(database=found[0]) if only else source
 
 
-def refuse_itself(source: Settings, *, same: bool) -> None:
-    if same:
-        raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
-
-
-def address_of(settings: Settings) -> tuple[object, ...]:
-    """What is the same of two settings that name one database in the same way."""
-    if settings.host is None:
-        return (os.path.realpath(settings.embedded_path),)
-    return settings.host.lower(), settings.port, settings.database
-
-
-def refuse_keys(target: ClickHouseImporter, source: Source) -> None:
-    """Refuse names that are hashed with another key: they would become other projects."""
-    keys = key_fingerprints(target) or {key_fingerprint(target.settings.hash_key)}
-    if source.key_fingerprints - keys:
-        raise ConfigError(
-            f"PROJECT_HASH_KEY: the projects of {source.where} are stored under another key than "
-            "those of the database in force, and would be other projects; a copy needs the same key"
-        )
-
-
-def tables_uuid(importer: ClickHouseImporter) -> str:
-    """What tells a server's tables from all others, whatever the server's name; else nothing."""
-    found = importer.engines()[HISTORY].uuid if importer.settings.host else ""
-    return found if found.strip("0-") else ""
-
-
-def key_fingerprints(importer: ClickHouseImporter, machine: str = "") -> frozenset[str]:
-    sql = (
-        f"SELECT DISTINCT key_fingerprint FROM {HISTORY} "  # noqa: S608 (our name)
-        "WHERE {only:String} IN ('', machine_name)"
-    )
-    return frozenset(key for (key,) in importer.query_own(HISTORY, sql, only=machine))
-
-
-def machines_of(importer: ClickHouseImporter, machine: str) -> list[str]:
-    """The machines that have rows or runs; with `machine` that one alone."""
-    names = {HISTORY, *(table.name for table in ALL_TABLES)} - importer.absent
-    selects = [f"SELECT machine_name FROM {name}" for name in sorted(names)]  # noqa: S608 (ours)
-    found = sorted(name for (name,) in importer.query(" UNION DISTINCT ".join(selects)))
-    if machine and machine not in found:
-        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(found)} did")
-    return [machine] if machine else found
-
-
-def read_holding(importer: ClickHouseImporter) -> Holding:
+def read_holding(importer: ClickHouseImporter, machine: str) -> Holding:
     """What is stored of a machine, at a moment at which no import of it is writing."""
+    importer.machine_name = machine
     deadline = time.monotonic() + WRITING
     while True:
         run, row = moment = importer.read_past().newest, importer.newest_row()
@@ -4164,16 +4106,14 @@ def read_holding(importer: ClickHouseImporter) -> Holding:
         writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
         changed = moment != (importer.read_past().newest, importer.newest_row())
         if time.monotonic() > deadline or not (writing or changed):
-            return Holding(importer.machine_name, stored, runs, max(moment))
+            return Holding(machine, stored, runs, max(moment))
         time.sleep(0.1)
 
 
 def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
     """The rows of the history, with the columns of this version that are there."""
-    if HISTORY in importer.absent:
-        return []
     known = next(item.columns for item in read_schema() if item.name == HISTORY)
-    columns = [name for name in known if name in importer.columns()[HISTORY]]
+    columns = [name for name in known if name in importer.columns().get(HISTORY, ())]
     sql = (
         f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
         "WHERE machine_name = {machine:String} ORDER BY updated_at"
@@ -4182,67 +4122,60 @@ def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def source_errors() -> Iterator[None]:
-    """Name what an error of the source is about by --copy-from, instead of by CH_ variables."""
-    try:
-        yield
-    except StoreError as error:
-        text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
-        text = text.replace("CH_USER's", "the user's").replace("CH_USER", "the user of --copy-from")
-        text = re.sub(r"(CH_HOST and )?CH_(PORT|DATABASE)", "the address of --copy-from", text)
-        raise StoreError(text) from error
-
-
-@contextlib.contextmanager
-def open_source(source: Settings, machine: str) -> Iterator[Source]:
-    """The source, which is read while it is gone through."""
+def open_source(source: Settings, machine: str) -> Iterator[tuple[str, Iterator[Holding]]]:
+    """The UUID of the source's history, and its machines, each read when it is its turn."""
     with contextlib.ExitStack() as stack:
-        with source_errors():
-            if source.host is None:
-                deadline = time.monotonic() + source.lock_timeout
-                stack.enter_context(embedded_lock(source, deadline))
-            client = stack.enter_context(open_client(source, writing=False))
-            importer = ClickHouseImporter(client, source, "")
-            importer.prepare(create=False)
-            if importer.empty or client.database != source.database:
-                name = f"database {source.database!r}"
-                raise ConfigError(f"--copy-from: {source.where} has no tables of ours in {name}")
-            machines = machines_of(importer, machine)
-            keys, uuid = key_fingerprints(importer, machine), tables_uuid(importer)
-        yield Source(source.where, uuid, keys, machines, _holdings(importer, machines))
-
-
-def _holdings(importer: ClickHouseImporter, machines: Sequence[str]) -> Iterator[Holding]:
-    for importer.machine_name in machines:
-        with source_errors():
-            holding = read_holding(importer)
-        yield holding
+        if source.host is None:
+            stack.enter_context(embedded_lock(source, time.monotonic() + source.lock_timeout))
+        client = stack.enter_context(open_client(source, writing=False))
+        importer = ClickHouseImporter(client, source, "")
+        importer.prepare(create=False)
+        if importer.empty or client.database != source.database:
+            name = f"database {source.database!r}"
+            raise ConfigError(f"--copy-from: {source.where} has no tables of ours in {name}")
+        tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
+        sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
+        machines = [name for (name,) in importer.query(sql)]
+        if machine and machine not in machines:
+            known = ", ".join(machines)
+            raise ConfigError(f"--machine: {machine!r} never imported; {known} did")
+        wanted = [machine] if machine else machines
+        yield importer.engines()[HISTORY].uuid, map(partial(read_holding, importer), wanted)
 
 
 @contextlib.contextmanager
 def open_both(
     settings: Settings, source: Settings, machine: str
-) -> Iterator[tuple[ClickHouseImporter, Source]]:
-    """The target and the source; two embedded databases, which can't be open at once, in turns.
+) -> Iterator[tuple[ClickHouseImporter, Iterator[Holding]]]:
+    """The target and what the source holds. A source that is the target is refused.
 
-    Between the turns, the rows lie in a file without a name, which ends with the process.
+    Two embedded databases can't be open at once. They are opened in turns, and in between the rows
+    lie in a file without a name, which ends with the process.
     """
     import pickle
     import tempfile
 
+    itself = ConfigError(f"--copy-from: {source.where} is the database in force itself")
+    here, there = (os.path.realpath(each.embedded_path) for each in (settings, source))
+    both_embedded = settings.host is None and source.host is None
+    if both_embedded and here == there:
+        raise itself
     with contextlib.ExitStack() as stack:
         reading = stack.enter_context(contextlib.ExitStack())
-        found = reading.enter_context(open_source(source, machine))
-        if settings.host is None and source.host is None:
+        uuid, holdings = reading.enter_context(open_source(source, machine))
+        if both_embedded:
             file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
-            for holding in found.holdings:
+            for holding in (*holdings, None):
                 pickle.dump(holding, file, pickle.HIGHEST_PROTOCOL)
             file.seek(0)
             reading.close()
-            kept = (pickle.load(file) for _ in found.machines)  # noqa: S301 (only we can write it)
-            found = found._replace(holdings=kept)
+            holdings = iter(lambda: pickle.load(file), None)  # noqa: S301 (only we can write it)
         client = stack.enter_context(open_client(settings, writing=not settings.dry_run))
-        yield ClickHouseImporter(client, settings, ""), found
+        target = ClickHouseImporter(client, settings, "")
+        target.prepare(create=not settings.dry_run)
+        if not both_embedded and uuid.strip("0-") and uuid == target.engines()[HISTORY].uuid:
+            raise itself
+        yield target, holdings
 
 
 def holds(*records: Record) -> tuple[int, bool, int]:
@@ -4253,41 +4186,32 @@ def holds(*records: Record) -> tuple[int, bool, int]:
 
 def merge_rows(here: Records, there: Records) -> Records:
     """The rows of both; of two the one that holds more, under the names that are shown here."""
-    after = dict(here)
-    for key, other in there.items():
-        mine = here.get(key)
-        if mine is None:
-            after[key] = other
-        elif holds(other) > holds(mine):
-            after[key] = other._replace(details={**other.details, **displayed(mine)})
+    after = {**there, **here}
+    for key in here.keys() & there.keys():
+        if holds(there[key]) > holds(here[key]):
+            details = {**there[key].details, **displayed(here[key])}
+            after[key] = there[key]._replace(details=details)
     return after
 
 
 def merge_blocks(here: Records, there: Records) -> Records:
     """Of blocks that overlap, the cut that holds more; the gaps that lie between the blocks."""
-    mine, other = (
-        [block for block in blocks.values() if not block.details["is_gap"]]
-        for blocks in (here, there)
-    )
-    after, taken = dict(here), list[Record]()
-    for stretch in _stretches([*mine, *other]):
-        olds = [block for block in stretch if here.get(block.id) is block]
-        news = [block for block in stretch if there.get(block.id) is block]
-        if holds(*news) > holds(*olds):
-            for old in olds:
-                del after[old.id]
-            taken += news
-    # A gap reaches into the first hour of the block that follows it in the same cut.
-    new = [block for block in taken if block.id not in here]
-    for gap in here.values():
-        if gap.details["is_gap"] and any(_overlap(gap, block) for block in new):
-            del after[gap.id]
-    kept = [row for row in after.values() if row.id not in there]
-    for gap in there.values():
-        missing = gap.details["is_gap"] and gap.id not in after
-        if missing and not any(_overlap(gap, block) for block in kept):
-            after[gap.id] = gap
-    return after | {block.id: block for block in taken}
+    after: Records = {}
+    blocks = [row for rows in (here, there) for row in rows.values() if not row.details["is_gap"]]
+    for stretch in _stretches(blocks):
+        mine, theirs = (
+            [block for block in stretch if rows.get(block.id) is block] for rows in (here, there)
+        )
+        larger = theirs if holds(*theirs) > holds(*mine) else mine
+        after |= {block.id: block for block in larger}
+    for rows in (here, there):
+        # A gap reaches into the first hour of the block that follows it in the same cut.
+        others = [row for row in after.values() if row.id not in rows]
+        for gap in rows.values():
+            missing = gap.details["is_gap"] and gap.id not in after
+            if missing and not any(_overlap(gap, other) for other in others):
+                after[gap.id] = gap
+    return after
 
 
 def hides_names(settings: Settings, here: Holding) -> bool:
@@ -4299,10 +4223,21 @@ def hides_names(settings: Settings, here: Holding) -> bool:
     return hashed or bool(recorded and recorded.hashed)
 
 
-def copy_machine(target: ClickHouseImporter, there: Holding) -> CopyResult:
-    """Merge what another database holds of a machine into this one."""
-    settings, target.machine_name = target.settings, there.machine
-    here = read_holding(target)
+def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
+    """Refuse names that are hashed with another key: they would become other projects."""
+    rows = target.query_own(HISTORY, f"SELECT DISTINCT key_fingerprint FROM {HISTORY}")  # noqa: S608
+    keys = {key for (key,) in rows} or {key_fingerprint(target.settings.hash_key)}
+    if any(run["key_fingerprint"] not in keys for run in there.runs):
+        raise ConfigError(
+            f"PROJECT_HASH_KEY: the projects of {there.machine} are stored under another key than "
+            "those of the database in force, and would be other projects; a copy needs the same key"
+        )
+
+
+def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, list[CopiedMonth]]:
+    """Merge what another database holds of a machine into this one: rows, runs and months."""
+    settings, here = target.settings, read_holding(target, there.machine)
+    refuse_other_keys(target, there)
     before, other = stored_records(here.stored), stored_records(there.stored)
     after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
     after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
@@ -4321,89 +4256,69 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> CopyResult:
             target.record_runs(runs, at)
     number = sum(map(len, changes.values()))
     log.info("%s: %s and %s", there.machine, counted(number, "row"), counted(len(runs), "run"))
-    return CopyResult("", number, len(runs), copied_months(there.machine, before, other, after))
+    return number, len(runs), copied_months(there.machine, before, other, after)
 
 
 def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMonth]:
     """The months of what is stored here, there, and afterwards."""
+    times = {"session": "last_activity", "blocks": "start_time"}
     sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0] * len(states))
     for index, state in enumerate(states):
         for feed, records in state.items():
             for record in records.values():
-                figures = sums[_month(feed, record)]
+                when = record.details[times[feed]] if feed in times else record.key[0]
+                figures = sums[str(when or "unknown")[:7]]
                 figures[2 * index] += 1
                 figures[2 * index + 1] += record.cost if feed == "daily" else 0
     return [CopiedMonth(machine, month, *sums[month]) for month in sorted(sums)]  # type: ignore[arg-type]
 
 
-def _month(feed: str, record: Record) -> str:
-    at = {"session": "last_activity", "blocks": "start_time"}.get(feed)
-    when = record.details[at] if at else record.key[0]
-    return str(when)[:7] if when else "unknown"
-
-
 def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResult:
     """Merge the database at `place` into the one in force: all machines, or one."""
     source = source_settings(settings, place)
-    refuse_itself(source, same=address_of(source) == address_of(settings))
-    with (
-        import_lock(settings, importing=True),
-        open_both(settings, source, machine) as (target, found),
-    ):
-        target.token_suffix = f"/copy {os.urandom(4).hex()}"
-        target.prepare(create=not settings.dry_run)
-        refuse_itself(source, same=found.uuid != "" and found.uuid == tables_uuid(target))
-        refuse_keys(target, found)
-        try:
-            copies = [copy_machine(target, holding) for holding in found.holdings]
-        except StoreError as error:
-            error.exit_code = 3 if target.has_written else 1
-            raise
+    target: ClickHouseImporter | None = None
+    try:
+        with (
+            import_lock(settings, importing=True),
+            open_both(settings, source, machine) as (target, holdings),
+        ):
+            target.token_suffix = f"/copy {os.urandom(4).hex()}"
+            copies = [copy_machine(target, holding) for holding in holdings]
+    except ImporterError as error:
+        if str(error).startswith(source.where):  # its settings are not in variables
+            text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
+            text = re.sub(r"\bCH_(\w+)", lambda match: f"its {match[1].lower()}", text)
+            error.args = (f"--copy-from: {text}",)
+        if target and target.has_written:
+            error.exit_code = 3
+        raise
     return CopyResult(
-        source=found.where,
-        rows=sum(copied.rows for copied in copies),
-        runs=sum(copied.runs for copied in copies),
-        months=[month for copied in copies for month in copied.months],
+        source=source.where,
+        rows=sum(rows for rows, _, _ in copies),
+        runs=sum(runs for _, runs, _ in copies),
+        months=[month for _, _, months in copies for month in months],
         dry_run=settings.dry_run,
     )
 
 
-def tell_elsewhere(settings: Settings, machine: str, recorded: Identity | None, past: Past) -> None:
-    """Say that a history does not follow when another database is set."""
-    if found := history_elsewhere(settings, machine, recorded, past):
-        log.log(logging.WARNING if found.known else logging.INFO, "%s", found)
-
-
-class Elsewhere(NamedTuple):
-    """A history in another database, and the command that brings it. `known`: it was seen there."""
-
-    what: str
-    command: str
-    known: bool
-
-    def __str__(self) -> str:
-        return f"{'WARNING: ' * self.known}{self.what}; to bring it here, run {self.command}"
-
-
 def history_elsewhere(
     settings: Settings, machine: str, recorded: Identity | None, past: Past
-) -> Elsewhere | None:
-    """Where the history lies of a machine that has none here, if there is any."""
-    command, place = "ccusage_importer.py --copy-from", settings.embedded_path
-    if past.identity:
-        return None
-    if settings.host and os.path.isdir(place / "metadata"):
+) -> Iterator[str]:
+    """A warning where a machine has no history here: where it has one, and how to bring it."""
+    bring = "to bring it here, run ccusage_importer.py --copy-from"
+    place = settings.embedded_path
+    if not past.identity and settings.host and os.path.isdir(place / "metadata"):
         with contextlib.suppress(ImporterError):  # an import does not fail because of it
-            embedded = settings._replace(host=None, lock_timeout=1.0)
-            embedded = embedded._replace(database=embedded_database(embedded))
-            with open_source(embedded, machine) as found:
-                days = stored_records(next(iter(found.holdings)).stored)["daily"]
+            embedded = embedded_source(settings, place)._replace(lock_timeout=1.0)
+            with open_source(embedded, machine) as (_, holdings):
+                days = stored_records(next(holdings).stored)["daily"]
             cost = money(math.fsum(_costs(days.values())))
-            what = f"{embedded.where} holds {counted(len(days), 'day')} of {machine}, {cost}"
-            return Elsewhere(what, f"{command} {shlex.quote(str(place))}", known=True)
-    what = f"{machine} has imported before, but {settings.where} holds no import of it"
-    command += " with the former database"
-    return Elsewhere(what, command, known=False) if recorded else None
+            what = f"{counted(len(days), 'day')} of {machine}, {cost}"
+            yield f"{embedded.where} holds {what}; {bring} {shlex.quote(str(place))}"
+            return
+    if not past.identity and recorded:
+        what = f"{machine} has imported before, but {settings.where} holds no import of it"
+        yield f"{what}; {bring} with the former database"
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -6112,7 +6027,14 @@ def list_queries() -> Report:
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 CRON_TAG = "# ccusage-import"
 FIRST_FINDINGS = "ORDER BY remedy = '', machine_name, table, key LIMIT 5"  # of each kind
-NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
+# What an import may have to do to the schema, as its statements begin, and a statement for which
+# the server wants the same rights and which fails all the same, so that it changes nothing.
+IN_VAIN = {
+    "CREATE TABLE": "CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName",
+    "CREATE VIEW": "CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name",
+    "CREATE OR": "CREATE OR REPLACE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name",
+    "ALTER TABLE": "ALTER TABLE ccusage_usage_daily ADD COLUMN agent OfNoSuchType",
+}
 
 
 class Check(NamedTuple):
@@ -6135,21 +6057,25 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
-        self.hashed = settings.hash_projects
-        if self.hashed is None and self.recorded:
-            self.hashed = self.recorded.hashed
         self.past = Past()
-        self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
-        self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
-        self.reported: dict[str, set[date]] = {}
+        self.shows_names = False
+        self.zone = self.recorded.timezone if self.recorded else "UTC"
+        self.connected = False
+        self.stored: dict[str, date] = {}  # the newest day of each agent
+        self.reported: dict[str, date] = {}
 
     def note(self, name: str, detail: str, remedy: str = "", *, when: object = True) -> None:
         """A finding, which is a warning when it needs the remedy."""
         needed = remedy if when else ""
         self.found.append(Check(self.section, name, WARNING if needed else OK, detail, needed))
 
-    def fail(self, name: str, detail: str, remedy: str) -> None:
-        self.found.append(Check(self.section, name, FAILED, detail, remedy))
+    def fail(self, name: str, text: str, remedy: str = "") -> None:
+        """What the next import would fail with; the text may hold a remedy."""
+        text, _, said = text.partition("\n  remedy: ")
+        if not said:
+            text, _, said = text.partition("; ")
+        found = Check(self.section, name, FAILED, " ".join(text.split()), said or remedy)
+        self.found.append(found)
 
     @contextlib.contextmanager
     def failing(self, name: str, remedy: str = "") -> Iterator[None]:
@@ -6157,132 +6083,116 @@ class Checkup:
         try:
             yield
         except ImporterError as error:
-            text, _, said = str(error).partition("\n  remedy: ")
-            if not said:
-                text, _, said = text.partition("; ")
-            self.fail(name, " ".join(text.split()), said or remedy)
+            self.fail(name, str(error), remedy)
 
     def run(self) -> list[Check]:
-        self.section = "ClickHouse"
-        self.check_clickhouse()
-        self.section = "Environment"
-        zone = self.check_environment()
-        self.section = "ccusage"
-        self.check_ccusage(zone)
-        self.section = "Schedule and data"
-        self.check_schedule()
-        if self.stored is not None:
-            self.check_imports()
-            self.check_days(self.stored, datetime.now(ZoneInfo(zone)).date())
-        order = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
-        return sorted(self.found, key=lambda check: order.index(check.section))
+        for section, check in {
+            "ClickHouse": self.check_clickhouse,
+            "Environment": self.check_environment,
+            "ccusage": self.check_ccusage,
+            "Schedule and data": self.check_schedule,
+        }.items():
+            self.section = section
+            check()
+        return self.found
 
     def check_clickhouse(self) -> None:
         settings = self.settings
-        name = machine_name(settings, self.recorded)
         # An OSError may come from a directory that is not ours to look into.
         with self.failing("connection"), store_errors(settings), contextlib.ExitStack() as stack:
             if settings.host is None:
+                self.check_directory("path", settings.embedded_path, "CH_EMBEDDED_PATH")
                 if settings.embedded_path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
                     stack.enter_context(embedded_lock(settings, deadline))
-                self.check_disk(settings.embedded_path)
             client = stack.enter_context(open_client(settings, writing=False))
+            name = machine_name(settings, self.recorded)
             self.check_server(ClickHouseImporter(client, settings, name))
-        if self.stored is not None:
-            elsewhere = history_elsewhere(settings, name, self.recorded, self.past)
-            if elsewhere:
-                self.note("former history", elsewhere.what, f"run {elsewhere.command}")
-
-    def check_disk(self, path: Path) -> None:
-        import shutil
-
-        self.check_directory("path", path, "CH_EMBEDDED_PATH")
-        if path.exists():
-            size = sum(file.lstat().st_size for file in path.rglob("*"))
-            self.note("size", f"{size / 1e6:,.1f} MB")
-        free = shutil.disk_usage(_nearest(path)).free
-        self.note("free disk", f"{free / 1e9:,.1f} GB", "free some", when=free < 1e9)
 
     def check_directory(self, name: str, path: Path, variable: str) -> None:
+        import shutil
         import tempfile
 
+        nearest = next(place for place in (path, *path.parents) if place.exists())
         try:
-            with tempfile.TemporaryFile(dir=_nearest(path)):
-                absent = "" if path.exists() else ": not there yet"
-            self.note(name, f"{path}{absent}", "an import creates it", when=absent)
+            with tempfile.TemporaryFile(dir=nearest):
+                free = shutil.disk_usage(nearest).free
         except OSError as error:
             self.fail(name, f"{path}: {error.strerror}", f"set {variable} to a directory of yours")
+            return
+        absent = "" if path.exists() else ": not there yet"
+        detail = f"{path}{absent}, {free / 1e9:,.1f} GB of the disk are free"
+        remedy = "free some disk space" if free < 1e9 else "an import creates it"
+        self.note(name, detail, remedy, when=absent or free < 1e9)
 
     def check_server(self, importer: ClickHouseImporter) -> None:
         began = time.monotonic()
         version, database = importer.query("SELECT version(), currentDatabase()")[0]
-        seconds = time.monotonic() - began
-        self.stored = defaultdict(set)
-        self.note("connection", f"ClickHouse {version}: {self.settings.where}")
-        rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
-        remedy = "check the network, and the server's load"
-        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
-        engines = importer.engines()
+        ms = 1000 * (time.monotonic() - began)
+        self.connected = True
+        detail = f"ClickHouse {version}: {self.settings.where} answers in {ms:.0f} ms"
+        self.note("connection", detail, "look at the network and the server's load", when=ms > 500)
         if self.settings.host:
             with self.failing("replicas"):
-                self.check_replicas(importer, engines)
+                self.check_replicas(importer)
+        there = importer.columns()
+        changes = importer.schema_changes(there)
+        detail = "; ".join(changes) or "all tables, views and columns are there"
+        if not there:
+            detail = f"nothing is there yet in the database {self.settings.database}"
+        self.note("schema", detail, "an import does this", when=changes)
+        needed = " ".join(changes.values())
+        steps = [in_vain for begin, in_vain in IN_VAIN.items() if begin in needed]
+        for table in ALL_TABLES:
+            steps.append(f"INSERT INTO {table.name} SELECT * FROM {table.name} WHERE 0")  # noqa: S608
+            steps.append(f"DELETE FROM {table.name} WHERE of_no_such_name")  # noqa: S608 (ours)
         if database != self.settings.database:
-            self.check_creation(importer)
-            return
-        stored = importer.columns()
-        changes = importer.schema_changes(stored)
-        shared = engines[""].shared or is_shared(importer, engines)
-        self.check_schema(stored, changes)
+            steps = [f"CREATE DATABASE {_quoted(self.settings.database)} ENGINE = OfNoSuchName"]
         with self.failing("writing"):
-            self.check_writing(importer, stored, changes, shared=shared)
-        self.read_stored(importer, self.stored)
-        if not importer.absent:
-            with self.failing("integrity"):
-                self.check_integrity(importer)
+            self.check_rights(importer, steps)
+        self.check_stored(importer)
 
-    def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
+    def check_rights(self, importer: ClickHouseImporter, steps: Sequence[str]) -> None:
+        """Whether the user may do what an import does: the server looks at the rights first."""
+        refused = set()
+        for statement in steps:
+            try:
+                importer.command(statement)
+            except StoreError as error:
+                if error.code == 0:  # the server is gone
+                    raise
+                refused |= {str(error)} if error.code in (READONLY, NOT_GRANTED) else set()
+        for text in sorted(refused):
+            self.fail("writing", text)
+        if not refused:
+            self.note("writing", "has the rights that an import needs")
+
+    def check_stored(self, importer: ClickHouseImporter) -> None:
         """What the database knows of this machine."""
-        where = "WHERE machine_name = {machine:String}"
-        days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
-        runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
-        runs += " ORDER BY updated_at DESC LIMIT 3"
-        for agent, day in importer.query_own("ccusage_usage_daily", days):
-            stored[agent].add(day)
-        self.runs = importer.query_own("ccusage_import_history", runs)
+        sql = (
+            "SELECT agent, max(date) FROM ccusage_usage_daily FINAL "
+            "WHERE machine_name = {machine:String} GROUP BY agent"
+        )
+        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))  # type: ignore[arg-type]
         self.past = importer.read_past()
-        if self.hashed is None:
-            self.hashed = not importer.shows_names()
+        self.shows_names = importer.shows_names()
+        if self.past.identity and not self.recorded:
+            self.zone = self.past.identity.timezone
         if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
             with self.failing("name in use"):
                 refuse_twins(importer, self.past.identity, self.past, {})
-        history = importer.engines()["ccusage_import_history"]
         with self.failing("newest import"):
+            history = importer.engines()[HISTORY]
             for warning in missing_run(importer, self.recorded, history, self.past):
                 self.note("newest import", warning, "import again what ccusage still reports")
-        self.section = "Schedule and data"
-        self.check_twins(importer)
+        name = importer.machine_name
+        for text in history_elsewhere(self.settings, name, self.recorded, self.past):
+            self.note("former history", *text.split("; to bring it here, "))
+        if not importer.absent:
+            with self.failing("integrity"):
+                self.check_integrity(importer)
+        self.check_imports(importer)
         self.check_budgets(importer)
-        self.section = "ClickHouse"
-
-    def check_twins(self, importer: ClickHouseImporter) -> None:
-        """Whether this machine has sessions in common with another one."""
-        sql = read_queries(QUERIES.read_text(encoding="utf-8"))["twin-machines"].sql
-        for names, agent, number, *_ in importer.query_own("ccusage_usage_sessions", sql):
-            if importer.machine_name in names.split(", "):
-                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
-                self.note("twin machines", common, "remove the rows of one, as README says")
-
-    def check_budgets(self, importer: ClickHouseImporter) -> None:
-        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
-        limits, known = Spending.limits(self.settings), self.recorded or self.past.identity
-        if any(limits):
-            scope = Scope(datetime.now(UTC), known.timezone if known else "UTC")
-            spent = read_spending(importer, scope)
-            for name, cost, limit in zip(("this month", "today"), spent, limits, strict=True):
-                if limit:
-                    text = f"{name}: {budget_text(cost, limit)}"
-                    self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
     def check_integrity(self, importer: ClickHouseImporter) -> None:
         """What the queries integrity-… find: the first rows of each, and how many there are."""
@@ -6294,35 +6204,40 @@ class Checkup:
             for machine, table, key, problem, remedy, _ in found:
                 self.note("integrity", f"{machine}: {table}: {key}: {problem}", remedy)
                 wrong += bool(remedy)
-            more = found[0][-1] - len(found) if found else 0
-            if more:
+            if found and (more := found[0][-1] - len(found)):
                 detail = f"{counted(more, 'finding')} of this kind more"
                 self.note("integrity", detail, f"ccusage_importer.py --query {name} lists all")
         if not wrong:
             self.note("integrity", "the tables are in order")
+        for names, agent, number, *_ in importer.query(queries["twin-machines"].sql):
+            if importer.machine_name in names.split(", "):
+                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
+                self.note("twin machines", common, "remove the rows of one, as README says")
 
-    def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
+    def check_replicas(self, importer: ClickHouseImporter) -> None:
         """Whether the servers that answer hold the same tables."""
-        cluster, several = self.settings.cluster, engines[""].shared
-        if is_shared(importer, engines):
-            if several or any(engine.shared for engine in engines.values()):
-                self.check_shared_tables(importer)
-            else:
-                creates = f"an import creates them on all servers of {cluster or 'the Cloud'}"
-                rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
-                self.note("replicas", creates + rights)
+        engines, cluster = importer.engines(), self.settings.cluster
+        shared = [engines[table.name].shared for table in ALL_TABLES if table.name in engines]
+        cloud = importer.client.get_client_setting("select_sequential_consistency")
+        spread = cluster or engines[""].shared  # over several servers, or meant to be
+        if shared and all(shared):
+            self.check_shared_tables(importer)
+            return
+        if not shared and (spread or cloud):
+            rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
+            self.note("replicas", "an import creates the tables on all servers" + rights)
             return
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
             hosts.update(importer.query("SELECT hostName()")[0])
         remedy = "name one in CH_HOST, or use CH_CLUSTER"
-        if cluster or several:
+        if spread:
             remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
         if len(hosts) > 1:
             detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
             self.fail("replicas", f"{detail}, which share no tables", remedy)
-        elif cluster or several:
+        elif spread:
             self.note("replicas", "the tables are on this server alone", remedy)
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
@@ -6338,7 +6253,7 @@ class Checkup:
             unwritable, known, active, behind = importer.query(sql)[0]
         except StoreError as error:
             grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
-            self.note("replicas", "".join(_right(error).values()), grant)
+            self.note("replicas", str(error).partition("\n")[0], grant)
             return
         if unwritable:
             remedy = store_remedy(self.settings, 242, "")
@@ -6348,286 +6263,132 @@ class Checkup:
         remedy = "start the servers that are down, and look at system.replication_queue"
         self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
-    def check_creation(self, importer: ClickHouseImporter) -> None:
-        """CH_DATABASE is not there: an import creates it, where it may."""
-        name, quoted = self.settings.database, _quoted(self.settings.database)
-        # As no engine has this name, it is not created in any case.
-        refused = _lacking(importer, [f"CREATE DATABASE {quoted} ENGINE = OfNoSuchName"])
-        if refused:
-            grant = f"GRANT {NEEDED} ON {quoted}.* TO {self.settings.user}"
-            detail = f"{name}: not there, and {''.join(refused.values())}"
-            self.fail("database", detail, f"CREATE DATABASE {quoted}; {grant}")
-        else:
-            self.note("database", f"{name}: not there yet", "an import creates it")
+    def check_imports(self, importer: ClickHouseImporter) -> None:
+        """When the last imports were, and how they ended."""
+        sql = (
+            f"SELECT finished_at, feeds_failed FROM {HISTORY} "  # noqa: S608 (our name)
+            "WHERE machine_name = {machine:String} ORDER BY updated_at DESC LIMIT 3"
+        )
+        runs = importer.query_own(HISTORY, sql)
+        if not runs:
+            self.note("last import", "none yet", "run ccusage_importer.py")
+            return
+        hours = (datetime.now(UTC) - runs[0][0]) / timedelta(hours=1)
+        ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+        ends = [
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
+            for at, names in runs
+        ]
+        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
+        old_or_failed = hours > 24 or runs[0][1]
+        self.note("last import", f"{ago}; UTC {'; '.join(ends)}", remedy, when=old_or_failed)
 
-    def check_schema(self, stored: Mapping[str, set[str]], changes: Mapping[str, str]) -> None:
-        there = [item for item in read_schema() if item.name in stored]
-        views = sum(bool(item.select) for item in there)
-        tables = f"{len(there) - views} tables and {views} views"
-        self.note("database", f"{self.settings.database}: {tables}")
-        if not there:
-            self.note("schema", "nothing is there yet", "an import creates the tables and views")
-        elif changes:
-            self.note("schema", f"not up to date: {'; '.join(changes)}", "an import does this")
-        else:
-            self.note("schema", "all tables, views and columns are there")
+    def check_budgets(self, importer: ClickHouseImporter) -> None:
+        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
+        names, limits = ("this month", "today"), Spending.limits(self.settings)
+        if any(limits):
+            spent = read_spending(importer, Scope(datetime.now(UTC), self.zone))
+            for name, cost, limit in zip(names, spent, limits, strict=True):
+                if limit:
+                    text = f"{name}: {budget_text(cost, limit)}"
+                    self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
-    def check_writing(
-        self,
-        importer: ClickHouseImporter,
-        stored: Iterable[str],
-        changes: Mapping[str, str],
-        *,
-        shared: bool,
-    ) -> None:
-        """Do what an import does with a table of our own; where that may not be, ask for rights.
-
-        Of shared tables, one more would be on one server alone, or would wait for one that is down.
-        """
-        refused: dict[str, str] = {}
-        try:
-            if not shared:
-                _use_table(importer, changing=bool(changes))
-                self.note("writing", "can create, write and drop a table")
-                return
-        except StoreError as error:
-            refused = _right(error)
-        lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
-        # To drop is needed only to replace a view.
-        replacing = any("REPLACE" in statement for statement in changes.values())
-        if changes and not "".join(refused).startswith("DROP TABLE" if replacing else "DROP"):
-            lacking = {**refused, **lacking}
-        if lacking:
-            grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
-            said = "; ".join(dict.fromkeys(lacking.values()))
-            self.fail("writing", said, f"{grant} TO {self.settings.user}")
-        else:
-            self.note("writing", "has the rights that an import needs, but may not try it out")
-
-    def check_environment(self) -> str:
-        """The settings in force; the time zone."""
+    def check_environment(self) -> None:
+        """The settings in force, and who this machine is."""
         settings, known = self.settings, self.recorded or self.past.identity
         password = "a password is set" if settings.password else "no password"
         account = f", user {settings.user}, {password}" if settings.host else ""
         self.note("settings", f"{settings.where}{account}, database {settings.database}")
         dotenv = dotenv_path(settings.environment)
-        if os.path.exists(dotenv):
-            mode = dotenv.stat().st_mode & 0o777
-            remedy = f"chmod 600 {shlex.quote(str(dotenv))}"
-            self.note(".env", f"{dotenv}, mode {mode:o}", remedy, when=mode & 0o077)
-        else:
-            self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
-        key = "with" if settings.hash_key else "without"
-        hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", "names are stored as they are" if self.hashed is False else hashed)
+        mode = dotenv.stat().st_mode & 0o777 if os.path.exists(dotenv) else 0
+        detail = f"{dotenv}, mode {mode:o}" if mode else f"{dotenv}: none"
+        self.note(".env", detail, f"chmod 600 {shlex.quote(str(dotenv))}", when=mode & 0o077)
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
-            known_here = self.recorded or not (settings.state_dir / "machine.json").exists()
-            others = " ".join(other_installations(self.past, identity)) if known_here else ""
+            self.zone = identity.timezone
+            others = " ".join(other_installations(self.past, identity))
             self.note("machine name", identity.machine_name, others)
             source = "as recorded" if known else "which the first import will record"
             self.note("time zone", f"{identity.timezone}, {source}")
-            return identity.timezone
-        return known.timezone if known else "UTC"
+            shown = self.shows_names if identity.hashed is None else not identity.hashed
+            key = "with" if settings.hash_key else "without"
+            hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
+            self.note("privacy", "names are stored as they are" if shown else hashed)
 
-    def check_ccusage(self, zone: str) -> None:
-        """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
-        env = self.settings.environment
-        timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
+    def check_ccusage(self) -> None:
+        """Every feed, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
+        given = self.settings.environment.get("CCUSAGE_TIMEOUT")
+        timeout = self.settings.timeout if given else 30
         settings = self.settings._replace(timeout=timeout, patience=timeout)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
-            fetched = background.submit(fetch_all, settings, zone).result()
+            fetched = background.submit(fetch_all, settings, self.zone).result()
             ccusage = fetched.ccusage
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
-            remedy = "update ccusage, or set CCUSAGE_COMMAND to another version"
-            for feed in fetched.reports:
-                with self.failing(feed.label, remedy):
-                    self.check_feed(feed, fetched, ZoneInfo(zone))
-            self.check_transcripts(ccusage)
+            ids, zone = Ids(settings.hash_key), ZoneInfo(self.zone)
+            reported, failed = parse_all(fetched, ids, zone, settings.agents)
+            for label, reason in failed.items():
+                self.fail(
+                    label, reason, "update ccusage, or set CCUSAGE_COMMAND to another version"
+                )
+            for (feed, agent), records in reported.items():
+                if feed == "daily" and records:
+                    self.reported[agent] = max(day for _, day in records)
+                if feed == "daily" or agent == "claude":  # the others say the same of an agent
+                    tokens, cost = _total(records.values()), math.fsum(_costs(records.values()))
+                    detail = f"{counted(len(records), 'record')}, {tokens:,} tokens, ${cost:,.2f}"
+                    self.note(feed_label(feed, agent), detail)
+            self.check_transcripts(follows_links=ccusage.version < (19, 0, 0))
 
-    def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
-        ids, agents = Ids(self.settings.hash_key), self.settings.agents
-        only = fetched._replace(reports={feed: fetched.reports[feed]})
-        found, failed = parse_all(only, ids, zone, agents)
-        if failed:
-            raise FeedError(failed[feed.label])
-        for (kind, agent), days in found.items():
-            if kind == "daily":
-                self.reported[agent] = {day for _, day in days}
-        if feed is UNIFIED:  # which tells of the same usage by day, by month and by session
-            names = sorted(agent for kind, agent in found if kind == "daily")
-            sums = [f"{name}: {_sums(found['daily', name], 'day')}" for name in names]
-        else:
-            sums = [_sums(records, "record") for records in found.values()]
-        self.note(feed.label, f"{'; '.join(sums) or 'none'} in {fetched.seconds[feed]:.2f} s")
-
-    def check_transcripts(self, ccusage: Ccusage) -> None:
+    def check_transcripts(self, *, follows_links: bool) -> None:
         """What ccusage leaves out without a word: links, and what it may not read."""
         left: Counter[str] = Counter()
         for top in transcript_directories(self.settings.environment):
             for place, folders, files in os.walk(top):
-                lines = [name for name in files if name.endswith(".jsonl")]
-                for kind, names in (("project folder", folders), ("transcript", lines)):
-                    left[kind] += sum(_left_out(place, name, ccusage) for name in names)
+                for name in (*folders, *(name for name in files if name.endswith(".jsonl"))):
+                    path = os.path.join(place, name)
+                    linked = os.path.islink(path) and not follows_links
+                    kind = "project folder" if os.path.isdir(path) else "transcript"
+                    left[kind] += linked or not os.access(path, os.R_OK)
         if any(left.values()):
             what = " and ".join(counted(number, kind) for kind, number in left.items())
-            self.note(
-                "left out",
-                f"ccusage does not read {what}: they are links, or it may not read them",
-                "put the files where the links are, and make them readable to you",
-            )
+            detail = f"ccusage does not read {what}: they are links, or it may not read them"
+            remedy = "put the files where the links are, and make them readable to you"
+            self.note("left out", detail, remedy)
 
     def check_schedule(self) -> None:
         said = ""
         with contextlib.suppress(FeedError):
             said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
-        lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
-        entries = [words for words in lines if words[0][0] != "#"]
-        times = [" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries]
-        gone = [path for words in entries for path in _programs(words) if not os.path.exists(path)]
-        detail = "; ".join(times) or "no entry"
+        ours = re.compile(rf"\s*(@\w+|[^#\s]\S*(?:\s+\S+){{4}})\s+(.*){CRON_TAG}\s*")
+        entries = [match.groups() for line in said.splitlines() if (match := ours.fullmatch(line))]
+        detail = "; ".join(" ".join(times.split()) for times, _ in entries) or "no entry"
+        gone = []
+        for _, command in entries:
+            with contextlib.suppress(ValueError):  # of a quote that is left open
+                words = shlex.split(command.replace("\\%", "%"))
+                paths = [word for word in words if word.startswith("/")]
+                scripts = [path for path in paths if path is paths[0] or path.endswith(".py")]
+                gone += [path for path in scripts if not os.path.exists(path)]
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
+        if self.connected:
+            self.check_days()
 
-    def check_imports(self) -> None:
-        """When the last imports were, and how they ended."""
-        if not self.runs:
-            self.note("last import", "none yet", "run ccusage_importer.py")
-            return
-        started_at, failed = self.runs[0]
-        hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
-        ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
-        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
-        self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
-        ends = [
-            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
-            for at, names in self.runs
-        ]
-        self.note("last imports", "; ".join(ends), remedy, when=failed)
-
-    def check_days(self, stored: Mapping[str, set[date]], today: date) -> None:
-        """How far the database lags behind ccusage, and what Claude Code will purge."""
-        newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
-        for agent, day in newest.items():
-            old = max(stored[agent], default=None)
-            stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
+    def check_days(self) -> None:
+        """How far the database lags behind ccusage, and what Claude Code deletes."""
+        for agent, day in sorted(self.reported.items()):
+            old = self.stored.get(agent)
+            late = counted((day - old).days, "day") if old and old < day else ""
+            stale = f"stale by {late}, " if late else ""
             detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
-            self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
-        if "claude" not in self.reported:
-            return
-        if not newest:
-            self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept, told = stored["claude"], self.reported["claude"]
-        periods = cleanup_periods(self.settings.environment)
-        period = min(periods.values(), default=30)
-        last = today + timedelta(days=7 - min(period, 36_500))
-        soon = {day for day in told if period and day <= last}
-        detail = (
-            f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
-            f"purged within a week, {len(kept - told)} are in the database alone"
-        )
-        self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
-        for path, days in periods.items():
+            self.note("newest day", detail, "run ccusage_importer.py", when=late or not old)
+        for path, days in cleanup_periods(self.settings.environment).items():
             if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
                 line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
-
-
-def is_shared(importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> bool:
-    """Whether our tables are on several servers, or will be once they are created."""
-    tables = [engines[table.name] for table in ALL_TABLES if table.name in engines]
-    if tables:
-        return all(engine.shared for engine in tables)
-    cloud = importer.client.get_client_setting("select_sequential_consistency")
-    return bool(cloud or importer.settings.cluster) or engines[""].shared
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or what of it exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _right(error: StoreError) -> dict[str, str]:
-    """The right that the server says is lacking, and its words; another error is raised again."""
-    if error.code != NOT_GRANTED:
-        raise error
-    said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-    right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", said)
-    return {right[1] if right else NEEDED: " ".join(said.split())}
-
-
-def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
-    """Create, write, read and drop a table, and where the schema changes, do that as well."""
-    name = f"ccusage_check_{os.urandom(4).hex()}"
-    daily = next(item for item in read_schema() if item.name == TABLES["daily"].name)
-    columns = daily.statement.partition("\n")[2]
-    try:
-        # To replace asks for the right to drop, too: what is created can surely be dropped.
-        importer.command(f"CREATE OR REPLACE TABLE {name}\n{columns}")
-        if changing:
-            importer.command(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS `checked` UInt8")
-            importer.command(f"CREATE OR REPLACE VIEW {name}_view AS SELECT 1 AS one")
-        importer.command(f"INSERT INTO {name} (machine_name) SELECT 'check'")
-        importer.command(f"DELETE FROM {name} WHERE machine_name = 'check'")  # noqa: S608
-        importer.query(f"SELECT count() FROM {name} FINAL")  # noqa: S608
-    finally:
-        if changing:
-            importer.command(f"DROP VIEW IF EXISTS {name}_view SYNC")
-        importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
-
-
-def _use_nothing(stored: Iterable[str], *, creating: bool) -> list[str]:
-    """Statements of an import that do nothing: the server checks the rights, then what is wrong."""
-    statements = []
-    if creating:
-        statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
-        statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
-    for name in {table.name for table in ALL_TABLES}.intersection(stored):
-        statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
-        statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
-    return statements
-
-
-def _lacking(importer: ClickHouseImporter, statements: Iterable[str]) -> dict[str, str]:
-    """The rights for which the server refuses the statements; for what else does not matter."""
-    lacking: dict[str, str] = {}
-    for statement in statements:
-        try:
-            importer.command(statement)
-        except StoreError as error:
-            if error.code in (0, READONLY, NOT_GRANTED):
-                lacking |= _right(error)
-    return lacking
-
-
-def _sums(records: Mapping[Any, Record], noun: str) -> str:
-    tokens = sum(record.tokens.total for record in records.values())
-    cost = math.fsum(record.cost for record in records.values())
-    return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
-
-
-def _left_out(place: str, name: str, ccusage: Ccusage) -> bool:
-    """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
-    path = os.path.join(place, name)
-    if os.path.islink(path) and ccusage.version >= (19, 0, 0):
-        return True
-    return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
-
-
-def _programs(words: Sequence[str]) -> list[str]:
-    """The programs and scripts that a line of a crontab names by their whole paths."""
-    command = " ".join(words[1 if words[0][0] == "@" else 5 :]).replace("\\%", "%")
-    try:
-        parts = shlex.split(command, comments=True)
-    except ValueError:
-        return []
-    rest = [part for part in parts if not re.match(r"\w+=", part)]
-    return [
-        part for part in rest if part.startswith("/") and (part is rest[0] or part.endswith(".py"))
-    ]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -6675,11 +6436,11 @@ def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
         yield importer
 
 
-def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
+def scope_of(importer: ClickHouseImporter, machine: str) -> Scope:
     """Now, in the time zone recorded for a machine, by default for this one."""
     zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
     if machine and zones and machine not in zones:
-        raise ConfigError(f"{option}: {machine!r} never imported; {', '.join(zones)} did")
+        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
     zone = zones.get(machine) or (recorded and recorded.timezone)
     zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
     return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
@@ -6853,23 +6614,11 @@ def log_to_file(state_dir: Path) -> None:
     """Tell all of an import in ccusage_import.log, too; an import does not fail because of it."""
     from logging.handlers import RotatingFileHandler
 
+    logging.raiseExceptions = False  # a traceback for each line, where the disk is full
     path = state_dir / "ccusage_import.log"
-
-    class LogFile(RotatingFileHandler):
-        """Each event is one line. Where the disk is full, no more is written."""
-
-        def format(self, record: logging.LogRecord) -> str:
-            return super().format(record).replace("\n ", ";")
-
-        def handleError(self, _: logging.LogRecord) -> None:
-            log.removeHandler(self)
-            with contextlib.suppress(OSError):  # what could not be written
-                self.close()
-            log.warning("WARNING: %s: cannot be written: %s", path, sys.exc_info()[1])
-
     with contextlib.suppress(OSError):  # as where no lock can be, which is told
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = LogFile(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
+        file = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
         line = "%(asctime)s %(process)d %(levelname)s %(message)s"
         file.setFormatter(logging.Formatter(line))
         log.addHandler(file)
@@ -6895,7 +6644,7 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     if page:
         plotly_script()  # better missed now than in the end
     with reading(settings, args.machine) as importer:
-        scope = scope_of(importer, args.machine, "--machine")
+        scope = scope_of(importer, args.machine)
         scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
         stats = read_statistics(importer, scope)
         details = read_details(importer, stats.scope) if page else {}
@@ -6942,7 +6691,7 @@ def run_query(settings: Settings, args: argparse.Namespace) -> int:
     values = bind(query, given)
     machine = "" if query.name == "-" else values.get("machine", "")
     with reading(settings, machine) as importer:
-        scope = scope_of(importer, machine, "--machine" if args.machine else "--param machine")
+        scope = scope_of(importer, machine)
         if "timezone" in query.parameters and query.name != "-":
             values = {**values, "timezone": given.get("timezone", scope.zone)}
         report = answer_query(importer, query, values, scope)

@@ -480,7 +480,7 @@ def test_names_are_shown_as_the_target_shows_them(tmp_path: Path, database: Data
 
 def test_another_hash_key_is_refused(fleet: Fleet, database: Database, tmp_path: Path) -> None:
     copy, env = ("--copy-from", str(fleet.first.path)), moved_to(database)
-    refused = "PROJECT_HASH_KEY: the projects of the embedded database"
+    refused = "PROJECT_HASH_KEY: the projects of m1 are stored under another key"
     # Into nothing it is the key that is set, and later the one that is stored.
     done = fleet.first.imports(*copy, "--quiet", code=2, **env, PROJECT_HASH_KEY="k")
     assert done.err.startswith(refused)
