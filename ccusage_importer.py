@@ -4058,28 +4058,24 @@ def source_settings(settings: Settings, text: str) -> Settings:
     """The settings of the database to copy from, which its directory or its address names."""
     from urllib.parse import unquote
 
-    expected = (
-        f"--copy-from: expected the directory of an embedded database, or {ADDRESS} with the "
-        "password in COPY_FROM_PASSWORD"
-    )
-    if not re.match("https?://", text, re.I):
-        path = _path(text, Path())
-        if not os.path.isdir(path / "metadata"):
-            shown = re.sub(".*@", "…@", text)  # a password may be in it
-            raise ConfigError(f"{expected}; there is no database at {shown}")
-        return embedded_source(settings, path)
-    host = r"\[[\da-f:.]+\]|[\w.-]+"
-    address = rf"(https?)://(?:([^:@/]*)@)?({host})(?::(\d{{1,5}}))?/([^/?#]+)/?"
-    match = re.fullmatch(address, text, re.I)
-    if not match or not 0 < int(match[4] or 1) < 65536:
-        raise ConfigError(expected)
-    return settings._replace(
-        host=match[3],
-        port=int(match[4] or {"http": 8123, "https": 8443}[match[1].lower()]),
-        protocol=match[1].lower(),
-        user=unquote(match[2] or "default"),
-        password=settings.environment.get("COPY_FROM_PASSWORD", ""),
-        database=unquote(match[5]),
+    if re.match("https?://", text, re.I):
+        host = r"\[[\da-f:.]+\]|[\w.-]+"
+        address = rf"(https?)://(?:([^:@/]*)@)?({host})(?::(\d{{1,5}}))?/([^/?#]+)/?"
+        match = re.fullmatch(address, text, re.I)
+        if match and 0 < int(match[4] or 1) < 65536:
+            return settings._replace(
+                host=match[3],
+                port=int(match[4] or {"http": 8123, "https": 8443}[match[1].lower()]),
+                protocol=match[1].lower(),
+                user=unquote(match[2] or "default"),
+                password=settings.environment.get("COPY_FROM_PASSWORD", ""),
+                database=unquote(match[5]),
+            )
+    elif os.path.isdir(_path(text, Path()) / "metadata"):
+        return embedded_source(settings, _path(text, Path()))
+    raise ConfigError(  # without the text: a password may be in it
+        "--copy-from: expected the directory of an embedded database, or "
+        f"{ADDRESS} with the password in COPY_FROM_PASSWORD"
     )
 
 
@@ -4214,15 +4210,6 @@ def merge_blocks(here: Records, there: Records) -> Records:
     return after
 
 
-def hides_names(settings: Settings, here: Holding) -> bool:
-    """Whether the target hides names: as the options say, else as this or that machine does."""
-    if settings.hash_projects is not None:
-        return settings.hash_projects
-    recorded = Identity.load(settings.state_dir)
-    hashed = any(run["hashed_projects"] for run in here.runs[-1:])
-    return hashed or bool(recorded and recorded.hashed)
-
-
 def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
     """Refuse names that are hashed with another key: they would become other projects."""
     rows = target.query_own(HISTORY, f"SELECT DISTINCT key_fingerprint FROM {HISTORY}")  # noqa: S608
@@ -4241,8 +4228,13 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, 
     before, other = stored_records(here.stored), stored_records(there.stored)
     after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
     after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
+    hidden = settings.hash_projects
+    if hidden is None:  # as this machine hides names, or that one does
+        recorded = Identity.load(settings.state_dir)
+        hidden = any(run["hashed_projects"] for run in here.runs[-1:])
+        hidden = hidden or bool(recorded and recorded.hashed)
     for records in after.values():
-        hide_names(records, Ids(settings.hash_key, hides_names(settings, here)))
+        hide_names(records, Ids(settings.hash_key, hidden))
     changes = find_changes(after, here.stored, "")
     known = {(run["installation_id"], run["updated_at"]) for run in here.runs}
     runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in known]
@@ -6122,8 +6114,7 @@ class Checkup:
             return
         absent = "" if path.exists() else ": not there yet"
         detail = f"{path}{absent}, {free / 1e9:,.1f} GB of the disk are free"
-        remedy = "free some disk space" if free < 1e9 else "an import creates it"
-        self.note(name, detail, remedy, when=absent or free < 1e9)
+        self.note(name, detail, "free some disk space", when=free < 1e9)
 
     def check_server(self, importer: ClickHouseImporter) -> None:
         began = time.monotonic()
@@ -6222,11 +6213,11 @@ class Checkup:
         spread = cluster or engines[""].shared  # over several servers, or meant to be
         if shared and all(shared):
             self.check_shared_tables(importer)
-            return
-        if not shared and (spread or cloud):
-            rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
-            self.note("replicas", "an import creates the tables on all servers" + rights)
-            return
+        elif shared or not (spread or cloud):  # else an import will create them on all servers
+            self.check_plain_tables(importer, spread=bool(spread))
+
+    def check_plain_tables(self, importer: ClickHouseImporter, *, spread: bool) -> None:
+        """Whether one server answers to the name, as it alone has what it is given."""
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
@@ -6255,13 +6246,13 @@ class Checkup:
             grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
             self.note("replicas", str(error).partition("\n")[0], grant)
             return
-        if unwritable:
-            remedy = store_remedy(self.settings, 242, "")
-            self.fail("replicas", f"read-only: {', '.join(sorted(unwritable))}", remedy)
-            return
         detail = f"{known} known, {active} active, this one {behind} s behind"
         remedy = "start the servers that are down, and look at system.replication_queue"
-        self.note("replicas", detail, remedy, when=active < known or behind > 300)
+        if unwritable:
+            detail = f"read-only: {', '.join(sorted(unwritable))}"
+            self.fail("replicas", detail, store_remedy(self.settings, 242, ""))
+        else:
+            self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
     def check_imports(self, importer: ClickHouseImporter) -> None:
         """When the last imports were, and how they ended."""
@@ -6285,13 +6276,11 @@ class Checkup:
 
     def check_budgets(self, importer: ClickHouseImporter) -> None:
         """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
-        names, limits = ("this month", "today"), Spending.limits(self.settings)
-        if any(limits):
-            spent = read_spending(importer, Scope(datetime.now(UTC), self.zone))
-            for name, cost, limit in zip(names, spent, limits, strict=True):
-                if limit:
-                    text = f"{name}: {budget_text(cost, limit)}"
-                    self.note("budget", text, "spend less, or raise it", when=cost > limit)
+        if self.settings.budget_month or self.settings.budget_day:
+            scope = Scope(datetime.now(UTC), self.zone)
+            for name, limit, cost, *_ in read_statistics(importer, scope).budgets:
+                text = f"{name}: {budget_text(cost, limit)}"
+                self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
     def check_environment(self) -> None:
         """The settings in force, and who this machine is."""
@@ -6317,10 +6306,8 @@ class Checkup:
             self.note("privacy", "names are stored as they are" if shown else hashed)
 
     def check_ccusage(self) -> None:
-        """Every feed, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
-        given = self.settings.environment.get("CCUSAGE_TIMEOUT")
-        timeout = self.settings.timeout if given else 30
-        settings = self.settings._replace(timeout=timeout, patience=timeout)
+        """Every feed, as the import has it; each is asked for once."""
+        settings = self.settings._replace(patience=0)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
             fetched = background.submit(fetch_all, settings, self.zone).result()
@@ -6420,8 +6407,11 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
-    """What reads the tables; a database that is not there is not created, nor locked."""
+def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImporter, Scope]]:
+    """What reads the tables, and now in the time zone of the machine, by default of this one.
+
+    A database that is not there is not created, nor locked.
+    """
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -6433,17 +6423,12 @@ def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
             )
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        yield importer
-
-
-def scope_of(importer: ClickHouseImporter, machine: str) -> Scope:
-    """Now, in the time zone recorded for a machine, by default for this one."""
-    zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
-    if machine and zones and machine not in zones:
-        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
-    zone = zones.get(machine) or (recorded and recorded.timezone)
-    zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
-    return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
+        zones, recorded = importer.zones(), Identity.load(settings.state_dir)
+        if machine and zones and machine not in zones:
+            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
+        zone = zones.get(machine) or (recorded and recorded.timezone)
+        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
+        yield importer, Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
 
 
 class Parser(argparse.ArgumentParser):
@@ -6454,23 +6439,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {text}; see --help\n")
 
 
-# What each option goes with. With anything else it would do nothing, and is refused. The check
-# takes the options of the import that it is about.
 IMPORT = "an import"
-MODES = ("--check", "--stats", "--query", "--list-queries", "--copy-from")
-GOES_WITH = {
-    "--param": ("--query",),
-    "--days": ("--stats",),
-    "--machine": ("--stats", "--query", "--copy-from"),
-    "--names": (IMPORT, "--stats", "--query"),
-    "--hash-projects": (IMPORT, "--check", "--copy-from"),
-    "--no-hash-projects": (IMPORT, "--check", "--copy-from"),
-    "--dry-run": (IMPORT, "--copy-from"),
-    "--reprice": (IMPORT, "--check"),
-    "--allow-shrink": (IMPORT, "--check"),
-    "--agents": (IMPORT, "--stats", "--check"),
-    "--lock-timeout": (IMPORT, "--stats", "--query", "--check", "--copy-from"),
-}
 
 
 def build_parser() -> Parser:
@@ -6563,13 +6532,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         if value != parser.get_default(name)
     ]
     args.mode = next((option for option in given if option in MODES), IMPORT)
+    _, fitting = MODES[args.mode]
     for option in given:
-        *others, last = GOES_WITH.get(option, (args.mode,))
-        if args.mode not in (*others, last):
-            fits = (
-                f"not with {args.mode}, but with {', '.join(others)} or" if others else "only with"
-            )
-            parser.error(f"argument {option}: {fits} {last}")
+        if option != args.mode and option not in (*fitting.split(), *ALWAYS.split()):
+            others = [name for name, (_, options) in MODES.items() if option in options.split()]
+            parser.error(f"argument {option}: not with {args.mode}, only with {', '.join(others)}")
     if args.format is None:
         endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
         args.format = endings.get(args.output.suffix.lower() if args.output else "", "table")
@@ -6627,12 +6594,11 @@ def log_to_file(state_dir: Path) -> None:
 @contextlib.contextmanager
 def at_work(says: str) -> Iterator[None]:
     """A spinner on a terminal, unless --quiet. Rows are no garbage: to look takes a fifth more."""
-    shown = (
-        h for h in log.handlers if isinstance(h, TerminalHandler) and h.level < logging.WARNING
-    )
-    terminal = next(shown, None)
+    terminal = log.handlers[0]
     gc.disable()
-    with terminal.console.status(says, spinner="line") if terminal else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
+            stack.enter_context(terminal.console.status(says, spinner="line"))
         yield
     gc.freeze()  # nor is what is left, when the process ends
     gc.enable()
@@ -6643,9 +6609,8 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     page = args.format == "html"
     if page:
         plotly_script()  # better missed now than in the end
-    with reading(settings, args.machine) as importer:
-        scope = scope_of(importer, args.machine)
-        scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
+    with reading(settings, args.machine) as (importer, now):
+        scope = now._replace(days=args.days, agents=tuple(sorted(settings.agents)))
         stats = read_statistics(importer, scope)
         details = read_details(importer, stats.scope) if page else {}
     if page:
@@ -6690,8 +6655,7 @@ def run_query(settings: Settings, args: argparse.Namespace) -> int:
         given.setdefault("budget", f"{settings.budget_month:.2f}")
     values = bind(query, given)
     machine = "" if query.name == "-" else values.get("machine", "")
-    with reading(settings, machine) as importer:
-        scope = scope_of(importer, machine)
+    with reading(settings, machine) as (importer, scope):
         if "timezone" in query.parameters and query.name != "-":
             values = {**values, "timezone": given.get("timezone", scope.zone)}
         report = answer_query(importer, query, values, scope)
@@ -6704,13 +6668,20 @@ def list_all(_: Settings, args: argparse.Namespace) -> int:
     return 0
 
 
-RUNS = {
-    IMPORT: run_import,
-    "--check": run_check,
-    "--stats": show_statistics,
-    "--query": run_query,
-    "--list-queries": list_all,
-    "--copy-from": run_copy,
+# What is asked for: what does it, and the options that go with it. Others would do nothing, and are
+# refused. The check takes the options of the import that it is about.
+_HASH = "--hash-projects --no-hash-projects"
+ALWAYS = "--format --output --quiet --verbose"
+MODES: dict[str, tuple[Callable[[Settings, argparse.Namespace], int], str]] = {
+    IMPORT: (
+        run_import,
+        f"{_HASH} --agents --lock-timeout --names --dry-run --reprice --allow-shrink",
+    ),
+    "--check": (run_check, f"{_HASH} --agents --lock-timeout --reprice --allow-shrink"),
+    "--stats": (show_statistics, "--agents --lock-timeout --names --machine --days"),
+    "--query": (run_query, "--lock-timeout --names --machine --param"),
+    "--list-queries": (list_all, ""),
+    "--copy-from": (run_copy, f"{_HASH} --lock-timeout --machine --dry-run"),
 }
 
 
@@ -6790,11 +6761,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.mode in (IMPORT, "--copy-from"):
             log_to_file(state_directory(env))
         tell_unknown_variables(env)
-        options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
         claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
-        given = {name: getattr(args, name) for name in options}
+        given = {name: value for name, value in vars(args).items() if name in Settings._fields}
         settings = Settings.from_env(env, claims_name=claims_name, **given)
-        return RUNS[args.mode](settings, args)
+        run_mode, _ = MODES[args.mode]
+        return run_mode(settings, args)
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
