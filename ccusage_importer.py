@@ -6479,11 +6479,8 @@ def build_parser() -> Parser:
     says = "which agents' usage to import (all that this ccusage reports)"
     kind = _text(r".*[^\s,].*", "all, or agents such as claude,codex", _agents)
     value("--agents", "all|claude,codex,…", says, kind)
-    says, kind = (
-        "how long to wait for another import (300)",
-        _text(r"\d{1,6}(\.\d*)?", "seconds", float),
-    )
-    value("--lock-timeout", "SECONDS", says, kind)
+    kind = _text(r"\d{1,6}(\.\d*)?", "seconds", float)
+    value("--lock-timeout", "SECONDS", "how long to wait for another import (300)", kind)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
     value("--output", "FILE", "write the result there, as its ending says", _output)
     switch("--quiet", "print only what is wrong", loudness)

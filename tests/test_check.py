@@ -135,7 +135,7 @@ def test_a_check_leaves_no_trace_on_a_server(machine: Machine, database: Databas
     found = check(machine, code=0)
     exists = "SELECT count() FROM system.databases WHERE name = {name:String}"
     assert database.server.query(exists, name=database.name) == [(0,)]
-    assert found["schema"]["detail"] == f"there is no database {database.name} yet"
+    assert found["schema"]["detail"] == f"nothing is there yet in the database {database.name}"
     assert tree(machine.home) == before
     machine.imports()
     steps = footprint(database.query, database.name)
@@ -260,8 +260,8 @@ def test_a_database_that_the_user_may_not_create_fails_the_check(
     assert "the grant CREATE DATABASE ON nowhere" in found["writing"]["detail"]
     assert machine.main(**env).code == 1
     found = check(machine, code=0, CH_DATABASE="nowhere")
-    assert found["schema"]["detail"] == "there is no database nowhere yet"
-    assert found["schema"]["remedy"] == "an import creates it"
+    assert found["schema"]["detail"] == "nothing is there yet in the database nowhere"
+    assert found["schema"]["remedy"] == "an import does this"
 
 
 def test_an_unreachable_server_fails_the_check_with_a_remedy(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -9,7 +10,9 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -329,6 +332,39 @@ def test_what_is_copied_is_of_a_moment_at_which_no_import_writes(
     assert (began, len(machine.history())) == (1, 2)
     with embedded(machine.path) as query:
         assert_same(read(query, "m1"), read(database.query, "m1"))
+
+
+@pytest.mark.stress
+def test_a_server_is_copied_exactly_while_other_machines_import_in_a_loop(
+    tmp_path: Path, database: Database
+) -> None:
+    machine, busy = (Machine(tmp_path, name, database=database) for name in ("m1", "m2"))
+    machine.populate(days=3)
+    busy.populate(days=1, seed=2)
+    machine.stores()
+    busy.stores()
+    copies, stop = [database], threading.Event()
+
+    def work() -> None:
+        for number in itertools.takewhile(lambda _: not stop.is_set(), itertools.count(2)):
+            busy.populate(days=min(number, 20), seed=2)
+            process = busy.fork("--quiet")
+            process.join()
+            assert process.exitcode == 0
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        for number in range(4):
+            copies.append(Database(database.server, f"{database.name}_copy{number}"))
+            copy = ("--copy-from", address(database))
+            machine.stores(*copy, CCUSAGE_STATE_DIR=str(tmp_path / "own"), **moved_to(copies[-1]))
+            assert_same(read(copies[-1].query, "m1"), read(database.query, "m1"))
+            read(copies[-1].query, "m2")  # each key once
+        stop.set()
+        working.result()
+    assert len(busy.history()) > 4
+    machine.stores("--copy-from", address(database), **moved_to(copies[-1]))
+    assert contents(copies[-1].query) == contents(database.query)
 
 
 # --- which of two rows stays ---------------------------------------------------------------
