@@ -37,6 +37,7 @@ USERS = (
     "appender:pw:deny=ALTER DELETE",
     "writer:pw:deny=CREATE TABLE,CREATE VIEW,CREATE DATABASE,DROP TABLE",
     "hoarder:pw:deny=DROP TABLE",
+    "keeper:pw:deny=DROP TABLE,DROP VIEW,ALTER ADD COLUMN",
 )
 FEEDS = ("daily", "monthly", "session", "blocks", "projects")
 SECTIONS = ("ClickHouse", "Environment", "ccusage", "Schedule and data")
@@ -493,6 +494,21 @@ def test_a_user_who_may_not_change_the_schema_gets_the_statements_to_run(
             text = text.replace(f" {item.name} ", f" guarded.{item.name} ")
         theirs.server.query(text)
     machine.imports(**user)
+
+
+def test_each_right_that_the_schema_needs_is_named(tmp_path: Path, theirs: Database) -> None:
+    machine = Machine(tmp_path, database=theirs)
+    use(machine, noon())
+    machine.imports()
+    for statement in OLD:
+        theirs.server.query(statement.format(db=theirs.name))
+    steps = footprint(theirs.query, theirs.name)
+    done = machine.main("--check", "--format", "json", CH_USER="keeper", CH_PASSWORD="pw")
+    said = [one["detail"] for one in json.loads(done.out) if one["name"] == "writing"]
+    assert len(said) == 2, said
+    assert "the grant ALTER ADD COLUMN" in said[0]
+    assert re.search("the grant .*DROP VIEW", said[1])
+    assert footprint(theirs.query, theirs.name) == steps
 
 
 def test_a_database_that_is_not_there_is_named(machine: Machine, database: Database) -> None:

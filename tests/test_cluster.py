@@ -242,7 +242,7 @@ def test_another_database_is_no_hindrance(machine: Machine, database: Database) 
     database.server.query(f"DROP DATABASE {database.name} SYNC")
     database.server.pretend(REPLICATED)
     said = machine.imports("--quiet").err
-    assert "WARNING" not in said
+    assert [line for line in said.splitlines() if "has imported before" not in line] == []
     second = recorded(machine)
     assert second.history_uuid != first.history_uuid
     assert second.newest_run > first.newest_run
