@@ -88,6 +88,7 @@ from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -2940,8 +2941,6 @@ def proxy_url(settings: Settings) -> str | None:
 
 def _proxy(settings: Settings) -> dict[str, Any]:
     """The proxy and who one is there, as a connection pool takes them."""
-    from urllib.parse import unquote
-
     from urllib3.exceptions import LocationParseError
     from urllib3.util import make_headers, parse_url
 
@@ -4056,8 +4055,6 @@ class CopyResult(NamedTuple):
 
 def source_settings(settings: Settings, text: str) -> Settings:
     """The settings of the database to copy from, which its directory or its address names."""
-    from urllib.parse import unquote
-
     if re.match("https?://", text, re.I):
         host = r"\[[\da-f:.]+\]|[\w.-]+"
         address = rf"(https?)://(?:([^:@/]*)@)?({host})(?::(\d{{1,5}}))?/([^/?#]+)/?"
@@ -4081,8 +4078,6 @@ def source_settings(settings: Settings, text: str) -> Settings:
 
 def embedded_source(settings: Settings, path: Path) -> Settings:
     """The settings of an embedded database, in which CH_DATABASE is ours, or the only one is."""
-    from urllib.parse import unquote
-
     source = settings._replace(host=None, embedded_path=path)
     files = path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
     found = [unquote(file.parent.name) for file in files]
@@ -6233,13 +6228,11 @@ class Checkup:
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
         """Whether the replicas can be written to, and how many there are."""
-        sql = """
-            SELECT
-                groupArrayIf(table, is_readonly OR is_session_expired),
-                max(total_replicas), min(active_replicas), max(absolute_delay)
-            FROM system.replicas
-            WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-        """
+        sql = (
+            "SELECT groupArrayIf(table, is_readonly OR is_session_expired), max(total_replicas), "
+            "min(active_replicas), max(absolute_delay) FROM system.replicas "
+            "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')"
+        )
         try:
             unwritable, known, active, behind = importer.query(sql)[0]
         except StoreError as error:
@@ -6289,9 +6282,10 @@ class Checkup:
         account = f", user {settings.user}, {password}" if settings.host else ""
         self.note("settings", f"{settings.where}{account}, database {settings.database}")
         dotenv = dotenv_path(settings.environment)
-        mode = dotenv.stat().st_mode & 0o777 if os.path.exists(dotenv) else 0
-        detail = f"{dotenv}, mode {mode:o}" if mode else f"{dotenv}: none"
-        self.note(".env", detail, f"chmod 600 {shlex.quote(str(dotenv))}", when=mode & 0o077)
+        if os.path.exists(dotenv) and dotenv.stat().st_mode & 0o077:
+            self.note(
+                ".env", f"{dotenv}: others may read it", f"chmod 600 {shlex.quote(str(dotenv))}"
+            )
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
@@ -6408,10 +6402,7 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 @contextlib.contextmanager
 def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImporter, Scope]]:
-    """What reads the tables, and now in the time zone of the machine, by default of this one.
-
-    A database that is not there is not created, nor locked.
-    """
+    """What reads the tables, and now in the zone of a machine; creates no database."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -6482,7 +6473,7 @@ def build_parser() -> Parser:
     kind = _text(r"\d{1,6}(\.\d*)?", "seconds", float)
     value("--lock-timeout", "SECONDS", "how long to wait for another import (300)", kind)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
-    value("--output", "FILE", "write the result there, as its ending says", _output)
+    value("--output", "FILE", "write the result there, as its ending says", Path)
     switch("--quiet", "print only what is wrong", loudness)
     switch("--verbose", "print every step", loudness)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -6509,14 +6500,13 @@ def _agents(text: str) -> frozenset[str]:
     return frozenset() if "all" in names else names
 
 
-def _output(text: str) -> Path:
-    """A file to write, of which is seen now what would be missed in the end."""
-    path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: it is a directory")
+def check_output(path: Path) -> None:
+    """Refuse now what could not be written in the end."""
+    problem = "it is a directory" if path.is_dir() else ""
     if not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: its directory does not exist")
-    return path
+        problem = "its directory does not exist"
+    if problem:
+        raise ConfigError(f"--output {path}: {problem}")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -6667,26 +6657,23 @@ def list_all(_: Settings, args: argparse.Namespace) -> int:
 
 # What is asked for: what does it, and the options that go with it. Others would do nothing, and are
 # refused. The check takes the options of the import that it is about.
-_HASH = "--hash-projects --no-hash-projects"
+_RULES = "--hash-projects --no-hash-projects --agents --lock-timeout --reprice --allow-shrink"
 ALWAYS = "--format --output --quiet --verbose"
 MODES: dict[str, tuple[Callable[[Settings, argparse.Namespace], int], str]] = {
-    IMPORT: (
-        run_import,
-        f"{_HASH} --agents --lock-timeout --names --dry-run --reprice --allow-shrink",
-    ),
-    "--check": (run_check, f"{_HASH} --agents --lock-timeout --reprice --allow-shrink"),
+    IMPORT: (run_import, f"{_RULES} --names --dry-run"),
+    "--check": (run_check, _RULES),
     "--stats": (show_statistics, "--agents --lock-timeout --names --machine --days"),
     "--query": (run_query, "--lock-timeout --names --machine --param"),
     "--list-queries": (list_all, ""),
-    "--copy-from": (run_copy, f"{_HASH} --lock-timeout --machine --dry-run"),
+    "--copy-from": (
+        run_copy,
+        "--hash-projects --no-hash-projects --lock-timeout --machine --dry-run",
+    ),
 }
 
 
 def publish(report: Report, args: argparse.Namespace, settings: Settings | None = None) -> None:
-    """Print an answer, or write it to --output, in the form that was asked for.
-
-    With --names, the names of these settings' machine are shown behind their hashes.
-    """
+    """Print an answer, or write it to --output; with --names and the names of this machine."""
     import shutil
 
     if settings and args.names:
@@ -6727,10 +6714,7 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
 
 
 def tell_unknown_variables(env: Mapping[str, str]) -> None:
-    """Warn of variables that look like ours, and would silently do nothing.
-
-    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
-    """
+    """Warn of variables that look like ours, and of any in `.env`: they would do nothing."""
     from difflib import get_close_matches
 
     ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
@@ -6758,6 +6742,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.mode in (IMPORT, "--copy-from"):
             log_to_file(state_directory(env))
         tell_unknown_variables(env)
+        if args.output:
+            check_output(args.output)
         claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
         given = {name: value for name, value in vars(args).items() if name in Settings._fields}
         settings = Settings.from_env(env, claims_name=claims_name, **given)

@@ -52,9 +52,9 @@ ARGUMENTS = {
     "no machine in UTF-8": Case("--machine: expected text", [*STATS, "--machine", "\udcff"]),
     "no parameter in UTF-8": Case("--param: expected NAME=VALUE", [*QUERY, "--param", "a=\udcff"]),
     "output into a directory": Case("{home}: it is a directory", [*STATS, "--output", "{home}"]),
-    "output into nothing": Case("--output: .: it is a directory", [*STATS, "--output", ""]),
+    "output into nothing": Case("--output .: it is a directory", [*STATS, "--output", ""]),
     "output into no directory": Case(
-        "--output: {home}/no/s.json: its directory does not exist",
+        "--output {home}/no/s.json: its directory does not exist",
         [*STATS, "--output", "{home}/no/s.json"],
     ),
     "output of an import, too": Case("it is a directory", ["--output", "{home}"]),
