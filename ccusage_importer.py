@@ -4112,26 +4112,17 @@ def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in importer.query_own(HISTORY, sql)]
 
 
-@contextlib.contextmanager
-def open_source(source: Settings, machine: str) -> Iterator[tuple[str, Iterator[Holding]]]:
-    """The UUID of the source's history, and its machines, each read when it is its turn."""
-    with contextlib.ExitStack() as stack:
-        if source.host is None:
-            stack.enter_context(embedded_lock(source, time.monotonic() + source.lock_timeout))
-        client = stack.enter_context(open_client(source, writing=False))
-        importer = ClickHouseImporter(client, source, "")
-        importer.prepare(create=False)
-        if importer.empty or client.database != source.database:
-            name = f"database {source.database!r}"
-            raise ConfigError(f"--copy-from: {source.where} has no tables of ours in {name}")
-        tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
-        sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
-        machines = [name for (name,) in importer.query(sql)]
-        if machine and machine not in machines:
-            known = ", ".join(machines)
-            raise ConfigError(f"--machine: {machine!r} never imported; {known} did")
-        wanted = [machine] if machine else machines
-        yield importer.engines()[HISTORY].uuid, map(partial(read_holding, importer), wanted)
+def source_holdings(importer: ClickHouseImporter, machine: str) -> Iterator[Holding]:
+    """What the source holds of each machine, or of one, read when it is its turn."""
+    where, database = importer.settings.where, importer.settings.database
+    if importer.empty or importer.client.database != database:
+        raise ConfigError(f"--copy-from: {where} has no tables of ours in database {database!r}")
+    tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
+    sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
+    machines = [name for (name,) in importer.query(sql)]
+    if machine and machine not in machines:
+        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(machines)} did")
+    return map(partial(read_holding, importer), [machine] if machine else machines)
 
 
 @contextlib.contextmanager
@@ -4153,7 +4144,12 @@ def open_both(
         raise itself
     with contextlib.ExitStack() as stack:
         reading = stack.enter_context(contextlib.ExitStack())
-        uuid, holdings = reading.enter_context(open_source(source, machine))
+        if source.host is None:
+            reading.enter_context(embedded_lock(source, time.monotonic() + source.lock_timeout))
+        client = reading.enter_context(open_client(source, writing=False))
+        importer = ClickHouseImporter(client, source, "")
+        importer.prepare(create=False)
+        holdings, uuid = source_holdings(importer, machine), importer.engines()[HISTORY].uuid
         if both_embedded:
             file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
             for holding in (*holdings, None):
@@ -4296,13 +4292,15 @@ def history_elsewhere(
     place = settings.embedded_path
     if not past.identity and settings.host and os.path.isdir(place / "metadata"):
         with contextlib.suppress(ImporterError):  # an import does not fail because of it
-            embedded = embedded_source(settings, place)._replace(lock_timeout=1.0)
-            with open_source(embedded, machine) as (_, holdings):
-                days = stored_records(next(holdings).stored)["daily"]
-            cost = money(math.fsum(_costs(days.values())))
-            what = f"{counted(len(days), 'day')} of {machine}, {cost}"
-            yield f"{embedded.where} holds {what}; {bring} {shlex.quote(str(place))}"
-            return
+            embedded = embedded_source(settings, place)
+            with embedded_lock(embedded, 0), open_client(embedded, writing=False) as client:
+                importer = ClickHouseImporter(client, embedded, machine)
+                importer.prepare(create=False)
+                number, _, cost = importer.days_before(date(2299, 1, 1))
+            if number:
+                what = f"{counted(number, 'day')} of {machine}, {money(cost)}"
+                yield f"{embedded.where} holds {what}; {bring} {shlex.quote(str(place))}"
+                return
     if not past.identity and recorded:
         what = f"{machine} has imported before, but {settings.where} holds no import of it"
         yield f"{what}; {bring} with the former database"
@@ -6276,11 +6274,8 @@ class Checkup:
                 self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
     def check_environment(self) -> None:
-        """The settings in force, and who this machine is."""
+        """Who this machine is, and whether its files can be written."""
         settings, known = self.settings, self.recorded or self.past.identity
-        password = "a password is set" if settings.password else "no password"
-        account = f", user {settings.user}, {password}" if settings.host else ""
-        self.note("settings", f"{settings.where}{account}, database {settings.database}")
         dotenv = dotenv_path(settings.environment)
         if os.path.exists(dotenv) and dotenv.stat().st_mode & 0o077:
             self.note(
