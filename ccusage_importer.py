@@ -6344,8 +6344,9 @@ class Checkup:
         for _, command in entries:
             with contextlib.suppress(ValueError):  # of a quote that is left open
                 words = shlex.split(command.replace("\\%", "%"))
-                paths = [word for word in words if word.startswith("/")]
-                scripts = [path for path in paths if path is paths[0] or path.endswith(".py")]
+                words = [word for word in words if not re.match(r"\w+=", word)]
+                paths = [word for word in words if word is words[0] or word.endswith(".py")]
+                scripts = [path for path in paths if path.startswith("/")]
                 gone += [path for path in scripts if not os.path.exists(path)]
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
