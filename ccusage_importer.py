@@ -61,7 +61,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import errno
 import fcntl
 import gc
 import glob
@@ -89,6 +88,7 @@ from itertools import accumulate, groupby, pairwise, takewhile
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
+from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -2941,8 +2941,6 @@ def proxy_url(settings: Settings) -> str | None:
 
 def _proxy(settings: Settings) -> dict[str, Any]:
     """The proxy and who one is there, as a connection pool takes them."""
-    from urllib.parse import unquote
-
     from urllib3.exceptions import LocationParseError
     from urllib3.util import make_headers, parse_url
 
@@ -3954,7 +3952,7 @@ def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
                 refuse_twins(importer, identity, past, feeds.reported)
             tell_identity(recorded, identity, past)
             plan = plan_import(importer, recorded, identity, past, feeds)
-            tell_elsewhere(settings, identity.machine_name, recorded, past)
+            missing += history_elsewhere(settings, identity.machine_name, recorded, past)
             for warning in (*missing, *other_installations(past, identity), *plan.notes):
                 log.warning("WARNING: %s", warning)
             if not settings.dry_run:
@@ -4032,16 +4030,6 @@ class Holding(NamedTuple):
     newest: datetime
 
 
-class Source(NamedTuple):
-    """A database to copy from: its name for people, its tables' id, keys, and what it holds."""
-
-    where: str
-    uuid: str
-    key_fingerprints: frozenset[str]
-    machines: Sequence[str]
-    holdings: Iterable[Holding]
-
-
 class CopiedMonth(NamedTuple):
     """A month of a machine: its rows, and the dollars of its days, in each of the databases."""
 
@@ -4067,95 +4055,39 @@ class CopyResult(NamedTuple):
 
 def source_settings(settings: Settings, text: str) -> Settings:
     """The settings of the database to copy from, which its directory or its address names."""
-    from urllib.parse import unquote
-
-    shown = re.sub(".*@", "…@", text)  # a password may be in it
-    expected = f"--copy-from: expected the directory of an embedded database, or {ADDRESS}"
-    if not re.match("https?://", text, re.I):
-        path = _path(text, Path())
-        if not os.path.isdir(path / "metadata"):
-            raise ConfigError(f"{expected}; there is no database at {shown}")
-        source = settings._replace(host=None, embedded_path=path)
-        return source._replace(database=embedded_database(source))
-    protocol, _, rest = text.partition("://")
-    user, _, place = rest.rpartition("@")
-    if ":" in user:
-        raise ConfigError("--copy-from: set COPY_FROM_PASSWORD to the password, and leave it out")
-    match = re.fullmatch(r"(\[[\da-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?/([^/?#]+)/?", place, re.I)
-    if not match or not 0 < int(match[2] or 1) < 65536:
-        raise ConfigError(expected)
-    return settings._replace(
-        host=match[1],
-        port=int(match[2] or {"http": 8123, "https": 8443}[protocol.lower()]),
-        protocol=protocol.lower(),
-        user=unquote(user) or "default",
-        password=settings.environment.get("COPY_FROM_PASSWORD", ""),
-        database=unquote(match[3]),
+    if re.match("https?://", text, re.I):
+        host = r"\[[\da-f:.]+\]|[\w.-]+"
+        address = rf"(https?)://(?:([^:@/]*)@)?({host})(?::(\d{{1,5}}))?/([^/?#]+)/?"
+        match = re.fullmatch(address, text, re.I)
+        if match and 0 < int(match[4] or 1) < 65536:
+            return settings._replace(
+                host=match[3],
+                port=int(match[4] or {"http": 8123, "https": 8443}[match[1].lower()]),
+                protocol=match[1].lower(),
+                user=unquote(match[2] or "default"),
+                password=settings.environment.get("COPY_FROM_PASSWORD", ""),
+                database=unquote(match[5]),
+            )
+    elif os.path.isdir(_path(text, Path()) / "metadata"):
+        return embedded_source(settings, _path(text, Path()))
+    raise ConfigError(  # without the text: a password may be in it
+        "--copy-from: expected the directory of an embedded database, or "
+        f"{ADDRESS} with the password in COPY_FROM_PASSWORD"
     )
 
 
-def embedded_database(source: Settings) -> str:
-    """The database within an embedded one that holds our tables: CH_DATABASE, or the only one."""
-    from urllib.parse import unquote
-
-    files = source.embedded_path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
-    found = sorted(unquote(file.parent.name) for file in files)
-    if source.database in found or not found:
-        return source.database
-    if found[1:]:
-        names = " and ".join(found)
-        raise ConfigError(f"--copy-from: {source.where} holds {names}: set CH_DATABASE to one")
-    return found[0]
+def embedded_source(settings: Settings, path: Path) -> Settings:
+    """The settings of an embedded database, in which CH_DATABASE is ours, or the only one is."""
+    source = settings._replace(host=None, embedded_path=path)
+    files = path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
+    found = [unquote(file.parent.name) for file in files]
+    only = len(found) == 1 and source.database not in found
+    return source._replace(database=found[0]) if only else source
 
 
-def refuse_itself(source: Settings, *, same: bool) -> None:
-    if same:
-        raise ConfigError(f"--copy-from: {source.where} is the database in force itself")
-
-
-def address_of(settings: Settings) -> tuple[object, ...]:
-    """What is the same of two settings that name one database in the same way."""
-    if settings.host is None:
-        return (os.path.realpath(settings.embedded_path),)
-    return settings.host.lower(), settings.port, settings.database
-
-
-def refuse_keys(target: ClickHouseImporter, source: Source) -> None:
-    """Refuse names that are hashed with another key: they would become other projects."""
-    keys = key_fingerprints(target) or {key_fingerprint(target.settings.hash_key)}
-    if source.key_fingerprints - keys:
-        raise ConfigError(
-            f"PROJECT_HASH_KEY: the projects of {source.where} are stored under another key than "
-            "those of the database in force, and would be other projects; a copy needs the same key"
-        )
-
-
-def tables_uuid(importer: ClickHouseImporter) -> str:
-    """What tells a server's tables from all others, whatever the server's name; else nothing."""
-    found = importer.engines()[HISTORY].uuid if importer.settings.host else ""
-    return found if found.strip("0-") else ""
-
-
-def key_fingerprints(importer: ClickHouseImporter, machine: str = "") -> frozenset[str]:
-    sql = (
-        f"SELECT DISTINCT key_fingerprint FROM {HISTORY} "  # noqa: S608 (our name)
-        "WHERE {only:String} IN ('', machine_name)"
-    )
-    return frozenset(key for (key,) in importer.query_own(HISTORY, sql, only=machine))
-
-
-def machines_of(importer: ClickHouseImporter, machine: str) -> list[str]:
-    """The machines that have rows or runs; with `machine` that one alone."""
-    names = {HISTORY, *(table.name for table in ALL_TABLES)} - importer.absent
-    selects = [f"SELECT machine_name FROM {name}" for name in sorted(names)]  # noqa: S608 (ours)
-    found = sorted(name for (name,) in importer.query(" UNION DISTINCT ".join(selects)))
-    if machine and machine not in found:
-        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(found)} did")
-    return [machine] if machine else found
-
-
-def read_holding(importer: ClickHouseImporter) -> Holding:
+def read_holding(importer: ClickHouseImporter, machine: str) -> Holding:
     """What is stored of a machine, at a moment at which no import of it is writing."""
+    importer.machine_name = machine
     deadline = time.monotonic() + WRITING
     while True:
         run, row = moment = importer.read_past().newest, importer.newest_row()
@@ -4165,16 +4097,14 @@ def read_holding(importer: ClickHouseImporter) -> Holding:
         writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
         changed = moment != (importer.read_past().newest, importer.newest_row())
         if time.monotonic() > deadline or not (writing or changed):
-            return Holding(importer.machine_name, stored, runs, max(moment))
+            return Holding(machine, stored, runs, max(moment))
         time.sleep(0.1)
 
 
 def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
     """The rows of the history, with the columns of this version that are there."""
-    if HISTORY in importer.absent:
-        return []
     known = next(item.columns for item in read_schema() if item.name == HISTORY)
-    columns = [name for name in known if name in importer.columns()[HISTORY]]
+    columns = [name for name in known if name in importer.columns().get(HISTORY, ())]
     sql = (
         f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
         "WHERE machine_name = {machine:String} ORDER BY updated_at"
@@ -4182,68 +4112,57 @@ def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in importer.query_own(HISTORY, sql)]
 
 
-@contextlib.contextmanager
-def source_errors() -> Iterator[None]:
-    """Name what an error of the source is about by --copy-from, instead of by CH_ variables."""
-    try:
-        yield
-    except StoreError as error:
-        text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
-        text = text.replace("CH_USER's", "the user's").replace("CH_USER", "the user of --copy-from")
-        text = re.sub(r"(CH_HOST and )?CH_(PORT|DATABASE)", "the address of --copy-from", text)
-        raise StoreError(text) from error
-
-
-@contextlib.contextmanager
-def open_source(source: Settings, machine: str) -> Iterator[Source]:
-    """The source, which is read while it is gone through."""
-    with contextlib.ExitStack() as stack:
-        with source_errors():
-            if source.host is None:
-                deadline = time.monotonic() + source.lock_timeout
-                stack.enter_context(embedded_lock(source, deadline))
-            client = stack.enter_context(open_client(source, writing=False))
-            importer = ClickHouseImporter(client, source, "")
-            importer.prepare(create=False)
-            if importer.empty or client.database != source.database:
-                name = f"database {source.database!r}"
-                raise ConfigError(f"--copy-from: {source.where} has no tables of ours in {name}")
-            machines = machines_of(importer, machine)
-            keys, uuid = key_fingerprints(importer, machine), tables_uuid(importer)
-        yield Source(source.where, uuid, keys, machines, _holdings(importer, machines))
-
-
-def _holdings(importer: ClickHouseImporter, machines: Sequence[str]) -> Iterator[Holding]:
-    for importer.machine_name in machines:
-        with source_errors():
-            holding = read_holding(importer)
-        yield holding
+def source_holdings(importer: ClickHouseImporter, machine: str) -> Iterator[Holding]:
+    """What the source holds of each machine, or of one, read when it is its turn."""
+    where, database = importer.settings.where, importer.settings.database
+    if importer.empty or importer.client.database != database:
+        raise ConfigError(f"--copy-from: {where} has no tables of ours in database {database!r}")
+    tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
+    sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
+    machines = [name for (name,) in importer.query(sql)]
+    if machine and machine not in machines:
+        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(machines)} did")
+    return map(partial(read_holding, importer), [machine] if machine else machines)
 
 
 @contextlib.contextmanager
 def open_both(
     settings: Settings, source: Settings, machine: str
-) -> Iterator[tuple[ClickHouseImporter, Source]]:
-    """The target and the source; two embedded databases, which can't be open at once, in turns.
+) -> Iterator[tuple[ClickHouseImporter, Iterator[Holding]]]:
+    """The target and what the source holds. A source that is the target is refused.
 
-    Between the turns, the rows lie in a file without a name, which ends with the process.
+    Two embedded databases can't be open at once. They are opened in turns, and in between the rows
+    lie in a file without a name, which ends with the process.
     """
     import pickle
     import tempfile
 
+    itself = ConfigError(f"--copy-from: {source.where} is the database in force itself")
+    here, there = (os.path.realpath(each.embedded_path) for each in (settings, source))
+    both_embedded = settings.host is None and source.host is None
+    if both_embedded and here == there:
+        raise itself
     with contextlib.ExitStack() as stack:
         reading = stack.enter_context(contextlib.ExitStack())
-        found = reading.enter_context(open_source(source, machine))
-        if settings.host is None and source.host is None:
+        if source.host is None:
+            reading.enter_context(embedded_lock(source, time.monotonic() + source.lock_timeout))
+        client = reading.enter_context(open_client(source, writing=False))
+        importer = ClickHouseImporter(client, source, "")
+        importer.prepare(create=False)
+        holdings, uuid = source_holdings(importer, machine), importer.engines()[HISTORY].uuid
+        if both_embedded:
             file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
-            for holding in found.holdings:
+            for holding in (*holdings, None):
                 pickle.dump(holding, file, pickle.HIGHEST_PROTOCOL)
             file.seek(0)
             reading.close()
-            kept = (pickle.load(file) for _ in found.machines)  # noqa: S301 (only we can write it)
-            found = found._replace(holdings=kept)
+            holdings = iter(lambda: pickle.load(file), None)  # noqa: S301 (only we can write it)
         client = stack.enter_context(open_client(settings, writing=not settings.dry_run))
-        yield ClickHouseImporter(client, settings, ""), found
+        target = ClickHouseImporter(client, settings, "")
+        target.prepare(create=not settings.dry_run)
+        if not both_embedded and uuid.strip("0-") and uuid == target.engines()[HISTORY].uuid:
+            raise itself
+        yield target, holdings
 
 
 def holds(*records: Record) -> tuple[int, bool, int]:
@@ -4254,61 +4173,59 @@ def holds(*records: Record) -> tuple[int, bool, int]:
 
 def merge_rows(here: Records, there: Records) -> Records:
     """The rows of both; of two the one that holds more, under the names that are shown here."""
-    after = dict(here)
-    for key, other in there.items():
-        mine = here.get(key)
-        if mine is None:
-            after[key] = other
-        elif holds(other) > holds(mine):
-            after[key] = other._replace(details={**other.details, **displayed(mine)})
+    after = {**there, **here}
+    for key in here.keys() & there.keys():
+        if holds(there[key]) > holds(here[key]):
+            details = {**there[key].details, **displayed(here[key])}
+            after[key] = there[key]._replace(details=details)
     return after
 
 
 def merge_blocks(here: Records, there: Records) -> Records:
     """Of blocks that overlap, the cut that holds more; the gaps that lie between the blocks."""
-    mine, other = (
-        [block for block in blocks.values() if not block.details["is_gap"]]
-        for blocks in (here, there)
-    )
-    after, taken = dict(here), list[Record]()
-    for stretch in _stretches([*mine, *other]):
-        olds = [block for block in stretch if here.get(block.id) is block]
-        news = [block for block in stretch if there.get(block.id) is block]
-        if holds(*news) > holds(*olds):
-            for old in olds:
-                del after[old.id]
-            taken += news
-    # A gap reaches into the first hour of the block that follows it in the same cut.
-    new = [block for block in taken if block.id not in here]
-    for gap in here.values():
-        if gap.details["is_gap"] and any(_overlap(gap, block) for block in new):
-            del after[gap.id]
-    kept = [row for row in after.values() if row.id not in there]
-    for gap in there.values():
-        missing = gap.details["is_gap"] and gap.id not in after
-        if missing and not any(_overlap(gap, block) for block in kept):
-            after[gap.id] = gap
-    return after | {block.id: block for block in taken}
+    after: Records = {}
+    blocks = [row for rows in (here, there) for row in rows.values() if not row.details["is_gap"]]
+    for stretch in _stretches(blocks):
+        mine, theirs = (
+            [block for block in stretch if rows.get(block.id) is block] for rows in (here, there)
+        )
+        larger = theirs if holds(*theirs) > holds(*mine) else mine
+        after |= {block.id: block for block in larger}
+    for rows in (here, there):
+        # A gap reaches into the first hour of the block that follows it in the same cut.
+        others = [row for row in after.values() if row.id not in rows]
+        for gap in rows.values():
+            missing = gap.details["is_gap"] and gap.id not in after
+            if missing and not any(_overlap(gap, other) for other in others):
+                after[gap.id] = gap
+    return after
 
 
-def hides_names(settings: Settings, here: Holding) -> bool:
-    """Whether the target hides names: as the options say, else as this or that machine does."""
-    if settings.hash_projects is not None:
-        return settings.hash_projects
-    recorded = Identity.load(settings.state_dir)
-    hashed = any(run["hashed_projects"] for run in here.runs[-1:])
-    return hashed or bool(recorded and recorded.hashed)
+def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
+    """Refuse names that are hashed with another key: they would become other projects."""
+    rows = target.query_own(HISTORY, f"SELECT DISTINCT key_fingerprint FROM {HISTORY}")  # noqa: S608
+    keys = {key for (key,) in rows} or {key_fingerprint(target.settings.hash_key)}
+    if any(run["key_fingerprint"] not in keys for run in there.runs):
+        raise ConfigError(
+            f"PROJECT_HASH_KEY: the projects of {there.machine} are stored under another key than "
+            "those of the database in force, and would be other projects; a copy needs the same key"
+        )
 
 
-def copy_machine(target: ClickHouseImporter, there: Holding) -> CopyResult:
-    """Merge what another database holds of a machine into this one."""
-    settings, target.machine_name = target.settings, there.machine
-    here = read_holding(target)
+def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, list[CopiedMonth]]:
+    """Merge what another database holds of a machine into this one: rows, runs and months."""
+    settings, here = target.settings, read_holding(target, there.machine)
+    refuse_other_keys(target, there)
     before, other = stored_records(here.stored), stored_records(there.stored)
     after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
     after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
+    hidden = settings.hash_projects
+    if hidden is None:  # as this machine hides names, or that one does
+        recorded = Identity.load(settings.state_dir)
+        hidden = any(run["hashed_projects"] for run in here.runs[-1:])
+        hidden = hidden or bool(recorded and recorded.hashed)
     for records in after.values():
-        hide_names(records, Ids(settings.hash_key, hides_names(settings, here)))
+        hide_names(records, Ids(settings.hash_key, hidden))
     changes = find_changes(after, here.stored, "")
     known = {(run["installation_id"], run["updated_at"]) for run in here.runs}
     runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in known]
@@ -4322,89 +4239,71 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> CopyResult:
             target.record_runs(runs, at)
     number = sum(map(len, changes.values()))
     log.info("%s: %s and %s", there.machine, counted(number, "row"), counted(len(runs), "run"))
-    return CopyResult("", number, len(runs), copied_months(there.machine, before, other, after))
+    return number, len(runs), copied_months(there.machine, before, other, after)
 
 
 def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMonth]:
     """The months of what is stored here, there, and afterwards."""
+    times = {"session": "last_activity", "blocks": "start_time"}
     sums: dict[str, list[float]] = defaultdict(lambda: [0, 0.0] * len(states))
     for index, state in enumerate(states):
         for feed, records in state.items():
             for record in records.values():
-                figures = sums[_month(feed, record)]
+                when = record.details[times[feed]] if feed in times else record.key[0]
+                figures = sums[str(when or "unknown")[:7]]
                 figures[2 * index] += 1
                 figures[2 * index + 1] += record.cost if feed == "daily" else 0
     return [CopiedMonth(machine, month, *sums[month]) for month in sorted(sums)]  # type: ignore[arg-type]
 
 
-def _month(feed: str, record: Record) -> str:
-    at = {"session": "last_activity", "blocks": "start_time"}.get(feed)
-    when = record.details[at] if at else record.key[0]
-    return str(when)[:7] if when else "unknown"
-
-
 def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResult:
     """Merge the database at `place` into the one in force: all machines, or one."""
     source = source_settings(settings, place)
-    refuse_itself(source, same=address_of(source) == address_of(settings))
-    with (
-        import_lock(settings, importing=True),
-        open_both(settings, source, machine) as (target, found),
-    ):
-        target.token_suffix = f"/copy {os.urandom(4).hex()}"
-        target.prepare(create=not settings.dry_run)
-        refuse_itself(source, same=found.uuid != "" and found.uuid == tables_uuid(target))
-        refuse_keys(target, found)
-        try:
-            copies = [copy_machine(target, holding) for holding in found.holdings]
-        except StoreError as error:
-            error.exit_code = 3 if target.has_written else 1
-            raise
+    target: ClickHouseImporter | None = None
+    try:
+        with (
+            import_lock(settings, importing=True),
+            open_both(settings, source, machine) as (target, holdings),
+        ):
+            target.token_suffix = f"/copy {os.urandom(4).hex()}"
+            copies = [copy_machine(target, holding) for holding in holdings]
+    except ImporterError as error:
+        if str(error).startswith(source.where):  # its settings are not in variables
+            text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
+            text = re.sub(r"\bCH_(\w+)", lambda match: f"its {match[1].lower()}", text)
+            error.args = (f"--copy-from: {text}",)
+        if target and target.has_written:
+            error.exit_code = 3
+        raise
     return CopyResult(
-        source=found.where,
-        rows=sum(copied.rows for copied in copies),
-        runs=sum(copied.runs for copied in copies),
-        months=[month for copied in copies for month in copied.months],
+        source=source.where,
+        rows=sum(rows for rows, _, _ in copies),
+        runs=sum(runs for _, runs, _ in copies),
+        months=[month for _, _, months in copies for month in months],
         dry_run=settings.dry_run,
     )
 
 
-def tell_elsewhere(settings: Settings, machine: str, recorded: Identity | None, past: Past) -> None:
-    """Say that a history does not follow when another database is set."""
-    if found := history_elsewhere(settings, machine, recorded, past):
-        log.log(logging.WARNING if found.known else logging.INFO, "%s", found)
-
-
-class Elsewhere(NamedTuple):
-    """A history in another database, and the command that brings it. `known`: it was seen there."""
-
-    what: str
-    command: str
-    known: bool
-
-    def __str__(self) -> str:
-        return f"{'WARNING: ' * self.known}{self.what}; to bring it here, run {self.command}"
-
-
 def history_elsewhere(
     settings: Settings, machine: str, recorded: Identity | None, past: Past
-) -> Elsewhere | None:
-    """Where the history lies of a machine that has none here, if there is any."""
-    command, place = "ccusage_importer.py --copy-from", settings.embedded_path
-    if past.identity:
-        return None
-    if settings.host and os.path.isdir(place / "metadata"):
+) -> Iterator[str]:
+    """A warning where a machine has no history here: where it has one, and how to bring it."""
+    bring = "to bring it here, run ccusage_importer.py --copy-from"
+    place = settings.embedded_path
+    if not past.identity and settings.host and os.path.isdir(place / "metadata"):
         with contextlib.suppress(ImporterError):  # an import does not fail because of it
-            embedded = settings._replace(host=None, lock_timeout=1.0)
-            embedded = embedded._replace(database=embedded_database(embedded))
-            with open_source(embedded, machine) as found:
-                days = stored_records(next(iter(found.holdings)).stored)["daily"]
-            cost = money(math.fsum(_costs(days.values())))
-            what = f"{embedded.where} holds {counted(len(days), 'day')} of {machine}, {cost}"
-            return Elsewhere(what, f"{command} {shlex.quote(str(place))}", known=True)
-    what = f"{machine} has imported before, but {settings.where} holds no import of it"
-    command += " with the former database"
-    return Elsewhere(what, command, known=False) if recorded else None
+            embedded = embedded_source(settings, place)
+            with embedded_lock(embedded, 0), open_client(embedded, writing=False) as client:
+                importer = ClickHouseImporter(client, embedded, machine)
+                importer.prepare(create=False)
+                number, _, cost = importer.days_before(date(2299, 1, 1))
+            if number:
+                what = f"{counted(number, 'day')} of {machine}, {money(cost)}"
+                yield f"{embedded.where} holds {what}; {bring} {shlex.quote(str(place))}"
+                return
+    if not past.identity and recorded:
+        what = f"{machine} has imported before, but {settings.where} holds no import of it"
+        yield f"{what}; {bring} with the former database"
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -6113,7 +6012,14 @@ def list_queries() -> Report:
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 CRON_TAG = "# ccusage-import"
 FIRST_FINDINGS = "ORDER BY remedy = '', machine_name, table, key LIMIT 5"  # of each kind
-NEEDED = "SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE, CREATE VIEW, DROP VIEW"
+# What an import may have to do to the schema, as its statements begin, and a statement for which
+# the server wants the same rights and which fails all the same, so that it changes nothing.
+IN_VAIN = {
+    "CREATE TABLE": "CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName",
+    "CREATE VIEW": "CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name",
+    "CREATE OR": "CREATE OR REPLACE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name",
+    "ALTER TABLE": "ALTER TABLE ccusage_usage_daily ADD COLUMN agent OfNoSuchType",
+}
 
 
 class Check(NamedTuple):
@@ -6136,21 +6042,25 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
-        self.hashed = settings.hash_projects
-        if self.hashed is None and self.recorded:
-            self.hashed = self.recorded.hashed
         self.past = Past()
-        self.runs: Sequence[Sequence[Any]] = ()  # the last imports, the latest first
-        self.stored: dict[str, set[date]] | None = None  # the days of each agent, once seen
-        self.reported: dict[str, set[date]] = {}
+        self.shows_names = False
+        self.zone = self.recorded.timezone if self.recorded else "UTC"
+        self.connected = False
+        self.stored: dict[str, date] = {}  # the newest day of each agent
+        self.reported: dict[str, date] = {}
 
     def note(self, name: str, detail: str, remedy: str = "", *, when: object = True) -> None:
         """A finding, which is a warning when it needs the remedy."""
         needed = remedy if when else ""
         self.found.append(Check(self.section, name, WARNING if needed else OK, detail, needed))
 
-    def fail(self, name: str, detail: str, remedy: str) -> None:
-        self.found.append(Check(self.section, name, FAILED, detail, remedy))
+    def fail(self, name: str, text: str, remedy: str = "") -> None:
+        """What the next import would fail with; the text may hold a remedy."""
+        text, _, said = text.partition("\n  remedy: ")
+        if not said:
+            text, _, said = text.partition("; ")
+        found = Check(self.section, name, FAILED, " ".join(text.split()), said or remedy)
+        self.found.append(found)
 
     @contextlib.contextmanager
     def failing(self, name: str, remedy: str = "") -> Iterator[None]:
@@ -6158,132 +6068,115 @@ class Checkup:
         try:
             yield
         except ImporterError as error:
-            text, _, said = str(error).partition("\n  remedy: ")
-            if not said:
-                text, _, said = text.partition("; ")
-            self.fail(name, " ".join(text.split()), said or remedy)
+            self.fail(name, str(error), remedy)
 
     def run(self) -> list[Check]:
-        self.section = "ClickHouse"
-        self.check_clickhouse()
-        self.section = "Environment"
-        zone = self.check_environment()
-        self.section = "ccusage"
-        self.check_ccusage(zone)
-        self.section = "Schedule and data"
-        self.check_schedule()
-        if self.stored is not None:
-            self.check_imports()
-            self.check_days(self.stored, datetime.now(ZoneInfo(zone)).date())
-        order = ("ccusage", "ClickHouse", "Environment", "Schedule and data")
-        return sorted(self.found, key=lambda check: order.index(check.section))
+        for section, check in {
+            "ClickHouse": self.check_clickhouse,
+            "Environment": self.check_environment,
+            "ccusage": self.check_ccusage,
+            "Schedule and data": self.check_schedule,
+        }.items():
+            self.section = section
+            check()
+        return self.found
 
     def check_clickhouse(self) -> None:
         settings = self.settings
-        name = machine_name(settings, self.recorded)
         # An OSError may come from a directory that is not ours to look into.
         with self.failing("connection"), store_errors(settings), contextlib.ExitStack() as stack:
             if settings.host is None:
+                self.check_directory("path", settings.embedded_path, "CH_EMBEDDED_PATH")
                 if settings.embedded_path.exists():
                     deadline = time.monotonic() + settings.lock_timeout
                     stack.enter_context(embedded_lock(settings, deadline))
-                self.check_disk(settings.embedded_path)
             client = stack.enter_context(open_client(settings, writing=False))
+            name = machine_name(settings, self.recorded)
             self.check_server(ClickHouseImporter(client, settings, name))
-        if self.stored is not None:
-            elsewhere = history_elsewhere(settings, name, self.recorded, self.past)
-            if elsewhere:
-                self.note("former history", elsewhere.what, f"run {elsewhere.command}")
-
-    def check_disk(self, path: Path) -> None:
-        import shutil
-
-        self.check_directory("path", path, "CH_EMBEDDED_PATH")
-        if path.exists():
-            size = sum(file.lstat().st_size for file in path.rglob("*"))
-            self.note("size", f"{size / 1e6:,.1f} MB")
-        free = shutil.disk_usage(_nearest(path)).free
-        self.note("free disk", f"{free / 1e9:,.1f} GB", "free some", when=free < 1e9)
 
     def check_directory(self, name: str, path: Path, variable: str) -> None:
+        import shutil
         import tempfile
 
+        nearest = next(place for place in (path, *path.parents) if place.exists())
         try:
-            with tempfile.TemporaryFile(dir=_nearest(path)):
-                absent = "" if path.exists() else ": not there yet"
-            self.note(name, f"{path}{absent}", "an import creates it", when=absent)
+            with tempfile.TemporaryFile(dir=nearest):
+                free = shutil.disk_usage(nearest).free
         except OSError as error:
             self.fail(name, f"{path}: {error.strerror}", f"set {variable} to a directory of yours")
+            return
+        absent = "" if path.exists() else ": not there yet"
+        detail = f"{path}{absent}, {free / 1e9:,.1f} GB of the disk are free"
+        self.note(name, detail, "free some disk space", when=free < 1e9)
 
     def check_server(self, importer: ClickHouseImporter) -> None:
         began = time.monotonic()
         version, database = importer.query("SELECT version(), currentDatabase()")[0]
-        seconds = time.monotonic() - began
-        self.stored = defaultdict(set)
-        self.note("connection", f"ClickHouse {version}: {self.settings.where}")
-        rating = "excellent" if seconds < 0.1 else "good" if seconds <= 0.5 else "slow"
-        remedy = "check the network, and the server's load"
-        self.note("response", f"{rating}, {seconds * 1000:.0f} ms", remedy, when=rating == "slow")
-        engines = importer.engines()
+        ms = 1000 * (time.monotonic() - began)
+        self.connected = True
+        detail = f"ClickHouse {version}: {self.settings.where} answers in {ms:.0f} ms"
+        self.note("connection", detail, "look at the network and the server's load", when=ms > 500)
         if self.settings.host:
             with self.failing("replicas"):
-                self.check_replicas(importer, engines)
+                self.check_replicas(importer)
+        there = importer.columns()
+        changes = importer.schema_changes(there)
+        detail = "; ".join(changes) or "all tables, views and columns are there"
+        if not there:
+            detail = f"nothing is there yet in the database {self.settings.database}"
+        self.note("schema", detail, "an import does this", when=changes)
+        needed = " ".join(changes.values())
+        steps = [in_vain for begin, in_vain in IN_VAIN.items() if begin in needed]
+        for table in ALL_TABLES:
+            steps.append(f"INSERT INTO {table.name} SELECT * FROM {table.name} WHERE 0")  # noqa: S608
+            steps.append(f"DELETE FROM {table.name} WHERE of_no_such_name")  # noqa: S608 (ours)
         if database != self.settings.database:
-            self.check_creation(importer)
-            return
-        stored = importer.columns()
-        changes = importer.schema_changes(stored)
-        shared = engines[""].shared or is_shared(importer, engines)
-        self.check_schema(stored, changes)
+            steps = [f"CREATE DATABASE {_quoted(self.settings.database)} ENGINE = OfNoSuchName"]
         with self.failing("writing"):
-            self.check_writing(importer, stored, changes, shared=shared)
-        self.read_stored(importer, self.stored)
-        if not importer.absent:
-            with self.failing("integrity"):
-                self.check_integrity(importer)
+            self.check_rights(importer, steps)
+        self.check_stored(importer)
 
-    def read_stored(self, importer: ClickHouseImporter, stored: dict[str, set[date]]) -> None:
+    def check_rights(self, importer: ClickHouseImporter, steps: Sequence[str]) -> None:
+        """Whether the user may do what an import does: the server looks at the rights first."""
+        refused = set()
+        for statement in steps:
+            try:
+                importer.command(statement)
+            except StoreError as error:
+                if error.code == 0:  # the server is gone
+                    raise
+                refused |= {str(error)} if error.code in (READONLY, NOT_GRANTED) else set()
+        for text in sorted(refused):
+            self.fail("writing", text)
+        if not refused:
+            self.note("writing", "has the rights that an import needs")
+
+    def check_stored(self, importer: ClickHouseImporter) -> None:
         """What the database knows of this machine."""
-        where = "WHERE machine_name = {machine:String}"
-        days = f"SELECT agent, date FROM ccusage_usage_daily FINAL {where}"  # noqa: S608 (ours)
-        runs = f"SELECT started_at, feeds_failed FROM ccusage_import_history {where}"  # noqa: S608
-        runs += " ORDER BY updated_at DESC LIMIT 3"
-        for agent, day in importer.query_own("ccusage_usage_daily", days):
-            stored[agent].add(day)
-        self.runs = importer.query_own("ccusage_import_history", runs)
+        sql = (
+            "SELECT agent, max(date) FROM ccusage_usage_daily FINAL "
+            "WHERE machine_name = {machine:String} GROUP BY agent"
+        )
+        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))  # type: ignore[arg-type]
         self.past = importer.read_past()
-        if self.hashed is None:
-            self.hashed = not importer.shows_names()
+        self.shows_names = importer.shows_names()
+        if self.past.identity and not self.recorded:
+            self.zone = self.past.identity.timezone
         if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
             with self.failing("name in use"):
                 refuse_twins(importer, self.past.identity, self.past, {})
-        history = importer.engines()["ccusage_import_history"]
         with self.failing("newest import"):
+            history = importer.engines()[HISTORY]
             for warning in missing_run(importer, self.recorded, history, self.past):
                 self.note("newest import", warning, "import again what ccusage still reports")
-        self.section = "Schedule and data"
-        self.check_twins(importer)
+        name = importer.machine_name
+        for text in history_elsewhere(self.settings, name, self.recorded, self.past):
+            self.note("former history", *text.split("; to bring it here, "))
+        if not importer.absent:
+            with self.failing("integrity"):
+                self.check_integrity(importer)
+        self.check_imports(importer)
         self.check_budgets(importer)
-        self.section = "ClickHouse"
-
-    def check_twins(self, importer: ClickHouseImporter) -> None:
-        """Whether this machine has sessions in common with another one."""
-        sql = read_queries(QUERIES.read_text(encoding="utf-8"))["twin-machines"].sql
-        for names, agent, number, *_ in importer.query_own("ccusage_usage_sessions", sql):
-            if importer.machine_name in names.split(", "):
-                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
-                self.note("twin machines", common, "remove the rows of one, as README says")
-
-    def check_budgets(self, importer: ClickHouseImporter) -> None:
-        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
-        limits, known = Spending.limits(self.settings), self.recorded or self.past.identity
-        if any(limits):
-            scope = Scope(datetime.now(UTC), known.timezone if known else "UTC")
-            spent = read_spending(importer, scope)
-            for name, cost, limit in zip(("this month", "today"), spent, limits, strict=True):
-                if limit:
-                    text = f"{name}: {budget_text(cost, limit)}"
-                    self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
     def check_integrity(self, importer: ClickHouseImporter) -> None:
         """What the queries integrity-… find: the first rows of each, and how many there are."""
@@ -6295,340 +6188,184 @@ class Checkup:
             for machine, table, key, problem, remedy, _ in found:
                 self.note("integrity", f"{machine}: {table}: {key}: {problem}", remedy)
                 wrong += bool(remedy)
-            more = found[0][-1] - len(found) if found else 0
-            if more:
+            if found and (more := found[0][-1] - len(found)):
                 detail = f"{counted(more, 'finding')} of this kind more"
                 self.note("integrity", detail, f"ccusage_importer.py --query {name} lists all")
         if not wrong:
             self.note("integrity", "the tables are in order")
+        for names, agent, number, *_ in importer.query(queries["twin-machines"].sql):
+            if importer.machine_name in names.split(", "):
+                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
+                self.note("twin machines", common, "remove the rows of one, as README says")
 
-    def check_replicas(self, importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> None:
+    def check_replicas(self, importer: ClickHouseImporter) -> None:
         """Whether the servers that answer hold the same tables."""
-        cluster, several = self.settings.cluster, engines[""].shared
-        if is_shared(importer, engines):
-            if several or any(engine.shared for engine in engines.values()):
-                self.check_shared_tables(importer)
-            else:
-                creates = f"an import creates them on all servers of {cluster or 'the Cloud'}"
-                rights = ", for which CH_USER needs CLUSTER ON *.*" * bool(cluster)
-                self.note("replicas", creates + rights)
-            return
+        engines, cluster = importer.engines(), self.settings.cluster
+        shared = [engines[table.name].shared for table in ALL_TABLES if table.name in engines]
+        cloud = importer.client.get_client_setting("select_sequential_consistency")
+        spread = cluster or engines[""].shared  # over several servers, or meant to be
+        if shared and all(shared):
+            self.check_shared_tables(importer)
+        elif shared or not (spread or cloud):  # else an import will create them on all servers
+            self.check_plain_tables(importer, spread=bool(spread))
+
+    def check_plain_tables(self, importer: ClickHouseImporter, *, spread: bool) -> None:
+        """Whether one server answers to the name, as it alone has what it is given."""
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
             hosts.update(importer.query("SELECT hostName()")[0])
         remedy = "name one in CH_HOST, or use CH_CLUSTER"
-        if cluster or several:
+        if spread:
             remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
         if len(hosts) > 1:
             detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
             self.fail("replicas", f"{detail}, which share no tables", remedy)
-        elif cluster or several:
+        elif spread:
             self.note("replicas", "the tables are on this server alone", remedy)
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
         """Whether the replicas can be written to, and how many there are."""
-        sql = """
-            SELECT
-                groupArrayIf(table, is_readonly OR is_session_expired),
-                max(total_replicas), min(active_replicas), max(absolute_delay)
-            FROM system.replicas
-            WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-        """
+        sql = (
+            "SELECT groupArrayIf(table, is_readonly OR is_session_expired), max(total_replicas), "
+            "min(active_replicas), max(absolute_delay) FROM system.replicas "
+            "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')"
+        )
         try:
             unwritable, known, active, behind = importer.query(sql)[0]
         except StoreError as error:
             grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
-            self.note("replicas", "".join(_right(error).values()), grant)
-            return
-        if unwritable:
-            remedy = store_remedy(self.settings, 242, "")
-            self.fail("replicas", f"read-only: {', '.join(sorted(unwritable))}", remedy)
+            self.note("replicas", str(error).partition("\n")[0], grant)
             return
         detail = f"{known} known, {active} active, this one {behind} s behind"
         remedy = "start the servers that are down, and look at system.replication_queue"
-        self.note("replicas", detail, remedy, when=active < known or behind > 300)
-
-    def check_creation(self, importer: ClickHouseImporter) -> None:
-        """CH_DATABASE is not there: an import creates it, where it may."""
-        name, quoted = self.settings.database, _quoted(self.settings.database)
-        # As no engine has this name, it is not created in any case.
-        refused = _lacking(importer, [f"CREATE DATABASE {quoted} ENGINE = OfNoSuchName"])
-        if refused:
-            grant = f"GRANT {NEEDED} ON {quoted}.* TO {self.settings.user}"
-            detail = f"{name}: not there, and {''.join(refused.values())}"
-            self.fail("database", detail, f"CREATE DATABASE {quoted}; {grant}")
+        if unwritable:
+            detail = f"read-only: {', '.join(sorted(unwritable))}"
+            self.fail("replicas", detail, store_remedy(self.settings, 242, ""))
         else:
-            self.note("database", f"{name}: not there yet", "an import creates it")
+            self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
-    def check_schema(self, stored: Mapping[str, set[str]], changes: Mapping[str, str]) -> None:
-        there = [item for item in read_schema() if item.name in stored]
-        views = sum(bool(item.select) for item in there)
-        tables = f"{len(there) - views} tables and {views} views"
-        self.note("database", f"{self.settings.database}: {tables}")
-        if not there:
-            self.note("schema", "nothing is there yet", "an import creates the tables and views")
-        elif changes:
-            self.note("schema", f"not up to date: {'; '.join(changes)}", "an import does this")
-        else:
-            self.note("schema", "all tables, views and columns are there")
+    def check_imports(self, importer: ClickHouseImporter) -> None:
+        """When the last imports were, and how they ended."""
+        sql = (
+            f"SELECT finished_at, feeds_failed FROM {HISTORY} "  # noqa: S608 (our name)
+            "WHERE machine_name = {machine:String} ORDER BY updated_at DESC LIMIT 3"
+        )
+        runs = importer.query_own(HISTORY, sql)
+        if not runs:
+            self.note("last import", "none yet", "run ccusage_importer.py")
+            return
+        hours = (datetime.now(UTC) - runs[0][0]) / timedelta(hours=1)
+        ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+        ends = [
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
+            for at, names in runs
+        ]
+        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
+        old_or_failed = hours > 24 or runs[0][1]
+        self.note("last import", f"{ago}; UTC {'; '.join(ends)}", remedy, when=old_or_failed)
 
-    def check_writing(
-        self,
-        importer: ClickHouseImporter,
-        stored: Iterable[str],
-        changes: Mapping[str, str],
-        *,
-        shared: bool,
-    ) -> None:
-        """Do what an import does with a table of our own; where that may not be, ask for rights.
+    def check_budgets(self, importer: ClickHouseImporter) -> None:
+        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
+        if self.settings.budget_month or self.settings.budget_day:
+            scope = Scope(datetime.now(UTC), self.zone)
+            for name, limit, cost, *_ in read_statistics(importer, scope).budgets:
+                text = f"{name}: {budget_text(cost, limit)}"
+                self.note("budget", text, "spend less, or raise it", when=cost > limit)
 
-        Of shared tables, one more would be on one server alone, or would wait for one that is down.
-        """
-        refused: dict[str, str] = {}
-        try:
-            if not shared:
-                _use_table(importer, changing=bool(changes))
-                self.note("writing", "can create, write and drop a table")
-                return
-        except StoreError as error:
-            refused = _right(error)
-        lacking = _lacking(importer, _use_nothing(stored, creating=bool(changes)))
-        # To drop is needed only to replace a view.
-        replacing = any("REPLACE" in statement for statement in changes.values())
-        if changes and not "".join(refused).startswith("DROP TABLE" if replacing else "DROP"):
-            lacking = {**refused, **lacking}
-        if lacking:
-            grant = f"GRANT {', '.join(lacking)} ON {_quoted(self.settings.database)}.*"
-            said = "; ".join(dict.fromkeys(lacking.values()))
-            self.fail("writing", said, f"{grant} TO {self.settings.user}")
-        else:
-            self.note("writing", "has the rights that an import needs, but may not try it out")
-
-    def check_environment(self) -> str:
-        """The settings in force; the time zone."""
+    def check_environment(self) -> None:
+        """Who this machine is, and whether its files can be written."""
         settings, known = self.settings, self.recorded or self.past.identity
-        password = "a password is set" if settings.password else "no password"
-        account = f", user {settings.user}, {password}" if settings.host else ""
-        self.note("settings", f"{settings.where}{account}, database {settings.database}")
         dotenv = dotenv_path(settings.environment)
-        if os.path.exists(dotenv):
-            mode = dotenv.stat().st_mode & 0o777
-            remedy = f"chmod 600 {shlex.quote(str(dotenv))}"
-            self.note(".env", f"{dotenv}, mode {mode:o}", remedy, when=mode & 0o077)
-        else:
-            self.note(".env", f"{dotenv}: none", "setup_cronjob.sh writes one")
-        key = "with" if settings.hash_key else "without"
-        hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
-        self.note("privacy", "names are stored as they are" if self.hashed is False else hashed)
+        if os.path.exists(dotenv) and dotenv.stat().st_mode & 0o077:
+            self.note(
+                ".env", f"{dotenv}: others may read it", f"chmod 600 {shlex.quote(str(dotenv))}"
+            )
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
             identity = identify(settings, self.recorded, self.past.identity)
-            known_here = self.recorded or not (settings.state_dir / "machine.json").exists()
-            others = " ".join(other_installations(self.past, identity)) if known_here else ""
+            self.zone = identity.timezone
+            others = " ".join(other_installations(self.past, identity))
             self.note("machine name", identity.machine_name, others)
             source = "as recorded" if known else "which the first import will record"
             self.note("time zone", f"{identity.timezone}, {source}")
-            return identity.timezone
-        return known.timezone if known else "UTC"
+            shown = self.shows_names if identity.hashed is None else not identity.hashed
+            key = "with" if settings.hash_key else "without"
+            hashed = f"names are hashed, {key} PROJECT_HASH_KEY"
+            self.note("privacy", "names are stored as they are" if shown else hashed)
 
-    def check_ccusage(self, zone: str) -> None:
-        """Every report, as the import has it; each is given 30 s, or CCUSAGE_TIMEOUT."""
-        env = self.settings.environment
-        timeout = self.settings.timeout if env.get("CCUSAGE_TIMEOUT") else 30
-        settings = self.settings._replace(timeout=timeout, patience=timeout)
+    def check_ccusage(self) -> None:
+        """Every feed, as the import has it; each is asked for once."""
+        settings = self.settings._replace(patience=0)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
-            fetched = background.submit(fetch_all, settings, zone).result()
+            fetched = background.submit(fetch_all, settings, self.zone).result()
             ccusage = fetched.ccusage
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
-            remedy = "update ccusage, or set CCUSAGE_COMMAND to another version"
-            for feed in fetched.reports:
-                with self.failing(feed.label, remedy):
-                    self.check_feed(feed, fetched, ZoneInfo(zone))
-            self.check_transcripts(ccusage)
+            ids, zone = Ids(settings.hash_key), ZoneInfo(self.zone)
+            reported, failed = parse_all(fetched, ids, zone, settings.agents)
+            for label, reason in failed.items():
+                self.fail(
+                    label, reason, "update ccusage, or set CCUSAGE_COMMAND to another version"
+                )
+            for (feed, agent), records in reported.items():
+                if feed == "daily" and records:
+                    self.reported[agent] = max(day for _, day in records)
+                if feed == "daily" or agent == "claude":  # the others say the same of an agent
+                    tokens, cost = _total(records.values()), math.fsum(_costs(records.values()))
+                    detail = f"{counted(len(records), 'record')}, {tokens:,} tokens, ${cost:,.2f}"
+                    self.note(feed_label(feed, agent), detail)
+            self.check_transcripts(follows_links=ccusage.version < (19, 0, 0))
 
-    def check_feed(self, feed: Feed, fetched: Fetched, zone: tzinfo) -> None:
-        ids, agents = Ids(self.settings.hash_key), self.settings.agents
-        only = fetched._replace(reports={feed: fetched.reports[feed]})
-        found, failed = parse_all(only, ids, zone, agents)
-        if failed:
-            raise FeedError(failed[feed.label])
-        for (kind, agent), days in found.items():
-            if kind == "daily":
-                self.reported[agent] = {day for _, day in days}
-        if feed is UNIFIED:  # which tells of the same usage by day, by month and by session
-            names = sorted(agent for kind, agent in found if kind == "daily")
-            sums = [f"{name}: {_sums(found['daily', name], 'day')}" for name in names]
-        else:
-            sums = [_sums(records, "record") for records in found.values()]
-        self.note(feed.label, f"{'; '.join(sums) or 'none'} in {fetched.seconds[feed]:.2f} s")
-
-    def check_transcripts(self, ccusage: Ccusage) -> None:
+    def check_transcripts(self, *, follows_links: bool) -> None:
         """What ccusage leaves out without a word: links, and what it may not read."""
         left: Counter[str] = Counter()
         for top in transcript_directories(self.settings.environment):
             for place, folders, files in os.walk(top):
-                lines = [name for name in files if name.endswith(".jsonl")]
-                for kind, names in (("project folder", folders), ("transcript", lines)):
-                    left[kind] += sum(_left_out(place, name, ccusage) for name in names)
+                for name in (*folders, *(name for name in files if name.endswith(".jsonl"))):
+                    path = os.path.join(place, name)
+                    linked = os.path.islink(path) and not follows_links
+                    kind = "project folder" if os.path.isdir(path) else "transcript"
+                    left[kind] += linked or not os.access(path, os.R_OK)
         if any(left.values()):
             what = " and ".join(counted(number, kind) for kind, number in left.items())
-            self.note(
-                "left out",
-                f"ccusage does not read {what}: they are links, or it may not read them",
-                "put the files where the links are, and make them readable to you",
-            )
+            detail = f"ccusage does not read {what}: they are links, or it may not read them"
+            remedy = "put the files where the links are, and make them readable to you"
+            self.note("left out", detail, remedy)
 
     def check_schedule(self) -> None:
         said = ""
         with contextlib.suppress(FeedError):
             said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
-        lines = [line.split() for line in said.splitlines() if line.rstrip().endswith(CRON_TAG)]
-        entries = [words for words in lines if words[0][0] != "#"]
-        times = [" ".join(words[: 1 if words[0][0] == "@" else 5]) for words in entries]
-        gone = [path for words in entries for path in _programs(words) if not os.path.exists(path)]
-        detail = "; ".join(times) or "no entry"
+        ours = re.compile(rf"\s*(@\w+|[^#\s]\S*(?:\s+\S+){{4}})\s+(.*){CRON_TAG}\s*")
+        entries = [match.groups() for line in said.splitlines() if (match := ours.fullmatch(line))]
+        detail = "; ".join(" ".join(times.split()) for times, _ in entries) or "no entry"
+        gone = []
+        for _, command in entries:
+            with contextlib.suppress(ValueError):  # of a quote that is left open
+                words = shlex.split(command.replace("\\%", "%"))
+                words = [word for word in words if not re.match(r"\w+=", word)]
+                paths = [word for word in words if word is words[0] or word.endswith(".py")]
+                scripts = [path for path in paths if path.startswith("/")]
+                gone += [path for path in scripts if not os.path.exists(path)]
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
+        if self.connected:
+            self.check_days()
 
-    def check_imports(self) -> None:
-        """When the last imports were, and how they ended."""
-        if not self.runs:
-            self.note("last import", "none yet", "run ccusage_importer.py")
-            return
-        started_at, failed = self.runs[0]
-        hours = (datetime.now(UTC) - started_at) / timedelta(hours=1)
-        ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
-        remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
-        self.note("last import", f"{ago}, {started_at:%Y-%m-%d %H:%M} UTC", remedy, when=hours > 24)
-        ends = [
-            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
-            for at, names in self.runs
-        ]
-        self.note("last imports", "; ".join(ends), remedy, when=failed)
-
-    def check_days(self, stored: Mapping[str, set[date]], today: date) -> None:
-        """How far the database lags behind ccusage, and what Claude Code will purge."""
-        newest = {agent: max(days) for agent, days in sorted(self.reported.items()) if days}
-        for agent, day in newest.items():
-            old = max(stored[agent], default=None)
-            stale = f"stale by {counted((day - old).days, 'day')}, " if old and old < day else ""
+    def check_days(self) -> None:
+        """How far the database lags behind ccusage, and what Claude Code deletes."""
+        for agent, day in sorted(self.reported.items()):
+            old = self.stored.get(agent)
+            late = counted((day - old).days, "day") if old and old < day else ""
+            stale = f"stale by {late}, " if late else ""
             detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
-            self.note("newest day", detail, "run ccusage_importer.py", when=stale or not old)
-        if "claude" not in self.reported:
-            return
-        if not newest:
-            self.note("newest day", "none reported", "is CLAUDE_CONFIG_DIR right?")
-        kept, told = stored["claude"], self.reported["claude"]
-        periods = cleanup_periods(self.settings.environment)
-        period = min(periods.values(), default=30)
-        last = today + timedelta(days=7 - min(period, 36_500))
-        soon = {day for day in told if period and day <= last}
-        detail = (
-            f"{len(told & kept)} of {len(told)} reported days are stored, {len(soon)} will be "
-            f"purged within a week, {len(kept - told)} are in the database alone"
-        )
-        self.note("retention", detail, "run ccusage_importer.py in time", when=soon - kept)
-        for path, days in periods.items():
+            self.note("newest day", detail, "run ccusage_importer.py", when=late or not old)
+        for path, days in cleanup_periods(self.settings.environment).items():
             if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
                 line = f'"cleanupPeriodDays": 3650 in {path} keeps them for ten years'
                 self.note("deletion", f"{after}; {line}")
-
-
-def is_shared(importer: ClickHouseImporter, engines: Mapping[str, Engine]) -> bool:
-    """Whether our tables are on several servers, or will be once they are created."""
-    tables = [engines[table.name] for table in ALL_TABLES if table.name in engines]
-    if tables:
-        return all(engine.shared for engine in tables)
-    cloud = importer.client.get_client_setting("select_sequential_consistency")
-    return bool(cloud or importer.settings.cluster) or engines[""].shared
-
-
-def _nearest(path: Path) -> Path:
-    """The path, or what of it exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _right(error: StoreError) -> dict[str, str]:
-    """The right that the server says is lacking, and its words; another error is raised again."""
-    if error.code != NOT_GRANTED:
-        raise error
-    said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-    right = re.search(r"the grant (.+?)(?:\(.*\))? ON ", said)
-    return {right[1] if right else NEEDED: " ".join(said.split())}
-
-
-def _use_table(importer: ClickHouseImporter, *, changing: bool) -> None:
-    """Create, write, read and drop a table, and where the schema changes, do that as well."""
-    name = f"ccusage_check_{os.urandom(4).hex()}"
-    daily = next(item for item in read_schema() if item.name == TABLES["daily"].name)
-    columns = daily.statement.partition("\n")[2]
-    try:
-        # To replace asks for the right to drop, too: what is created can surely be dropped.
-        importer.command(f"CREATE OR REPLACE TABLE {name}\n{columns}")
-        if changing:
-            importer.command(f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS `checked` UInt8")
-            importer.command(f"CREATE OR REPLACE VIEW {name}_view AS SELECT 1 AS one")
-        importer.command(f"INSERT INTO {name} (machine_name) SELECT 'check'")
-        importer.command(f"DELETE FROM {name} WHERE machine_name = 'check'")  # noqa: S608
-        importer.query(f"SELECT count() FROM {name} FINAL")  # noqa: S608
-    finally:
-        if changing:
-            importer.command(f"DROP VIEW IF EXISTS {name}_view SYNC")
-        importer.command(f"DROP TABLE IF EXISTS {name} SYNC")
-
-
-def _use_nothing(stored: Iterable[str], *, creating: bool) -> list[str]:
-    """Statements of an import that do nothing: the server checks the rights, then what is wrong."""
-    statements = []
-    if creating:
-        statements.append("CREATE TABLE ccusage_check (x UInt8) ENGINE = OfNoSuchName")
-        statements.append("CREATE VIEW ccusage_check AS SELECT * FROM ccusage_of_no_such_name")
-    for name in {table.name for table in ALL_TABLES}.intersection(stored):
-        statements.append(f"INSERT INTO {name} SELECT * FROM {name} WHERE 0")  # noqa: S608 (ours)
-        statements.append(f"DELETE FROM {name} WHERE of_no_such_name")  # noqa: S608
-    return statements
-
-
-def _lacking(importer: ClickHouseImporter, statements: Iterable[str]) -> dict[str, str]:
-    """The rights for which the server refuses the statements; for what else does not matter."""
-    lacking: dict[str, str] = {}
-    for statement in statements:
-        try:
-            importer.command(statement)
-        except StoreError as error:
-            if error.code in (0, READONLY, NOT_GRANTED):
-                lacking |= _right(error)
-    return lacking
-
-
-def _sums(records: Mapping[Any, Record], noun: str) -> str:
-    tokens = sum(record.tokens.total for record in records.values())
-    cost = math.fsum(record.cost for record in records.values())
-    return f"{counted(len(records), noun)}, {tokens:,} tokens, ${cost:,.2f}"
-
-
-def _left_out(place: str, name: str, ccusage: Ccusage) -> bool:
-    """Whether ccusage does not read a folder or a transcript; up to version 18 it follows links."""
-    path = os.path.join(place, name)
-    if os.path.islink(path) and ccusage.version >= (19, 0, 0):
-        return True
-    return not os.access(path, os.R_OK | (os.X_OK if os.path.isdir(path) else 0))
-
-
-def _programs(words: Sequence[str]) -> list[str]:
-    """The programs and scripts that a line of a crontab names by their whole paths."""
-    command = " ".join(words[1 if words[0][0] == "@" else 5 :]).replace("\\%", "%")
-    try:
-        parts = shlex.split(command, comments=True)
-    except ValueError:
-        return []
-    rest = [part for part in parts if not re.match(r"\w+=", part)]
-    return [
-        part for part in rest if part.startswith("/") and (part is rest[0] or part.endswith(".py"))
-    ]
 
 
 def check_report(checks: Sequence[Check]) -> Report:
@@ -6643,21 +6380,14 @@ def check_report(checks: Sequence[Check]) -> Report:
 # --- command line ---------------------------------------------------------------------
 
 
-def name_folders(env: Mapping[str, str]) -> list[Path]:
-    """Where agents keep what ccusage names projects and sessions after."""
+def local_names(settings: Settings) -> dict[str, str]:
+    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
+    env, ids, names = settings.environment, Ids(settings.hash_key), dict[str, str]()
     home = Path(env.get("HOME") or Path.home())
     codex = _path(env.get("CODEX_HOME"), home / ".codex")
     opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
-    return [
-        *transcript_directories(env),
-        *(codex / "sessions", codex / "archived_sessions", opencode / "storage"),
-    ]
-
-
-def local_names(settings: Settings) -> dict[str, str]:
-    """Names of this machine's folders and files, by what is shown of them where they are hashed."""
-    ids, names = Ids(settings.hash_key), dict[str, str]()
-    for root in name_folders(settings.environment):
+    others = (codex / "sessions", codex / "archived_sessions", opencode / "storage")
+    for root in (*transcript_directories(env), *others):
         for folder, folders, files in os.walk(root):
             inside = Path(folder).relative_to(root)
             every = [*folders, *files, *(Path(file).stem for file in files)]
@@ -6667,8 +6397,8 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
-    """What reads the tables; a database that is not there is not created, nor locked."""
+def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImporter, Scope]]:
+    """What reads the tables, and now in the zone of a machine; creates no database."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -6680,34 +6410,12 @@ def reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
             )
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        yield importer
-
-
-def scope_of(importer: ClickHouseImporter, machine: str, option: str) -> Scope:
-    """Now, in the time zone recorded for a machine, by default for this one."""
-    zones, recorded = importer.zones(), Identity.load(importer.settings.state_dir)
-    if machine and zones and machine not in zones:
-        raise ConfigError(f"{option}: {machine!r} never imported; {', '.join(zones)} did")
-    zone = zones.get(machine) or (recorded and recorded.timezone)
-    zone = zone or next(iter(zones.values()), None) or system_zone(importer.settings.environment)
-    return Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
-
-
-def ask_query(settings: Settings, query: Query, args: argparse.Namespace) -> Report:
-    """The answer to a query, in the time zone of the machine that it is about."""
-    given = dict(args.param)
-    if args.machine:
-        given.setdefault("machine", args.machine)
-    if settings.budget_month and "budget" in query.parameters:
-        given.setdefault("budget", f"{settings.budget_month:.2f}")
-    values = bind(query, given)
-    machine = "" if query.name == "-" else values.get("machine", "")
-    with reading(settings, machine) as importer:
-        option = "--machine" if args.machine else "--param machine"
-        scope = scope_of(importer, machine, option)
-        if "timezone" in query.parameters and query.name != "-":
-            values = {**values, "timezone": given.get("timezone", scope.zone)}
-        return answer_query(importer, query, values, scope)
+        zones, recorded = importer.zones(), Identity.load(settings.state_dir)
+        if machine and zones and machine not in zones:
+            raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
+        zone = zones.get(machine) or (recorded and recorded.timezone)
+        zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
+        yield importer, Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
 
 
 class Parser(argparse.ArgumentParser):
@@ -6716,6 +6424,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         text = " ".join(message.encode(errors="replace").decode().split())
         self.exit(2, f"{self.prog}: error: {text}; see --help\n")
+
+
+IMPORT = "an import"
 
 
 def build_parser() -> Parser:
@@ -6728,21 +6439,22 @@ def build_parser() -> Parser:
     def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
         group.add_argument(option, help=says, **{"action": "store_true", **more})
 
-    def value(
-        option: str, kind: Callable[[str], Any], shown: str, says: str, group: Any = parser
-    ) -> None:
+    def value(option: str, shown: str, says: str, kind: Any, group: Any = parser) -> None:
         action = "append" if option == "--param" else "store"
         group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
 
     switch("--check", "system check; imports nothing", mode)
     switch("--stats", "statistics of what is stored; imports nothing", mode)
-    value("--query", _query, "NAME", "run a query of queries.sql, - for stdin's", mode)
+    says = "run a query of queries.sql, - for stdin's"
+    value("--query", "NAME", says, _text(r".*\S.*", "a name, or - for SQL from stdin"), mode)
     switch("--list-queries", "list the queries of queries.sql", mode)
     says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
-    value("--copy-from", _text, "SOURCE", says, mode)
-    value("--param", _parameter, "NAME=VALUE", "a parameter of the query, such as days=7")
-    value("--days", _days, "N", "statistics of the last N days")
-    value("--machine", _text, "NAME", "statistics, a query or a copy of one machine")
+    value("--copy-from", "SOURCE", says, _text(), mode)
+    says, kind = "a parameter of the query, such as days=7", _text(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    value("--param", "NAME=VALUE", says, kind)
+    kind = _text("[1-9][0-9]{0,4}", "a number of days", int)
+    value("--days", "N", "statistics of the last N days", kind)
+    value("--machine", "NAME", "statistics, a query or a copy of one machine", _text())
     says = "store project names and session ids as hashes (as this machine did before; at first)"
     switch("--hash-projects", says, names)
     says = "store project names and session ids as they are"
@@ -6752,10 +6464,12 @@ def build_parser() -> Parser:
     switch("--reprice", "take ccusage's present prices for what it reports")
     switch("--allow-shrink", "accept rows smaller than the stored ones")
     says = "which agents' usage to import (all that this ccusage reports)"
-    value("--agents", _agents, "all|claude,codex,…", says)
-    value("--lock-timeout", _seconds, "SECONDS", "how long to wait for another import (300)")
+    kind = _text(r".*[^\s,].*", "all, or agents such as claude,codex", _agents)
+    value("--agents", "all|claude,codex,…", says, kind)
+    kind = _text(r"\d{1,6}(\.\d*)?", "seconds", float)
+    value("--lock-timeout", "SECONDS", "how long to wait for another import (300)", kind)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
-    value("--output", Path, "FILE", "write the result there, as its ending says")
+    value("--output", "FILE", "write the result there, as its ending says", Path)
     switch("--quiet", "print only what is wrong", loudness)
     switch("--verbose", "print every step", loudness)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -6764,26 +6478,35 @@ def build_parser() -> Parser:
     return parser
 
 
-# What each option goes with. With anything else it would do nothing, and is refused. The check
-# takes the options of the import that it is about.
-IMPORT = "an import"
-MODES = ("--check", "--stats", "--query", "--list-queries", "--copy-from")
-GOES_WITH = {
-    "--param": ("--query",),
-    "--days": ("--stats",),
-    "--machine": ("--stats", "--query", "--copy-from"),
-    "--names": (IMPORT, "--stats", "--query"),
-    "--hash-projects": (IMPORT, "--check", "--copy-from"),
-    "--no-hash-projects": (IMPORT, "--check", "--copy-from"),
-    "--dry-run": (IMPORT, "--copy-from"),
-    "--reprice": (IMPORT, "--check"),
-    "--allow-shrink": (IMPORT, "--check"),
-    "--agents": (IMPORT, "--stats", "--check"),
-    "--lock-timeout": (IMPORT, "--stats", "--query", "--check", "--copy-from"),
-}
+def _text(
+    pattern: str = ".*", expected: str = "text", kind: Callable[[str], Any] = str
+) -> Callable[[str], Any]:
+    """What reads the value of an option: text in UTF-8 of a pattern."""
+
+    def read(text: str) -> Any:
+        if not _is_utf8(text) or not re.fullmatch(pattern, text, re.DOTALL):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return kind(text)
+
+    return read
+
+
+def _agents(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
+    return frozenset() if "all" in names else names
+
+
+def check_output(path: Path) -> None:
+    """Refuse now what could not be written in the end."""
+    problem = "it is a directory" if path.is_dir() else ""
+    if not path.absolute().parent.is_dir():
+        problem = "its directory does not exist"
+    if problem:
+        raise ConfigError(f"--output {path}: {problem}")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, and what they ask for as `mode`."""
     parser = build_parser()
     args = parser.parse_args(argv)
     given = [
@@ -6791,12 +6514,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         for name, value in vars(args).items()
         if value != parser.get_default(name)
     ]
-    mode = next((option for option in given if option in MODES), IMPORT)
+    args.mode = next((option for option in given if option in MODES), IMPORT)
+    _, fitting = MODES[args.mode]
     for option in given:
-        *others, last = GOES_WITH.get(option, (mode,))
-        if mode not in (*others, last):
-            fits = f"not with {mode}, but with {', '.join(others)} or" if others else "only with"
-            parser.error(f"argument {option}: {fits} {last}")
+        if option != args.mode and option not in (*fitting.split(), *ALWAYS.split()):
+            others = [name for name, (_, options) in MODES.items() if option in options.split()]
+            parser.error(f"argument {option}: not with {args.mode}, only with {', '.join(others)}")
     if args.format is None:
         endings = {".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
         args.format = endings.get(args.output.suffix.lower() if args.output else "", "table")
@@ -6807,50 +6530,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.names and (args.format != "table" or args.output or not sys.stdout.isatty()):
         parser.error("argument --names: only on a terminal, where it shows no other format")
     return args
-
-
-def imports(args: argparse.Namespace) -> bool:
-    other = (args.check, args.stats, args.query, args.list_queries, args.copy_from is not None)
-    return not any(other)
-
-
-def _query(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("expected a name, or - for SQL from stdin")
-    return text
-
-
-def _text(text: str) -> str:
-    if not _is_utf8(text):
-        raise argparse.ArgumentTypeError("expected text in UTF-8")
-    return text
-
-
-def _parameter(text: str) -> tuple[str, str]:
-    name, equals, value = _text(text).partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value
-
-
-def _days(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,4}", text):
-        raise argparse.ArgumentTypeError(f"expected a number of days, got {text!r}")
-    return int(text)
-
-
-def _agents(text: str) -> frozenset[str]:
-    names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("expected all, or agents such as claude,codex")
-    return frozenset() if "all" in names else names
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 <= (seconds := float(text)) < 1e6:
-            return seconds
-    raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
 
 
 class TerminalHandler(logging.Handler):
@@ -6867,14 +6546,6 @@ class TerminalHandler(logging.Handler):
         self.console.print(record.getMessage(), style=style, soft_wrap=True)
 
 
-def spinner(text: str) -> contextlib.AbstractContextManager[Any]:
-    """Something that moves while one waits, on a terminal and unless --quiet."""
-    for handler in log.handlers:
-        if isinstance(handler, TerminalHandler) and handler.level < logging.WARNING:
-            return handler.console.status(text, spinner="line")
-    return contextlib.nullcontext()
-
-
 def configure_logging(args: argparse.Namespace) -> None:
     """Lines for people on stderr."""
     logging.getLogger().addHandler(logging.NullHandler())  # the libraries' own lines
@@ -6889,35 +6560,31 @@ def configure_logging(args: argparse.Namespace) -> None:
     log.addHandler(terminal)
 
 
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).replace("\n ", ";")
-
-
-def log_file(state_dir: Path) -> logging.Handler:
-    """All that is said of an import, in ccusage_import.log."""
+def log_to_file(state_dir: Path) -> None:
+    """Tell all of an import in ccusage_import.log, too; an import does not fail because of it."""
     from logging.handlers import RotatingFileHandler
 
-    class LogFile(RotatingFileHandler):
-        """It is given up where the disk is full. Python would print a traceback for each line."""
-
-        def handleError(self, _: logging.LogRecord) -> None:
-            log.removeHandler(self)
-            with contextlib.suppress(OSError):  # what could not be written
-                self.close()
-            log.warning("WARNING: %s: cannot be written: %s", path, sys.exc_info()[1])
-
+    logging.raiseExceptions = False  # a traceback for each line, where the disk is full
     path = state_dir / "ccusage_import.log"
-    try:
+    with contextlib.suppress(OSError):  # as where no lock can be, which is told
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = LogFile(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; "
-            "set CCUSAGE_STATE_DIR to a directory of yours"
-        ) from error
-    file.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(message)s"))
-    return file
+        file = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=2, encoding="utf-8")
+        line = "%(asctime)s %(process)d %(levelname)s %(message)s"
+        file.setFormatter(logging.Formatter(line))
+        log.addHandler(file)
+
+
+@contextlib.contextmanager
+def at_work(says: str) -> Iterator[None]:
+    """A spinner on a terminal, unless --quiet. Rows are no garbage: to look takes a fifth more."""
+    terminal = log.handlers[0]
+    gc.disable()
+    with contextlib.ExitStack() as stack:
+        if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
+            stack.enter_context(terminal.console.status(says, spinner="line"))
+        yield
+    gc.freeze()  # nor is what is left, when the process ends
+    gc.enable()
 
 
 def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
@@ -6925,87 +6592,88 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     page = args.format == "html"
     if page:
         plotly_script()  # better missed now than in the end
-    with reading(settings, args.machine) as importer:
-        scope = scope_of(importer, args.machine, "--machine")
-        scope = scope._replace(days=args.days, agents=tuple(sorted(settings.agents)))
+    with reading(settings, args.machine) as (importer, now):
+        scope = now._replace(days=args.days, agents=tuple(sorted(settings.agents)))
         stats = read_statistics(importer, scope)
         details = read_details(importer, stats.scope) if page else {}
     if page:
         publish(Report(page_figures(stats, details), (), (), ()), args)
     elif not args.quiet or args.output:
-        publish_named(figures_report(stats, statistics_sections(stats)), args, settings)
+        publish(figures_report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
 
 
 def run_import(settings: Settings, args: argparse.Namespace) -> int:
-    gc.disable()  # rows are no garbage: to look for it takes a fifth of the time
-    with spinner("importing"):
+    with at_work("importing"):
         result = import_usage(settings, summary=not args.quiet)
-    gc.freeze()  # nor is what is left, when the process ends
-    gc.enable()
     if not args.quiet or args.output:
         sections = import_sections(result, verbose=args.verbose)
-        publish_named(figures_report(result, sections), args, settings)
+        publish(figures_report(result, sections), args, settings)
     return 3 if result.feeds_failed else 0
 
 
 def run_copy(settings: Settings, args: argparse.Namespace) -> int:
-    gc.disable()  # rows are no garbage
-    with spinner("copying"):
+    with at_work("copying"):
         result = copy_database(settings, args.copy_from, args.machine)
-    gc.enable()
     if not args.quiet or args.output:
         publish(copy_report(result), args)
     return 0
 
 
-def run_command(settings: Settings, args: argparse.Namespace) -> int:
-    """What the arguments ask for; the exit code."""
-    if args.output:  # better now than in the end
-        check_output(args.output)
-    if imports(args):
-        return run_import(settings, args)
-    if args.copy_from is not None:
-        return run_copy(settings, args)
-    if args.stats:
-        return show_statistics(settings, args)
-    if args.check:
-        checks = Checkup(settings).run()
-        failed = [check for check in checks if check.status == FAILED]
-        if failed or not args.quiet:
-            publish(check_report(failed if args.quiet else checks), args)
-        return int(bool(failed))
-    if args.list_queries:
-        publish(list_queries(), args)
-    else:
-        query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
-        publish_named(ask_query(settings, query, args), args, settings)
+def run_check(settings: Settings, args: argparse.Namespace) -> int:
+    checks = Checkup(settings).run()
+    failed = [check for check in checks if check.status == FAILED]
+    if failed or not args.quiet:
+        publish(check_report(failed if args.quiet else checks), args)
+    return int(bool(failed))
+
+
+def run_query(settings: Settings, args: argparse.Namespace) -> int:
+    """Answer a query, in the time zone of the machine that it is about."""
+    query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
+    given = dict(parameter.split("=", 1) for parameter in args.param)
+    if args.machine:
+        given.setdefault("machine", args.machine)
+    if settings.budget_month and "budget" in query.parameters:
+        given.setdefault("budget", f"{settings.budget_month:.2f}")
+    values = bind(query, given)
+    machine = "" if query.name == "-" else values.get("machine", "")
+    with reading(settings, machine) as (importer, scope):
+        if "timezone" in query.parameters and query.name != "-":
+            values = {**values, "timezone": given.get("timezone", scope.zone)}
+        report = answer_query(importer, query, values, scope)
+    publish(report, args, settings)
     return 0
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file that could not be written; a pipe or a device is what it is."""
-    if str(path).startswith("/dev/") or (path.exists() and not (path.is_file() or path.is_dir())):
-        return
-    folder = Path(os.path.realpath(path)).parent
-    problem = (
-        (not folder.is_dir() and "its directory does not exist")
-        or (path.is_dir() and "it is a directory")
-        or (not os.access(folder, os.W_OK) and "its directory cannot be written")
-    )
-    if problem:
-        raise ConfigError(f"--output {path}: {problem}")
+def list_all(_: Settings, args: argparse.Namespace) -> int:
+    publish(list_queries(), args)
+    return 0
 
 
-def publish_named(report: Report, args: argparse.Namespace, settings: Settings) -> None:
-    """Print an answer, with --names showing the names behind its hashes."""
-    publish(with_names(report, local_names(settings)) if args.names else report, args)
+# What is asked for: what does it, and the options that go with it. Others would do nothing, and are
+# refused. The check takes the options of the import that it is about.
+_RULES = "--hash-projects --no-hash-projects --agents --lock-timeout --reprice --allow-shrink"
+ALWAYS = "--format --output --quiet --verbose"
+MODES: dict[str, tuple[Callable[[Settings, argparse.Namespace], int], str]] = {
+    IMPORT: (run_import, f"{_RULES} --names --dry-run"),
+    "--check": (run_check, _RULES),
+    "--stats": (show_statistics, "--agents --lock-timeout --names --machine --days"),
+    "--query": (run_query, "--lock-timeout --names --machine --param"),
+    "--list-queries": (list_all, ""),
+    "--copy-from": (
+        run_copy,
+        "--hash-projects --no-hash-projects --lock-timeout --machine --dry-run",
+    ),
+}
 
 
-def publish(report: Report, args: argparse.Namespace) -> None:
-    """Print an answer, or write it to --output, in the form that was asked for."""
+def publish(report: Report, args: argparse.Namespace, settings: Settings | None = None) -> None:
+    """Print an answer, or write it to --output; with --names and the names of this machine."""
     import shutil
 
+    if settings and args.names:
+        report = with_names(report, local_names(settings))
     out = sys.stdout
     width = shutil.get_terminal_size((report.width, 24)).columns
     width, colour = (report.width, False) if args.output else (width, out.isatty())
@@ -7042,10 +6710,7 @@ def _print(stream: TextIO, text: str = "") -> OSError | None:
 
 
 def tell_unknown_variables(env: Mapping[str, str]) -> None:
-    """Warn of variables that look like ours, and would silently do nothing.
-
-    Of the names that `.env` sets, each is looked at: MACHINE_NAM is in the way of nobody else.
-    """
+    """Warn of variables that look like ours, and of any in `.env`: they would do nothing."""
     from difflib import get_close_matches
 
     ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
@@ -7055,14 +6720,6 @@ def tell_unknown_variables(env: Mapping[str, str]) -> None:
             hint = f"did you mean {near[0]}?" if near else ".env.example lists them"
             place = "the environment" if name in os.environ else dotenv_path(os.environ)
             log.warning("WARNING: %s: %s is no setting of this program; %s", place, name, hint)
-
-
-DISK_REMEDIES = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some disk space"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "make it accessible to you"),
-    errno.EROFS: "choose a place that can be written",
-    errno.EMFILE: "allow more open files (ulimit -n)",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -7078,19 +6735,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(argv)
         configure_logging(args)
         env = load_environment(os.environ)
-        if imports(args) or args.copy_from is not None:
-            log.addHandler(log_file(state_directory(env)))
+        if args.mode in (IMPORT, "--copy-from"):
+            log_to_file(state_directory(env))
         tell_unknown_variables(env)
-        options = ("agents", "hash_projects", "reprice", "allow_shrink", "dry_run", "lock_timeout")
+        if args.output:
+            check_output(args.output)
         claims_name = bool(os.environ.get("MACHINE_NAME", "").strip())
-        given = {name: getattr(args, name) for name in options}
+        given = {name: value for name, value in vars(args).items() if name in Settings._fields}
         settings = Settings.from_env(env, claims_name=claims_name, **given)
-        return run_command(settings, args)
+        run_mode, _ = MODES[args.mode]
+        return run_mode(settings, args)
     except ImporterError as error:
         log.error("%s", error)
         return error.exit_code
     except OSError as error:  # a file or a disk that is not as it should be, no bug
-        log.error("%s: %s", error, DISK_REMEDIES.get(error.errno or 0, "check the disk"))
+        log.error("%s: check the disk and its permissions", error)
         return 1
     except KeyboardInterrupt:
         log.error("interrupted")

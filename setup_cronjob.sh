@@ -254,7 +254,7 @@ def check_options(options: list[str]) -> None:
         except (SystemExit, importer.ImporterError) as error:
             said.write(str(error) if isinstance(error, importer.ImporterError) else "")
         else:
-            if importer.imports(asked) and not asked.dry_run:
+            if asked.mode == importer.IMPORT and not asked.dry_run:
                 return
     reason = re.search(r"error: (.*)", said.getvalue())
     why = f" ({reason[1]})" if reason else ""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import transcripts
 from project import Project
-from tables import KEYS, Database, Machine, assert_same, embedded, read
+from scenes import CHOICES, Scene, work_in_a_pause
+from tables import FORKS, KEYS, Database, Machine, assert_same, embedded, read, run_forked
+from test_crash import killed_after
 from transcripts import Message
 
 import ccusage_importer
@@ -30,9 +37,13 @@ from ccusage_importer import (
 )
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from scenes import Choose
     from tables import Query
 
 HISTORY = "ccusage_import_history"
+PARENTS = [table for table in KEYS if table.startswith("ccusage_usage_")]
 
 
 class Fleet(NamedTuple):
@@ -178,6 +189,108 @@ def test_cut_off_at_any_table_it_can_be_repeated(fleet: Fleet, database: Databas
     assert contents(database.query) == fleet.wanted
 
 
+def a_copy(tmp_path: Path, database: Database) -> Scene:
+    """A server that lacks what a machine used since, and to which its other database is copied.
+
+    Every table gets new rows and larger ones, and a block goes that the other cut lacks.
+    """
+    machine = Machine(tmp_path, database=database)
+    machine.populate(days=4)
+    machine.stores()
+    source = another(database)
+    machine.stores("--copy-from", address(database), **moved_to(source))
+    work_in_a_pause(machine)
+    machine.populate(start=date(2025, 9, 23), days=2, seed=5)
+    machine.stores(**source.env())
+    wanted = read(source.query, machine.name)
+    scene = Scene(machine, "--copy-from", address(source))
+    assert_same(scene.after, wanted)
+    blocks = (state["ccusage_usage_blocks"].keys() for state in (scene.before, scene.after))
+    assert next(blocks) - next(blocks)
+    return scene
+
+
+@CHOICES
+def test_a_copy_to_a_server_that_is_killed_at_any_statement_can_be_repeated(
+    choose: Choose, tmp_path: Path, database: Database
+) -> None:
+    scene = a_copy(tmp_path, database)
+    moments = choose(range(scene.statements_of_a_run()), 8)
+    torn = 0
+    for moment in moments:
+        killed_after(scene, moment, 0.002 * (moment % 4))
+        torn += scene.check_between()
+        if not scene.untouched():
+            scene.recover()
+            scene.reset()
+    assert torn  # the kills did hit the writing
+
+
+def kill_at_write(machine: Machine, args: tuple[str, ...], number: int, seconds: float) -> bool:
+    """Kill a process when it begins its write of this number, or a little later.
+
+    Says whether there was such a write.
+    """
+    told, telling = multiprocessing.Pipe(duplex=False)
+    process = FORKS.Process(target=tell_writes, args=(telling, machine.env, args))
+    process.start()
+    telling.close()
+    try:
+        for _ in range(number):
+            told.recv()
+    except EOFError:
+        process.join()
+        return False
+    time.sleep(seconds)
+    process.kill()
+    process.join()
+    return True
+
+
+def tell_writes(telling: Connection, env: dict[str, str], args: tuple[str, ...]) -> None:
+    """Run the program, and tell when it begins to insert or delete."""
+
+    def watched(name: str) -> None:
+        original = getattr(ccusage_importer.ClickHouseImporter, name)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            telling.send(name)
+            return original(*args, **kwargs)
+
+        setattr(ccusage_importer.ClickHouseImporter, name, wrapper)
+
+    watched("_insert")
+    watched("_delete")
+    run_forked(env, args)
+
+
+@CHOICES
+def test_a_copy_between_embedded_databases_that_is_killed_at_any_write_can_be_repeated(
+    choose: Choose, tmp_path: Path, database: Database
+) -> None:
+    scene = a_copy(tmp_path / "server", database)
+    machine, source = Machine(tmp_path), Machine(tmp_path / "source")
+    for copy, place in ((machine, database), (source, another(database))):
+        copy.stores("--copy-from", address(place))
+    before = tmp_path / "before"
+    shutil.copytree(machine.path, before, symlinks=True)
+    args, torn = ("--copy-from", str(source.path)), 0
+    files = sorted(machine.state.iterdir())
+    for number in choose(range(1, 16), 5):
+        assert kill_at_write(machine, args, number, 0.003 * (number % 4))
+        assert sorted(machine.state.iterdir()) == files  # the rows between the two are gone
+        for table, rows in machine.tables(final=True).items():
+            if rows != scene.before[table]:
+                assert_same({table: rows}, {table: scene.after[table]})
+                torn += 1
+        machine.stores(*args)
+        assert_same(machine.tables(), scene.after)
+        shutil.rmtree(machine.path)
+        shutil.copytree(before, machine.path, symlinks=True)
+    assert not kill_at_write(machine, args, 99, 0)
+    assert torn
+
+
 def test_the_next_import_goes_on_as_if_it_had_always_been_there(
     tmp_path: Path, database: Database
 ) -> None:
@@ -221,6 +334,39 @@ def test_what_is_copied_is_of_a_moment_at_which_no_import_writes(
         assert_same(read(query, "m1"), read(database.query, "m1"))
 
 
+@pytest.mark.stress
+def test_a_server_is_copied_exactly_while_other_machines_import_in_a_loop(
+    tmp_path: Path, database: Database
+) -> None:
+    machine, busy = (Machine(tmp_path, name, database=database) for name in ("m1", "m2"))
+    machine.populate(days=3)
+    busy.populate(days=1, seed=2)
+    machine.stores()
+    busy.stores()
+    copies, stop = [database], threading.Event()
+
+    def work() -> None:
+        for number in itertools.takewhile(lambda _: not stop.is_set(), itertools.count(2)):
+            busy.populate(days=min(number, 20), seed=2)
+            process = busy.fork("--quiet")
+            process.join()
+            assert process.exitcode == 0
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        for number in range(4):
+            copies.append(Database(database.server, f"{database.name}_copy{number}"))
+            copy = ("--copy-from", address(database))
+            machine.stores(*copy, CCUSAGE_STATE_DIR=str(tmp_path / "own"), **moved_to(copies[-1]))
+            assert_same(read(copies[-1].query, "m1"), read(database.query, "m1"))
+            read(copies[-1].query, "m2")  # each key once
+        stop.set()
+        working.result()
+    assert len(busy.history()) > 4
+    machine.stores("--copy-from", address(database), **moved_to(copies[-1]))
+    assert contents(copies[-1].query) == contents(database.query)
+
+
 # --- which of two rows stays ---------------------------------------------------------------
 
 
@@ -244,6 +390,67 @@ def test_of_two_states_of_a_machine_the_larger_rows_stay(
         database.query(f"ALTER TABLE {table} DELETE WHERE agent < 'd' SETTINGS mutations_sync = 1")
     machine.stores("--copy-from", str(machine.path), **database.env())
     assert_same(read(database.query, "m1"), wanted)  # what was deleted has come back
+
+
+@pytest.mark.parametrize("cut", [2, 5])
+@pytest.mark.parametrize("half_done", ["there", "here"])
+def test_what_a_killed_import_left_half_done_is_copied_row_by_row_with_its_models(
+    half_done: str, cut: int, tmp_path: Path, database: Database
+) -> None:
+    """The source, or the target, has two versions of some rows, and no history of the newer."""
+    machine, other = Machine(tmp_path, database=database), another(database)
+    copy = ("--copy-from", address(other))
+    machine.populate(days=3)
+    machine.stores()
+    machine.stores("--copy-from", address(database), **moved_to(other))
+    path = min((machine.claude / "projects").glob("*/*.jsonl"))
+    transcripts.grow(path, [Message(datetime(2025, 9, 29, 9, tzinfo=timezone.utc))])
+    machine.freeze()
+    torn = other if half_done == "there" else database
+    torn.server.arm("code:241", when="after", match="^INSERT", nth=cut)
+    machine.stores(code=3, **torn.env())
+    torn.server.disarm()
+    wanted = read(torn.query, "m1", final=True)
+    machine.stores(*copy, **moved_to(database))
+    found = read(database.query, "m1")  # each key once, even without FINAL
+    for table in PARENTS:
+        assert_same({table: found[table]}, {table: wanted[table]})
+    for place in (other, database):
+        machine.stores(**place.env())
+    machine.stores(*copy, **moved_to(database))
+    assert_same(read(database.query, "m1"), machine.expected())
+    assert_same(read(other.query, "m1"), machine.expected())
+
+
+def test_two_installations_under_one_name_become_one_machine_with_the_runs_of_both(
+    tmp_path: Path, database: Database
+) -> None:
+    """What both used counts once, by its larger row; the next import tells of the other one."""
+    one = Machine(tmp_path / "one", "m1", database=database)
+    two = Machine(tmp_path / "two", "m1")
+    one.populate(days=3)
+    shutil.copytree(one.claude, two.claude, dirs_exist_ok=True)
+    one.populate(start=date(2025, 8, 1), days=2, seed=3)
+    two.populate(start=date(2025, 9, 23), days=2, seed=4)
+    one.stores()
+    two.stores()
+    ours, theirs = one.tables(), two.tables()
+    runs = one.history("installation_id", "updated_at")
+    runs += two.history("installation_id", "updated_at")
+    one.stores("--copy-from", str(two.path))
+    after = one.tables()
+    for table in ("ccusage_usage_daily", "ccusage_usage_sessions", "ccusage_usage_projects_daily"):
+        assert after[table].keys() == ours[table].keys() | theirs[table].keys()
+        for key, row in after[table].items():
+            tokens = [state[table][key]["total_tokens"] for state in (ours, theirs)
+                      if key in state[table]]  # fmt: skip
+            assert row["total_tokens"] == max(tokens), (table, key)
+    assert one.history("installation_id", "updated_at") == sorted(runs, key=lambda run: run[1])
+    one.stores("--copy-from", str(two.path))
+    assert one.tables() == after
+    done = one.imports("--quiet")
+    assert "another installation" in done.err
+    assert one.tables() == after
 
 
 def record(key: tuple[Any, ...], tokens: int, cost: float = 1.0, **details: Any) -> Record:
@@ -309,7 +516,7 @@ def test_names_are_shown_as_the_target_shows_them(tmp_path: Path, database: Data
 
 def test_another_hash_key_is_refused(fleet: Fleet, database: Database, tmp_path: Path) -> None:
     copy, env = ("--copy-from", str(fleet.first.path)), moved_to(database)
-    refused = "PROJECT_HASH_KEY: the projects of the embedded database"
+    refused = "PROJECT_HASH_KEY: the projects of m1 are stored under another key"
     # Into nothing it is the key that is set, and later the one that is stored.
     done = fleet.first.imports(*copy, "--quiet", code=2, **env, PROJECT_HASH_KEY="k")
     assert done.err.startswith(refused)

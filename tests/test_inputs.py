@@ -50,7 +50,7 @@ ARGUMENTS = {
     "a line break in one": Case("unrecognized arguments: --no pe; see --help", ["--no\npe"]),
     "two modes": Case("not allowed with argument --check; see --help", ["--check", "--stats"]),
     "no machine in UTF-8": Case("--machine: expected text", [*STATS, "--machine", "\udcff"]),
-    "no parameter in UTF-8": Case("--param: expected text", [*QUERY, "--param", "a=\udcff"]),
+    "no parameter in UTF-8": Case("--param: expected NAME=VALUE", [*QUERY, "--param", "a=\udcff"]),
     "output into a directory": Case("{home}: it is a directory", [*STATS, "--output", "{home}"]),
     "output into nothing": Case("--output .: it is a directory", [*STATS, "--output", ""]),
     "output into no directory": Case(
