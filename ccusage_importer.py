@@ -81,10 +81,10 @@ import time
 from base64 import b64encode
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
-from itertools import accumulate, groupby, pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
@@ -4328,38 +4328,48 @@ class Scope(NamedTuple):
         return max(self.today - timedelta(self.days - 1), first) if self.days else first
 
     @property
-    def recent(self) -> date:
-        """The first day that this month is compared with: last month's first."""
-        return (self.today.replace(day=1) - timedelta(1)).replace(day=1)
+    def monday(self) -> date:
+        return self.today - timedelta(self.today.weekday())
 
     @property
     def year(self) -> date:
         """The Monday with which a year's heatmap starts."""
-        return self.today - timedelta(52 * 7 + self.today.weekday())
+        return self.monday - timedelta(52 * 7)
 
 
-# The rows of each query statistics-… of queries.sql, by the rest of its name.
-Rows = Sequence[Sequence[Any]]
+Rows = Sequence[Any]  # each of which is a sequence
+
+
+def month_before(day: date) -> date:
+    """The first day of the month before."""
+    return (day.replace(day=1) - timedelta(1)).replace(day=1)
+
+
+def read_figures(importer: ClickHouseImporter, scope: Scope, kind: str) -> dict[str, Rows]:
+    """The rows of each query of a kind, by the rest of its name, as arrays of one statement."""
+    queries = [query for name, query in read_queries().items() if name.startswith(kind)]
+    names = [query.name.removeprefix(kind) for query in queries]
+    if importer.empty:
+        return dict.fromkeys(names, ())
+    values: dict[str, Any] = {
+        "machine": scope.machine,
+        "agents": ",".join(scope.agents),
+        "since": scope.since,
+        "recent": month_before(scope.today),
+        "year": scope.year,
+        "timezone": scope.zone,
+        "now": int(scope.now.timestamp()),
+    }
+    for query in queries:
+        values = {**query.parameters, **values}
+    arrays = [f"(SELECT groupArray(tuple(*)) FROM ({q.sql}))" for q in queries]  # noqa: S608
+    (row,) = importer.query(f"SELECT {', '.join(arrays)}", **values)
+    return dict(zip(names, row, strict=True))
 
 
 def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
-    """What is stored, asked for in one statement: each figure is a subquery's array of rows."""
-    if importer.empty:
-        return summarise({}, scope)
-    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
-    names = [name for name in queries if name.startswith(FIGURE)]
-    arrays = (f"groupArray(tuple(*)) FROM ({queries[name].sql})" for name in names)
-    (row,) = importer.query(
-        f"SELECT {', '.join(f'(SELECT {array})' for array in arrays)}",
-        machine=scope.machine,
-        agents=",".join(scope.agents),
-        since=scope.since,
-        recent=scope.recent,
-        year=scope.year,
-        timezone=scope.zone,
-    )
-    figures = {name.removeprefix(FIGURE): rows for name, rows in zip(names, row, strict=True)}
-    return summarise(figures, scope, Spending.limits(importer.settings))
+    """What is stored, as figures."""
+    return summarise(read_figures(importer, scope, STATISTICS), scope, importer.settings)
 
 
 class Usage(NamedTuple):
@@ -4372,9 +4382,6 @@ class Usage(NamedTuple):
     def of(cls, usages: Iterable[Usage | Part | Month]) -> Usage:
         known = list(usages)
         return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
-
-    def less(self, before: Usage) -> Usage:
-        return Usage(round(self.cost - before.cost, 8), self.tokens - before.tokens)
 
 
 class Part(NamedTuple):
@@ -4398,30 +4405,6 @@ class Period(NamedTuple):
     tokens_before: int
     cost_before_so_far: float
     projected_cost: float | None
-
-
-class Spending(NamedTuple):
-    """Dollars of this month and of today: the budgets, or what was spent of them."""
-
-    month: float = 0.0
-    day: float = 0.0
-
-    @classmethod
-    def limits(cls, settings: Settings) -> Spending:
-        """The budgets; 0 is none."""
-        return cls(settings.budget_month or 0.0, settings.budget_day or 0.0)
-
-    @classmethod
-    def of(cls, costs: Collection[tuple[date, float]], today: date) -> Spending:
-        """What the days of this month cost, and today; a date has a day of each agent."""
-        month = (cost for day, cost in costs if f"{day:%Y-%m}" == f"{today:%Y-%m}")
-        return cls(math.fsum(month), math.fsum(cost for day, cost in costs if day == today))
-
-    def after(self, own_before: Spending, own: Spending) -> Spending:
-        """The total after a run that took one machine from `own_before` to `own`."""
-        return Spending(
-            self.month + own.month - own_before.month, self.day + own.day - own_before.day
-        )
 
 
 class Budget(NamedTuple):
@@ -4498,67 +4481,53 @@ class Statistics(NamedTuple):
     """What is stored: the object of `--stats --format json`.
 
     Costs are US dollars, days those of `scope.zone`, shares go from 0 to 1, null is unknown.
-
-    - scope: what was asked for, and when
-    - first_day, last_day: of the rows in the scope; active_days: those with tokens
-    - cost, tokens: the totals; cache_share: of the input, what was read from the cache
-    - periods: today, this week from Monday, this month; of all days, whatever --days says.
-      What was spent before until the same hour is reckoned from blocks, whose costs are spread
-      evenly over their hours; the projected cost of a month from its complete days
-    - months: the last twelve
-    - budgets: BUDGET_MONTH and BUDGET_DAY, as far as they are set, whatever the scope is
-    - models, projects, agents, machines: the most expensive first
-    - unpriced: by model, tokens that ccusage knows no price of: the costs are a lower bound
-    - sessions; blocks: the active ones
-    - streak: days in a row up to today or yesterday; longest_streak; costliest_day
-    - busiest_weekday, busiest_hour: by tokens; the hour is that in which blocks start
-    - heatmap: each day of the last 53 weeks
-    - runs: the last import of each machine, the newest first
     """
 
     scope: Scope
-    first_day: date | None
+    first_day: date | None  # of those in the scope
     last_day: date | None
-    active_days: int
+    active_days: int  # with tokens
     cost: float
     tokens: int
-    cache_share: float | None
-    periods: list[Period]
-    months: list[Month]
-    budgets: list[Budget]
-    models: list[Part]
+    cache_share: float | None  # of the input, what was read from the cache
+    periods: list[Period]  # today, this week from Monday, this month, whatever --days says
+    months: list[Month]  # the last twelve
+    budgets: list[Budget]  # those that are set, whatever the scope is
+    models: list[Part]  # here and below, the most expensive first
     projects: list[Part]
     agents: list[Part]
     machines: list[Part]
-    unpriced: dict[str, int]
+    unpriced: dict[str, int]  # by model, tokens without a price: the costs are a lower bound
     sessions: Sessions
     blocks: list[ActiveBlock]
-    streak: int
+    streak: int  # days in a row up to today or yesterday
     longest_streak: int
     costliest_day: date | None
-    busiest_weekday: str | None
-    busiest_hour: int | None
-    heatmap: list[HeatDay]
-    runs: list[LastRun]
+    busiest_weekday: str | None  # by tokens
+    busiest_hour: int | None  # in which blocks start
+    heatmap: list[HeatDay]  # each day of the last 53 weeks
+    runs: list[LastRun]  # of each machine, the newest first
 
 
 def summarise(
-    figures: Mapping[str, Rows], scope: Scope, limits: Spending | None = None
+    figures: Mapping[str, Rows], scope: Scope, settings: Settings | None = None
 ) -> Statistics:
     """Statistics of the rows of all figures; a figure that is not there has none."""
     rows: dict[str, Rows] = defaultdict(list, figures)
-    zone = ZoneInfo(scope.zone)
     days = {day: Usage(cost, tokens) for day, cost, tokens, *_ in rows["days"]}
     inside = {day: usage for day, usage in days.items() if day >= scope.since}
     total = Usage.of(inside.values())
     prompt, cached = (sum(row[at] for row in rows["days"] if row[0] in inside) for at in (3, 4))
-    hours = {(day, hour): cost for day, hour, cost in rows["clock"]}
     used = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
     streak, longest = streaks(used, scope.today)
     weekdays: Counter[str] = Counter()
     for day, usage in inside.items():
         weekdays[f"{day:%A}"] += usage.tokens
-    agents = parts(((agent, agent, *usage) for _, agent, *usage in rows["machines"]), total)
+
+    def parts(name: str) -> list[Part]:
+        whole, at = (total.cost, 2) if total.cost else (total.tokens or 1, 3)
+        return [Part._make([*row, row[at] / whole]) for row in rows[name]]
+
     return Statistics(
         scope=scope,
         first_day=min(inside, default=None),
@@ -4567,168 +4536,105 @@ def summarise(
         cost=total.cost,
         tokens=total.tokens,
         cache_share=cached / prompt if prompt else None,
-        periods=list(periods(days, hours, scope.now.astimezone(zone))),
-        months=list(months(inside, scope.today)),
-        budgets=list(
-            budgets({row[0]: row[1] for row in rows["spending"]}, limits or Spending(), scope.today)
-        ),
-        models=parts(rows["models"], total),
-        projects=parts(rows["projects"], total, merge=False),
-        agents=agents,
-        machines=parts(((name, "", *usage) for name, _, *usage in rows["machines"]), total),
-        unpriced=unpriced_models(rows["models"], agents),
+        periods=list(periods(days, dict(rows["clock"]), scope)),
+        months=[Month(*row) for row in rows["months"]],
+        budgets=list(budgets(dict(rows["spending"]), settings, scope.today)),
+        models=parts("models"),
+        projects=parts("projects"),
+        agents=parts("agents"),
+        machines=parts("machines"),
+        unpriced=dict(rows["unpriced"]),
         sessions=Sessions(*next(iter(rows["sessions"]), ())),
-        blocks=list(active_blocks(rows["blocks"], scope)),
+        blocks=[ActiveBlock(*row) for row in rows["blocks"]],
         streak=streak,
         longest_streak=longest,
         costliest_day=max(inside, key=inside.__getitem__, default=None),
         busiest_weekday=max(weekdays, key=weekdays.__getitem__, default=None),
         busiest_hour=max(rows["hours"], key=lambda row: row[1], default=(None,))[0],
-        heatmap=heatmap(days, {row[0]: row[1] for row in rows["imports"]}, scope),
-        runs=list(last_runs(rows["runs"], zone)),
+        heatmap=heatmap(days, dict(rows["imports"]), scope),
+        runs=[LastRun(*row) for row in rows["runs"]],
     )
 
 
-def parts(rows: Iterable[Sequence[Any]], whole: Usage, *, merge: bool = True) -> list[Part]:
-    """The parts of a whole. Rows of one name and agent are one part, unless they must not merge."""
-    usages: dict[Any, list[Usage]] = defaultdict(list)
-    for number, (name, agent, cost, tokens, *_) in enumerate(rows):
-        usages[name, agent, 0 if merge else number].append(Usage(cost, tokens))
-    shares = []
-    for (name, agent, _), some in usages.items():
-        usage = Usage.of(some)
-        share = usage.cost / whole.cost if whole.cost else usage.tokens / (whole.tokens or 1)
-        shares.append(Part(name, agent, *usage, share))
-    return sorted(shares, key=lambda part: (-part.cost, -part.tokens, part.name))
-
-
-def unpriced_models(rows: Rows, agents: Sequence[Part]) -> dict[str, int]:
-    """Tokens without a price. Some agents tell the cost of a day, but not of its models."""
-    told = {agent for _, agent, cost, *_ in rows if cost}
-    untold = {agent.name for agent in agents if agent.cost} - told
-    unpriced: Counter[str] = Counter()
-    for model, agent, _, _, tokens in rows:
-        unpriced[model] += 0 if agent in untold else tokens
-    return {model: tokens for model, tokens in unpriced.most_common() if tokens}
-
-
-def active_blocks(rows: Rows, scope: Scope) -> Iterator[ActiveBlock]:
-    """The blocks that still run now."""
-    for machine, start, end, *amounts in rows:
-        if start <= scope.now < end:
-            left = int((end - scope.now).total_seconds() // 60)
-            zone = ZoneInfo(scope.zone)
-            times = (start.astimezone(zone), end.astimezone(zone))
-            yield ActiveBlock(machine, *times, left, *amounts)
-
-
 def periods(
-    days: Mapping[date, Usage], hours: Mapping[tuple[date, int], float], now: datetime
+    days: Mapping[date, Usage], parts: Mapping[date, float], scope: Scope
 ) -> Iterator[Period]:
-    """Today, this week and this month; `now` is the machine's local time."""
-    today, nothing = now.date(), Usage(0.0, 0)
+    """Today, this week and this month; `parts` of days were spent until this time of the day."""
+    now, today = scope.now.astimezone(ZoneInfo(scope.zone)), scope.today
 
     def between(start: date, end: date) -> Usage:
         return Usage.of(usage for day, usage in days.items() if start <= day < end)
 
-    monday, first = today - timedelta(today.weekday()), today.replace(day=1)
     for name, start, before in (
         ("today", today, today - timedelta(1)),
-        ("this week", monday, monday - timedelta(7)),
-        ("this month", first, (first - timedelta(1)).replace(day=1)),
+        ("this week", scope.monday, scope.monday - timedelta(7)),
+        ("this month", today.replace(day=1), month_before(today)),
     ):
-        usage, whole = between(start, today + timedelta(1)), between(before, start)
         same = before + (today - start)  # the day that is compared with today
         so_far = between(before, min(same, start)).cost
         if same < start:
-            so_far += days.get(same, nothing).cost * share_until(hours, same, now)
+            part = parts.get(same, (60 * now.hour + now.minute) / 1440)
+            so_far += between(same, same + timedelta(1)).cost * part
         projected = None
         if name == "this month":
-            projected = projection({day: usage.cost for day, usage in days.items()}, today)
+            projected = forecast({day: usage.cost for day, usage in days.items()}, today)[1]
+        usage, whole = between(start, today + timedelta(1)), between(before, start)
         yield Period(name, start, *usage, *whole, so_far, projected)
 
 
-def share_until(hours: Mapping[tuple[date, int], float], day: date, now: datetime) -> float:
-    """The share of a day's cost that was spent until the time of `now`, by its blocks' hours."""
-    costs = [hours.get((day, hour), 0.0) for hour in range(24)]
-    costs = costs if any(costs) else [1.0] * 24
-    return (sum(costs[: now.hour]) + costs[now.hour] * now.minute / 60) / sum(costs)
+def forecast(costs: Mapping[date, float], today: date) -> tuple[list[float], float | None]:
+    """What this month costs by the end of each of its days, and in all.
 
+    It goes on as its complete days did on average, else as last month did. Without either nobody
+    can tell.
+    """
 
-def pace(costs: Mapping[date, float], today: date) -> float | None:
-    """Dollars a day: the average of this month's complete days, else of last month's."""
-    first = today.replace(day=1)
-    before = (first - timedelta(1)).replace(day=1)
-    start = max(first, min(costs, default=today))
-    if start < today:
-        return (
-            math.fsum(c for day, c in costs.items() if start <= day < today) / (today - start).days
-        )
-    spent = math.fsum(cost for day, cost in costs.items() if before <= day < first)
-    return spent / (first - before).days if spent else None
+    def average(start: date, end: date) -> float:
+        spent = math.fsum(cost for day, cost in costs.items() if start <= day < end)
+        return spent / (end - start).days
 
-
-def forecast(costs: Mapping[date, float], today: date) -> Iterator[tuple[date, float]]:
-    """Each day of this month and its cost: today's and later ones go on at the pace so far."""
-    average = pace(costs, today) or 0.0
     day = today.replace(day=1)
+    start = max(day, min(costs, default=today))
+    pace = average(start, today) if start < today else average(month_before(today), day)
+    sums = [0.0]
     while day.month == today.month:
-        expected = average if day >= today else 0.0
-        yield day, expected if day > today else max(costs.get(day, 0.0), expected)
+        cost = costs.get(day, 0.0) if day <= today else 0.0
+        sums.append(sums[-1] + max(cost, pace if day >= today else 0.0))
         day += timedelta(1)
+    return sums[1:], sums[-1] if pace or start < today else None
 
 
-def projection(costs: Mapping[date, float], today: date) -> float | None:
-    """This month's cost by its end, unless there is no complete day to tell it from."""
-    if pace(costs, today) is None:
-        return None
-    return math.fsum(cost for _, cost in forecast(costs, today))
-
-
-def budgets(costs: Mapping[date, float], limits: Spending, today: date) -> Iterator[Budget]:
+def budgets(
+    costs: Mapping[date, float], settings: Settings | None, today: date
+) -> Iterator[Budget]:
     """The budgets that are set; `costs` are those of all machines and agents."""
-    spent = Spending.of(costs.items(), today)
-    if limits.month:
-        days = list(forecast(costs, today))
-        so_far = accumulate(cost for _, cost in days)
-        over = (day for (day, _), cost in zip(days, so_far, strict=True) if cost > limits.month)
-        projected = projection(costs, today)
-        yield Budget("this month", limits.month, spent.month, projected, next(over, None))
-    if limits.day:
-        reached = today if spent.day > limits.day else None
-        yield Budget("today", limits.day, spent.day, None, reached)
+    of_month, of_day = (settings.budget_month, settings.budget_day) if settings else (None, None)
+    if of_month:
+        spent = math.fsum(cost for day, cost in costs.items() if f"{day:%Y%m}" == f"{today:%Y%m}")
+        sums, projected = forecast(costs, today)
+        reached = (today.replace(day=n) for n, cost in enumerate(sums, 1) if cost > of_month)
+        yield Budget("this month", of_month, spent, projected, next(reached, None))
+    if of_day:
+        spent = costs.get(today, 0.0)
+        yield Budget("today", of_day, spent, None, today if spent > of_day else None)
 
 
-def budget_alarm(before: Spending, after: Spending, limits: Spending) -> str | None:
-    """A line when a run has taken the total of all machines over 80 % or 100 % of a budget."""
-    lines = []
-    for name, was, now, limit in zip(("this month", "today"), before, after, limits, strict=True):
-        crossed = [share for share in (0.8, 1.0) if limit and was <= share * limit < now]
-        if crossed:
-            what = "exceeded" if crossed[-1] == 1.0 else "80 % used"
-            lines.append(f"the budget of {name} is {what}: {budget_text(now, limit)}")
-    return "; ".join(lines) or None
+def budget_alarms(before: Iterable[Budget], after: Iterable[Budget]) -> Iterator[str]:
+    """A line for each budget of which more than 80 % or 100 % is spent now, and was not before."""
+    for was, now in zip(before, after, strict=True):
+        for share, what in ((1.0, "exceeded"), (0.8, "80 % used")):
+            if was.cost <= share * now.limit < now.cost:
+                text = budget_text(now.cost, now.limit)
+                yield f"the budget of {now.name} is {what}: {text}"
+                break
 
 
-def read_spending(importer: ClickHouseImporter, scope: Scope) -> Spending:
-    """What all machines and agents have spent this month and today."""
-    if importer.empty:
-        return Spending()
-    sql = read_queries(QUERIES.read_text(encoding="utf-8"))[f"{FIGURE}spending"].sql
-    rows = importer.query(sql, recent=scope.today.replace(day=1))
-    return Spending.of([(row[0], row[1]) for row in rows], scope.today)
-
-
-def months(days: Mapping[date, Usage], today: date) -> Iterator[Month]:
-    """The last twelve months, from the first of them with usage on."""
-    this, seen = 12 * today.year + today.month - 1, False
-    for number in range(this - 11, this + 1):
-        name = f"{number // 12}-{number % 12 + 1:02}"
-        usages = [usage for day, usage in days.items() if f"{day:%Y-%m}" == name]
-        active = sum(usage.tokens > 0 for usage in usages)
-        seen = seen or active > 0
-        if seen:
-            yield Month(name, *Usage.of(usages), active)
+def read_spending(importer: ClickHouseImporter, scope: Scope) -> dict[date, float]:
+    """What all machines and agents have spent on each day of this month, if there is a budget."""
+    sql, settings = read_queries()[f"{STATISTICS}spending"].sql, importer.settings
+    if importer.empty or not (settings.budget_month or settings.budget_day):
+        return {}
+    return dict(importer.query(sql, recent=scope.today.replace(day=1)))  # type: ignore[arg-type]
 
 
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
@@ -4758,20 +4664,9 @@ def heatmap(
     return cells[::-1]
 
 
-def last_runs(rows: Rows, zone: tzinfo) -> Iterator[LastRun]:
-    """The last run of each machine, the newest first, and what it added to the one before."""
-    runs: dict[str, list[Sequence[Any]]] = defaultdict(list)
-    for machine, *run in sorted(rows, key=lambda row: row[1], reverse=True):
-        runs[machine].append(run)
-    for machine, ((at, version, hashed, cost, tokens, held), *older) in runs.items():
-        previous, before = None, Usage(cost, tokens)
-        if older:
-            previous, before = older[0][0].astimezone(zone), Usage(*older[0][3:5])
-        found = (at.astimezone(zone), version, bool(hashed), cost, tokens)
-        yield LastRun(machine, *found, previous, *Usage(cost, tokens).less(before), held)
-
-
 # --- output ---------------------------------------------------------------------------
+
+TIME = "%Y-%m-%d %H:%M"
 
 
 class Section(NamedTuple):
@@ -4831,26 +4726,16 @@ def budget_text(cost: float, limit: float) -> str:
     return f"{' of '.join(texts)} ({cost / limit:.0%})".replace("%", " %")
 
 
-def budget_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
-    for budget in stats.budgets:
-        text = budget_text(budget.cost, budget.limit)
-        if budget.projected_cost is not None:
-            text += f", ${budget.projected_cost:,.0f} at this pace"
-        if budget.reached and budget.name == "this month":
-            exceeded = budget.cost > budget.limit
-            text += f", {'exceeded' if exceeded else 'reached'} on {budget.reached:%b %d}"
-        elif budget.reached:
-            text += ", exceeded"
-        yield "Budget" if budget.name == "this month" else "Budget today", text
-
-
-def total_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
-    cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
-    yield "Total", f"{amount(stats.cost, stats.tokens)}{cached}"
-    yield "Days", f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
-
-
-def block_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+def standing(stats: Statistics) -> Iterator[tuple[str, str]]:
+    """How far the budgets are spent, and which blocks are running."""
+    for name, limit, cost, projected, reached in stats.budgets:
+        text = budget_text(cost, limit)
+        if projected is not None:
+            text += f", ${projected:,.0f} at this pace"
+        if reached:
+            text += f", {'exceeded' if cost > limit else 'reached'}"
+            text += f" on {reached:%b %d}" if name == "this month" else ""
+        yield "Budget" if name == "this month" else "Budget today", text
     for block in stats.blocks:
         where = f"{block.machine}, " if len(stats.machines) > 1 else ""
         times = f"{block.start:%H:%M} – {block.end:%H:%M}, {duration(block.minutes_left)} left"
@@ -4860,7 +4745,7 @@ def block_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
         yield "Active block", text
 
 
-def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
+def habits(stats: Statistics) -> Iterator[tuple[str, str]]:
     number, mean, most, costliest, minutes, longest = stats.sessions
     if mean is not None:
         text = f"{number:,}, {money(mean)} on average, {money(most)} at most ({costliest})"
@@ -4872,24 +4757,125 @@ def habit_facts(stats: Statistics) -> Iterator[tuple[str, str]]:
         yield "Busiest", f"{stats.busiest_weekday}s; blocks from {stats.busiest_hour:02}:00"
     for run in stats.runs[:1]:
         added = amount(run.added_cost, run.added_tokens, "+")
-        since = f": {added} since {run.previous_at:%Y-%m-%d %H:%M}" if run.previous_at else ""
-        yield "Last import", f"{run.at:%Y-%m-%d %H:%M} on {run.machine}{since}"
+        since = f": {added} since {run.previous_at:{TIME}}" if run.previous_at else ""
+        yield "Last import", f"{run.at:{TIME}} on {run.machine}{since}"
 
 
-def notes(stats: Statistics, held: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+def notes(stats: Statistics, held: Mapping[str, int] | None = None) -> Iterator[tuple[str, str]]:
+    """What to know of the figures; without `held`, the rows that the last runs kept are told."""
     if stats.unpriced:
         names = [f"{model} ({human(tokens)} tokens)" for model, tokens in stats.unpriced.items()]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         yield "Note", f"costs are a lower bound: no price for {', '.join(names[:5])}{more}"
+    if held is None:
+        held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
     for reason, number in held.items():
         yield "Note", f"{counted(number, 'row')} kept: {reason}"
     if stats.last_day and stats.last_day > stats.scope.today:
         yield "Note", f"some days lie in the future, up to {stats.last_day}"
 
 
-def period_section(stats: Statistics) -> Section:
-    """Periods so far; before stands for the one before until the same hour."""
+def month_section(months: Sequence[Month]) -> Section:
+    """The last months and their total; this one is not over, so it is not compared."""
+    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(months))]
+    active = sum(month.active_days for month in months)
+    whole = Month(counted(len(months), "month"), *Usage.of(months), active)
     rows = [
+        (name, money(cost), human(tokens), f"{days}", text)
+        for (name, cost, tokens, days), text in zip(
+            [*months, whole], [*changes[:-1], "", ""], strict=True
+        )
+    ]
+    most = max(month.cost for month in months) or 1
+    shares = [month.cost / most for month in months]
+    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
+
+
+def part_section(title: str, parts: Sequence[Part]) -> Section:
+    """The largest parts, and the others as one; an agent tells two of the same name apart."""
+    shown, rest = list(parts[:10]), parts[10:]
+    if rest:
+        share = math.fsum(part.share for part in rest)
+        shown.append(Part(f"{len(rest)} more", "", *Usage.of(rest), share))
+    owners = Counter(name for name, _ in {(part.name, part.agent) for part in parts})
+    rows = [
+        (
+            f"{name} ({agent})" if owners[name] > 1 else name,
+            "<1%" if 0 < share < 0.005 else f"{share:.0%}",
+            money(cost),
+            human(tokens),
+        )
+        for name, agent, cost, tokens, share in shown
+    ]
+    return Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
+
+
+HEIGHTS = " ▁▂▃▄▅▆▇█"
+
+
+def chart(
+    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
+) -> list[str]:
+    """Columns, on the left the label of the `top`, below the first and the last day.
+
+    Where there are too many values, a column shows the highest of a few.
+    """
+    margin, height = " " * (len(label) + 1), 4
+    width -= len(margin)
+    each, few = max(width // len(values), 1), -(-len(values) // max(width, 1))
+    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
+    eighths = [math.ceil(8 * height * max(value, 0) / top) if top else 0 for value in highest]
+    first, *lines = (
+        (" " * (each > 1)).join(
+            HEIGHTS[min(max(level - 8 * line, 0), 8)] * max(each - 1, 1) for level in eighths
+        )
+        for line in reversed(range(height))
+    )
+    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
+    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
+
+
+def month_chart(last: Sequence[HeatDay], width: int) -> list[str]:
+    """The cost of each of the last days."""
+    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
+    title = f"Cost of the last {counted(len(days), 'day')}"
+    return [title, *chart(costs, days, width, money(max(costs)), max(costs))]
+
+
+SHADES = "·░▒▓█"
+
+
+def year_chart(year: Sequence[HeatDay], width: int) -> list[str]:
+    """The heatmap: a column for each week, and above a month's first week its name."""
+    first = year[0].date - timedelta(year[0].date.weekday())
+    cells = [" "] * year[0].date.weekday()
+    cells += [" " if day.level is None else SHADES[day.level] for day in year]
+    cells += [" "] * (-len(cells) % 7)
+    weeks, months = len(cells) // 7, ""
+    wide = 2 if width >= 4 + 2 * weeks else 1
+    for week in range(weeks):
+        monday = first + timedelta(7 * week)
+        if monday.day <= 7 and len(months) <= week * wide:
+            months = months.ljust(week * wide) + f"{monday:%b} "
+    lines = [
+        f"{label:<4}{''.join(cell * wide for cell in cells[day::7])}"
+        for day, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun"))
+    ]
+    legend = f"    less {SHADES} more, blank: nothing known"
+    return [f"    {months[: weeks * wide]}", *lines, legend]
+
+
+def statistics_sections(stats: Statistics) -> Iterator[Section]:
+    """What is stored, for people."""
+    if stats.first_day is None:
+        nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
+        yield Section(rows=[("Empty", nothing)])
+        return
+    cached = "" if stats.cache_share is None else f", {stats.cache_share:.0%} of the input cached"
+    total = f"{amount(stats.cost, stats.tokens)}{cached}"
+    days = f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
+    yield Section(rows=[("Total", total), ("Days", days), *standing(stats)])
+    periods = [
         (
             period.name.capitalize(),
             money(period.cost),
@@ -4900,125 +4886,18 @@ def period_section(stats: Statistics) -> Section:
         )
         for period in stats.periods
     ]
-    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
-
-
-def month_section(stats: Statistics) -> Section:
-    """The last months and their total; this one is not over, so it is not compared."""
-    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(stats.months))]
-    active = sum(month.active_days for month in stats.months)
-    whole = Month(counted(len(stats.months), "month"), *Usage.of(stats.months), active)
-    rows = [
-        (name, money(cost), human(tokens), f"{days}", text)
-        for (name, cost, tokens, days), text in zip(
-            [*stats.months, whole], [*changes[:-1], "", ""], strict=True
-        )
-    ]
-    most = max(month.cost for month in stats.months) or 1
-    shares = [month.cost / most for month in stats.months]
-    return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
-
-
-def part_sections(stats: Statistics, limit: int) -> Iterator[Section]:
-    """The largest models and projects, and where there are several, machines and agents."""
-    for title, every, least in (
-        ("Models", stats.models, 1),
-        ("Projects", stats.projects, 1),
-        ("Machines", stats.machines, 2),
-        ("Agents", stats.agents, 2),
-    ):
-        shown, rest = every[:limit], every[limit:]
-        if rest:
-            share = math.fsum(part.share for part in rest)
-            shown = [*shown, Part(f"{len(rest)} more", "", *Usage.of(rest), share)]
-        agents = {(part.name, part.agent) for part in every}
-        owners = Counter(name for name, _ in agents)
-        rows = []
-        for name, agent, cost, tokens, share in shown:
-            told = f"{name} ({agent})" if owners[name] > 1 else name
-            percent = "<1%" if 0 < share < 0.005 else f"{share:.0%}"
-            rows.append((told, percent, money(cost), human(tokens)))
-        if len(every) >= least:
-            yield Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
-
-
-HEIGHTS = " ▁▂▃▄▅▆▇█"
-
-
-def column_chart(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
-    """Lines with a column for each value. Where there are too many, the highest of a few."""
-    each = max(width // max(len(values), 1), 1)
-    few = -(-len(values) // max(width, 1)) or 1
-    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
-    eighths = [math.ceil(8 * height * max(value, 0) / top) if top else 0 for value in highest]
-    bar, gap = max(each - 1, 1), " " * (each > 1)
-    return [
-        gap.join(HEIGHTS[min(max(level - 8 * line, 0), 8)] * bar for level in eighths)
-        for line in reversed(range(height))
-    ]
-
-
-def chart(
-    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
-) -> list[str]:
-    """A column chart, on the left the label of its `top`, below its first and last day."""
-    margin = " " * (len(label) + 1)
-    first, *lines = column_chart(values, width - len(margin), 4, top)
-    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
-    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
-
-
-def chart_section(stats: Statistics) -> Section:
-    """The cost of each of the last 30 days."""
-    last = stats.heatmap[-30:]
-    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
-    title, top = f"Cost of the last {counted(len(days), 'day')}", max(costs)
-    return Section(drawing=lambda w: [title, *chart(costs, days, w, money(top), top)])
-
-
-SHADES = "·░▒▓█"
-
-
-def heat_section(stats: Statistics) -> Section:
-    """The heatmap: a column for each week, and above a month's first week its name."""
-    first = stats.heatmap[0].date
-    cells = [" "] * first.weekday()
-    cells += [" " if day.level is None else SHADES[day.level] for day in stats.heatmap]
-    cells += [" "] * (-len(cells) % 7)
-    weeks = len(cells) // 7
-    mondays = [first + timedelta(7 * week - first.weekday()) for week in range(weeks)]
-
-    def draw(width: int) -> list[str]:
-        wide, months = 2 if width >= 4 + 2 * weeks else 1, ""
-        for week, monday in enumerate(mondays):
-            if monday.day <= 7 and len(months) <= week * wide:
-                months = months.ljust(week * wide) + f"{monday:%b} "
-        lines = [
-            f"{label:<4}{''.join(cell * wide for cell in cells[day::7])}"
-            for day, label in enumerate(("Mon", "", "Wed", "", "Fri", "", "Sun"))
-        ]
-        legend = f"    less {SHADES} more, blank: nothing known"
-        return [f"    {months[: weeks * wide]}", *lines, legend]
-
-    return Section(drawing=draw)
-
-
-def statistics_sections(stats: Statistics) -> Iterator[Section]:
-    """What is stored, for people."""
-    if stats.first_day is None:
-        nothing = "nothing is stored of that" if stats.runs else "nothing is imported yet"
-        yield Section(rows=[("Empty", nothing)])
-        return
-    yield Section(rows=[*total_facts(stats), *budget_facts(stats), *block_facts(stats)])
-    yield period_section(stats)
+    yield Section(("", "cost", "tokens", "before", "pace", "forecast"), periods)
     if stats.months:
-        yield month_section(stats)
-    yield chart_section(stats)
-    yield from part_sections(stats, 10)
-    yield heat_section(stats)
-    yield Section(rows=list(habit_facts(stats)))
-    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
-    yield Section(rows=list(notes(stats, held)))
+        yield month_section(stats.months)
+    yield Section(drawing=partial(month_chart, stats.heatmap[-30:]))
+    several = {"Machines": stats.machines, "Agents": stats.agents}
+    told = {name: parts for name, parts in several.items() if len(parts) > 1}
+    for title, parts in {"Models": stats.models, "Projects": stats.projects, **told}.items():
+        if parts:
+            yield part_section(title, parts)
+    yield Section(drawing=partial(year_chart, stats.heatmap))
+    yield Section(rows=list(habits(stats)))
+    yield Section(rows=list(notes(stats)))
 
 
 # What an import says
@@ -5035,12 +4914,11 @@ def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
     """The rows that get smaller, with their names, and their keys where these are no hashes."""
     for feed, decision in decisions.items():
         for old, new, cause in decision.lowered.values():
+            agent = "" if old.agent == "claude" else old.agent
+            key = "" if feed == "session" else str(old.key[0])
+            row = " ".join(filter(None, (agent, key, *displayed(old).values())))
             if cause != MOVED:
-                words = [] if old.agent == "claude" else [old.agent]
-                words += [] if feed == "session" else [str(old.key[0])]
-                words += [name for name in displayed(old).values() if name]
-                tokens = new.tokens.total if new else 0
-                yield LoweredRow(feed, " ".join(words), old.tokens.total, tokens)
+                yield LoweredRow(feed, row, old.tokens.total, new.tokens.total if new else 0)
 
 
 def price_changes(before: Records, after: Records) -> list[PriceChange]:
@@ -5115,17 +4993,15 @@ def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -
 def budget_notes(
     importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
 ) -> Iterator[str]:
-    """Whether this run takes the spending of all machines over a part of a budget."""
-    limits = Spending.limits(importer.settings)
-    if any(limits):
-        scope = Scope(datetime.now(UTC), zone.key)
-        total = read_spending(importer, scope)
-        was, now = (
-            Spending.of([(key[1], day.cost) for key, day in days.items()], scope.today)
-            for days in (before, after)
-        )
-        if alarm := budget_alarm(total, total.after(was, now), limits):
-            yield alarm
+    """A line for each budget of which this run takes more than 80 % or 100 %, of all machines."""
+    scope, settings = Scope(datetime.now(UTC), zone.key), importer.settings
+    spent = read_spending(importer, scope)
+    will = defaultdict(float, spent)
+    for days, sign in ((before, -1), (after, 1)):
+        for key, day in days.items():
+            will[key[1]] += sign * day.cost
+    was, now = (budgets(costs, settings, scope.today) for costs in (spent, will))
+    yield from budget_alarms(was, now)
 
 
 def news(result: ImportResult, today: date) -> str:
@@ -5135,15 +5011,15 @@ def news(result: ImportResult, today: date) -> str:
     texts = [counted(changed[n], noun) for n, noun in named.items() if changed.get(n)]
     others = sum(number for name, number in changed.items() if name not in named)
     texts = texts or [counted(others, "other row")] * bool(others)
-    total, since = Usage(result.total_cost, result.total_tokens), ""
+    cost, tokens, since = result.total_cost, result.total_tokens, ""
     if past := result.previous:
+        cost, tokens = round(cost - past["total_cost"], 8), tokens - past["total_tokens"]
         started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
-        total = total.less(Usage(past["total_cost"], past["total_tokens"]))
-        since = f" since {started:{'%H:%M' if started.date() == today else '%Y-%m-%d %H:%M'}}"
+        since = f" since {started:{'%H:%M' if started.date() == today else TIME}}"
     if not texts:
         return f"nothing new{since}"
     verb = "would change" if result.dry_run else "changed"
-    return f"{', '.join(texts)} {verb}: {amount(*total, '+')}{since}"
+    return f"{', '.join(texts)} {verb}: {amount(cost, tokens, '+')}{since}"
 
 
 def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
@@ -5156,12 +5032,12 @@ def import_facts(result: ImportResult) -> Iterator[tuple[str, str]]:
         if period.name != "this week":
             text = amount(period.cost, period.tokens)
             if pace := change(period.cost, period.cost_before_so_far):
-                before = {"today": "yesterday"}.get(period.name, "last month")
+                before = "yesterday" if period.name == "today" else "last month"
                 text += f", {pace} on {money(period.cost_before_so_far)} by this time {before}"
             if period.projected_cost:
                 text += f", {money(period.projected_cost)} expected"
             yield period.name.capitalize(), text
-    yield from (*budget_facts(stats), *block_facts(stats)) if stats else ()
+    yield from standing(stats) if stats else ()
     if result.lowered and not result.allow_shrink:
         smaller = f"{'would be ' if result.dry_run else ''}smaller"
         yield "Corrected", f"{counted(len(result.lowered), 'row')} {smaller}, as ccusage now counts"
@@ -5183,40 +5059,50 @@ def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[
     would = "would be " if result.dry_run else ""
     if verbose or result.dry_run:
         header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
-        rows = [
-            (re.sub("^ccusage_(usage_)?", "", name).replace("_", " "), *map("{:,}".format, count))
-            for name, count in result.tables.items()
-        ]
+        tables = {re.sub("^ccusage_(usage_)?", "", n): c for n, c in result.tables.items()}
+        rows = [(n.replace("_", " "), *map("{:,}".format, c)) for n, c in tables.items()]
+        yield Section(header, rows)
         names = "names hashed" if result.hashed else "names stored as they are"
         where = f"{result.identity.machine_name}, days in {result.identity.timezone}"
-        total = f"{amount(result.total_cost, result.total_tokens)} of this machine"
         machine = f"{where}, ccusage {result.ccusage_version}, {names}"
-        yield Section(header, rows)
+        total = f"{amount(result.total_cost, result.total_tokens)} of this machine"
         yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
     if result.repriced:
-        title = f"{would}repriced".capitalize()
-        prices = [
-            (f"{month} {model}", money(old), money(new))
-            for month, model, old, new in result.repriced
-        ]
-        yield Section((title, "from", "to"), prices)
+        rows = [(f"{month} {model}", money(a), money(b)) for month, model, a, b in result.repriced]
+        yield Section((f"{would}repriced".capitalize(), "from", "to"), rows)
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
-        lowered = [
-            (f"{feed} {row}", f"{old:,}", f"{new:,}") for feed, row, old, new in result.lowered
-        ]
-        yield Section((title, "from tokens", "to tokens"), lowered)
+        rows = [(f"{feed} {row}", f"{a:,}", f"{b:,}") for feed, row, a, b in result.lowered]
+        yield Section((title, "from tokens", "to tokens"), rows)
 
 
 class Report(NamedTuple):
-    """An answer: its value for JSON, columns and rows for CSV, sections for people."""
+    """An answer: its value for JSON, columns and rows for CSV, sections for people.
+
+    A terminal shows the `names` instead of their hashes.
+    """
 
     value: Any
     sections: Sequence[Section]
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
     width: int = 80  # where no terminal says; at most 120
+    names: Mapping[str, str] = {}
+
+
+def figures_report(value: Any, sections: Iterable[Section]) -> Report:
+    """Figures, each of which has a line of its own in CSV."""
+    value = plain(value)
+    return Report(value, list(sections), ("figure", "value"), flatten(value))
+
+
+def table_report(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], sections: Sequence[Section]
+) -> Report:
+    """Rows, each of which is an object in JSON."""
+    value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
+    return Report(value, sections, columns, rows, WIDE)
 
 
 def copy_report(result: CopyResult) -> Report:
@@ -5229,12 +5115,8 @@ def copy_report(result: CopyResult) -> Report:
     would = "would come" if result.dry_run else "came"
     text = f"{counted(result.rows, 'row')} and {counted(result.runs, 'run')} {would}"
     facts = [(("Dry run" if result.dry_run else "Copied"), f"{text} from {result.source}")]
-    sections = [Section(header, lines), Section(rows=facts)] if lines else [Section(rows=facts)]
+    sections = [Section(header, lines)] * bool(lines) + [Section(rows=facts)]
     return Report(plain(result), sections, CopiedMonth._fields, result.months, WIDE)
-
-
-def figures_report(value: Any, sections: Iterable[Section]) -> Report:
-    return Report(plain(value), list(sections), ("figure", "value"), flatten(plain(value)))
 
 
 def plain(value: Any) -> Any:
@@ -5274,23 +5156,19 @@ def render_csv(report: Report) -> str:
 def render_markdown(report: Report) -> str:
     lines: list[str] = []
     for section in report.sections:
-        lines += markdown_lines(section)
+        rows = [
+            [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
+            for row in section.rows
+        ]
+        if section.header:
+            numeric = [bool(rows) and is_number(column[1:]) for column in columns_of(section)]
+            ruler = ["---:" if number else "---" for number in numeric]
+            lines += [f"| {' | '.join(row)} |" for row in (section.header, ruler, *rows)]
+        else:
+            lines += [f"- **{label}:** {text}" for label, text in rows]
+            lines += ["```", *section.drawing(80), "```"] if section.drawing else []
         lines += [""] if section.rows or section.header or section.drawing else []
     return "\n".join(lines)
-
-
-def markdown_lines(section: Section) -> list[str]:
-    cells = [
-        [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
-        for row in section.rows
-    ]
-    if section.header:
-        columns = zip(*section.rows, strict=True)
-        ruler = ["---:" if is_number(column) else "---" for column in columns]
-        cells[:0] = [list(section.header), ruler or ["---"] * len(section.header)]
-        return [f"| {' | '.join(row)} |" for row in cells]
-    drawing = ["```", *section.drawing(80), "```"] if section.drawing else []
-    return [f"- **{label}:** {text}" for label, text in cells] + drawing
 
 
 def is_number(column: Iterable[str]) -> bool:
@@ -5313,91 +5191,92 @@ def render_table(report: Report, width: int, *, colour: bool) -> str:
     from rich.console import Console
     from rich.text import Text
 
-    width = min(width, WIDE)
+    width = max(min(width, WIDE), 1)
     file = io.StringIO()
     console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
-    shown = [part for part in report.sections if part.header or part.rows or part.drawing]
-    for section in shown:
-        common = common_widths(part for part in shown if part.header[1:] == section.header[1:])
+    sections = [shown(section, width, report.names) for section in report.sections]
+    for section in sections:
         for number, line in enumerate(section.title):
-            console.print(Text(printable(line), "" if number else "bold"), width=max(width, 1))
+            console.print(Text(line, "" if number else "bold"), width=width)
         if section.title:
             console.print()
-        for part in fitting(section, width):
-            console.print(draw(part, width, common))
+        for part, widths in fitting(section, sections, width):
+            console.print(grid(part, widths), "")
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
-def common_widths(sections: Iterable[Section]) -> dict[str, int]:
-    """By header, the widest text of sections with bars: they get one scale."""
-    from rich.cells import cell_len
+def shown(section: Section, width: int, names: Mapping[str, str]) -> Section:
+    """A section as a terminal may have it: with names, and a drawing as rows of one column."""
 
-    widths: dict[str, int] = defaultdict(int)
-    for section in sections:
-        columns = zip(section.header, *section.rows, strict=True) if section.shares else ()
-        for number, column in enumerate(columns):
-            name = section.header[number] if number else ""
-            widths[name] = max(widths[name], *map(cell_len, column))
-    return widths
+    def text(cell: str) -> str:
+        return printable(HASH.sub(lambda match: names.get(match[0], match[0]), cell))
 
-
-def fitting(section: Section, width: int) -> Iterator[Section]:
-    """The section, or where its table is too wide, each row as a record of its own."""
-    if not section.header or section.shares or fold(section, width) is not None:
-        yield section
-        return
-    for row in section.rows:
-        yield Section(rows=[pair for pair in zip(section.header, row, strict=True) if pair[1]])
+    if section.drawing:
+        section = Section(rows=[[line] for line in section.drawing(width)], title=section.title)
+    rows = [[text(cell) for cell in row] for row in section.rows]
+    return section._replace(rows=rows, title=[text(line) for line in section.title])
 
 
-def draw(section: Section, width: int, common: Mapping[str, int]) -> Grid:
-    """A section and an empty line. It is wider than `width` rather than cut a number."""
+def fitting(
+    section: Section, sections: Iterable[Section], width: int
+) -> Iterator[tuple[Section, list[int]]]:
+    """The section and its columns' widths; of a table that is too wide, each row as a record."""
+    widths = fold(section, width)
+    if section.shares:
+        yield with_bars(section, sections, width)
+    elif section.header and sum(widths) + 2 * len(widths) - 2 > width:
+        for row in section.rows:
+            pairs = [pair for pair in zip(section.header, row, strict=True) if pair[1]]
+            yield Section(rows=pairs), fold(Section(rows=pairs), width)
+    elif widths:
+        yield section, widths
+
+
+def columns_of(section: Section) -> list[tuple[str, ...]]:
+    """The columns of a section, each with its header, which may be empty."""
+    header = section.header or [""] * len(next(iter(section.rows), ()))
+    return list(zip(header, *section.rows, strict=True))
+
+
+def grid(section: Section, widths: Sequence[int]) -> Grid:
+    """A section as rich prints it; what is wider than its column is folded."""
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    if section.drawing:
-        text = Text("\n".join(map(printable, section.drawing(width))))
-        text.highlight_regex(f"[{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
-        grid.add_row(text)
-    elif section.shares:
-        fill(grid, *with_bars(section, width, common))
-    else:
-        fill(grid, section, fold(section, width) or [])
-    grid.add_row()
-    return grid
-
-
-def fill(grid: Grid, section: Section, widths: Sequence[int]) -> None:
-    """Put a section's columns and rows into a grid."""
-    from rich.text import Text
-
     grid.show_header, grid.header_style = bool(section.header), "bold"
-    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
-    for index, ((name, *cells), wide) in enumerate(zip(columns, widths, strict=True)):
+    for index, ((name, *cells), wide) in enumerate(zip(columns_of(section), widths, strict=True)):
         justify: Any = "right" if index and is_number(cells) else "left"
         grid.add_column(name, justify=justify, width=wide, overflow="fold")
     for number, row in enumerate(section.rows, 1):
-        styles = ("green" if cell[:1] == "━" else STATUS.get(cell, "") for cell in row)
-        texts = [Text(printable(cell), style) for cell, style in zip(row, styles, strict=True)]
-        if not section.header:
+        texts = [Text(cell, STATUS.get(cell, "")) for cell in row]
+        for text in texts:
+            text.highlight_regex(f"[━{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
+        if len(row) > 1 and not section.header:
             texts[0].style = "bold"
         grid.add_row(*texts, style="bold" if section.total and number == len(section.rows) else "")
+    return grid
 
 
-def with_bars(section: Section, width: int, common: Mapping[str, int]) -> tuple[Section, list[int]]:
-    """A section with its shares as a column of bars, and the widths of its columns."""
-    names, *columns = section.header
-    numbers = [common[name] for name in columns]
+def with_bars(
+    section: Section, sections: Iterable[Section], width: int
+) -> tuple[Section, list[int]]:
+    """A section with its shares as a column of bars, on one scale with the sections like it."""
+    from rich.cells import cell_len
+
+    alike = [other for other in sections if other.header[1:] == section.header[1:]]
+    rows = [row for other in alike for row in (other.header, *other.rows)]
+    longest, *numbers = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
     room = width - sum(2 + wide for wide in numbers) - 2
-    wide = max(min(common[""], room - max((width - 20) // 4, 10)), 12)
+    wide = max(min(longest, room - max((width - 20) // 4, 10)), 12)
     bar = min(room - wide, 40) if width >= 50 else 0
     bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
     short = shorten([row[0] for row in section.rows], wide)
-    rows = [
+    drawn = [
         (name, line, *row[1:]) for name, line, row in zip(short, bars, section.rows, strict=True)
     ]
-    return section._replace(header=(names, "", *columns), rows=rows), [wide, bar, *numbers]
+    header = (section.header[0], "", *section.header[1:])
+    return section._replace(header=header, rows=drawn), [wide, bar, *numbers]
 
 
 def shorten(names: Sequence[str], width: int) -> list[str]:
@@ -5407,249 +5286,75 @@ def shorten(names: Sequence[str], width: int) -> list[str]:
     def cut(name: str, head: int) -> str:
         if cell_len(name) <= width:
             return name
-        tail = name[::-1]
-        return f"{set_cell_size(name, head)}…{set_cell_size(tail, width - 1 - head)[::-1]}"
+        tail = set_cell_size(name[::-1], width - 1 - head)[::-1]
+        return f"{set_cell_size(name, head)}…{tail}"
 
-    distinct = len(set(names))
     heads = sorted(range(width), key=lambda head: abs(head - width // 2))
-    cuts = ([cut(name, head) for name in names] for head in heads)
-    middle = [cut(name, width // 2) for name in names]
-    return next((some for some in cuts if len(set(some)) == distinct), middle)
+    cuts = [[cut(name, head) for name in names] for head in heads]
+    return max(cuts, key=lambda some: len(set(some)))
 
 
-def fold(section: Section, width: int) -> list[int] | None:
-    """How wide each column is: headers are folded, then texts. None: the table cannot fit."""
+def fold(section: Section, width: int) -> list[int]:
+    """How wide each column is; where it must be, headers are folded, and then the longest text."""
     from rich.cells import cell_len
 
-    columns = list(zip(section.header or ("", ""), *section.rows, strict=True))
-    widths = [max(map(cell_len, column)) for column in columns]
-    excess = sum(widths) + 2 * len(widths) - 2 - width
-    texts = [index == 0 or not is_number(column[1:]) for index, column in enumerate(columns)]
-    for longest in (width, 20):  # of a text
-        for index in sorted(range(len(widths)), key=lambda at: -widths[at]):
-            header, *cells = columns[index]
-            least = max(map(cell_len, cells), default=0)
-            least = min(least, longest) if texts[index] else least
-            # A header alone in its line is a title, which stays whole.
-            words = header.split() if any(section.header[1:]) else [header]
-            cut = max(min(excess, widths[index] - max([least, *map(cell_len, words)])), 0)
-            widths[index] -= cut
-            excess -= cut
-    return None if excess > 0 and section.header else widths
+    columns = columns_of(section)
+    widths, room = [max(map(cell_len, column)) for column in columns], width - 2 * len(columns) + 2
+    # A header alone in its line is a title, which stays whole.
+    if sum(widths) > room and any(section.header[1:]):
+        widths = [max(map(cell_len, (*name.split(), *cells, ""))) for name, *cells in columns]
+    if excess := max(sum(widths) - room, 0):
+        texts = [at for at, column in enumerate(columns) if not at or not is_number(column[1:])]
+        longest = max(texts, key=widths.__getitem__)
+        widths[longest] = max(widths[longest] - excess, min(widths[longest], 20))
+    return widths
 
 
 HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
 
 
 def with_names(report: Report, names: Mapping[str, str]) -> Report:
-    """The report for a terminal with names instead of their hashes."""
+    """The report for a terminal, which shows names without what all projects have in common."""
     projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
     first, last = min(projects, default=""), max(projects, default="")
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    prefix = re.sub("[^-]*$", "", "".join(pair[0] for pair in same)) if first != last else ""
+    same = re.match(r"(.*-|).*\n\1", f"{first}\n{last}")
+    prefix = same[1] if same and first != last else ""
     cells = (cell for section in report.sections for row in section.rows for cell in row)
-    used = {name for cell in cells for name in HASH.findall(cell)} & names.keys()
+    used = sorted({name for cell in cells for name in HASH.findall(cell)} & names.keys())
     short = shorten([names[name].removeprefix(prefix) or names[name] for name in used], 40)
-    shown = dict(zip(used, short, strict=True))
-
-    def named(text: str) -> str:
-        return HASH.sub(lambda match: shown.get(match[0], match[0]), text)
-
-    def drawn(draw: Callable[[int], Sequence[str]], width: int) -> list[str]:
-        return [named(line) for line in draw(width)]
-
-    sections = [
-        section._replace(
-            rows=[[named(cell) for cell in row] for row in section.rows],
-            drawing=section.drawing and partial(drawn, section.drawing),
-        )
-        for section in report.sections
-    ]
-    return report._replace(sections=sections)
+    return report._replace(names=dict(zip(used, short, strict=True)))
 
 
-RENDERERS: dict[str, Callable[[Report], str]] = {
-    "json": lambda report: json.dumps(report.value, indent=2) + "\n",
-    "csv": render_csv,
-    "markdown": render_markdown,
-}
-
-# The HTML report: its figures, and the one file that holds them, plotly's script and ours.
+# The HTML report: one file that holds its figures, plotly's script and ours.
 TEMPLATE = HERE / "report_template.html"
 PAGE = Path("ccusage-report.html")
-COSTLIEST = 100  # sessions of each machine and agent
-Details = Mapping[str, Rows]  # what the queries report-… of queries.sql answer, by name
 
 
-class Series(NamedTuple):
-    """The days of an agent on a machine, or those of one of its models or projects there.
+def page_figures(stats: Statistics, details: Mapping[str, Rows]) -> dict[str, Any]:
+    """All that the page shows: figures of what can be chosen in it, and rows that it adds up."""
+    scope, wanted = stats.scope, ("days", "models", "projects", "hours", "sessions")
+    days, imports = defaultdict[Any, list[Any]](list), defaultdict[Any, list[Any]](list)
+    for machine, agent, *day in details["choices"]:
+        days[machine, agent].append(day)
+    for machine, *day in details["imports"]:
+        imports[machine].append(day)
+    machines, agents = (sorted({names[at] for names in days}) for at in (0, 1))
 
-    Years of many machines have to fit into a file. So `of` tells which they are by their places in
-    the page's lists of names, and `runs` tells the days: how many days after 1970-01-01 (or after
-    the day behind the run before) a run of days begins, and how long it is, in turn.
-    """
+    def choice(machine: str, agent: str) -> dict[str, Any]:
+        chosen = summarise({"days": days[machine, agent], "imports": imports[machine]}, scope)
+        calendar = [day.level for day in chosen.heatmap]
+        return {**chosen._asdict(), "heatmap": calendar}
 
-    of: list[int]
-    runs: list[int]
-    tokens: list[int]
-    micros: list[int]  # of a dollar
-
-
-class Choice(NamedTuple):
-    """What the page's tiles and its calendar show of one machine and agent, or of all."""
-
-    cost: float
-    tokens: int
-    active_days: int
-    cache_share: float | None
-    saved: float
-    streak: int
-    longest_streak: int
-    periods: list[Period]
-    calendar: str  # for each day of the heatmap its level, or - where that is null
-
-
-def read_details(importer: ClickHouseImporter, scope: Scope) -> Details:
-    """The answers of the queries report-…, within the scope."""
-    values = {
-        "machine": scope.machine,
-        "agents": ",".join(scope.agents),
-        "since": scope.since.isoformat(),
-        "year": scope.year.isoformat(),
-        "timezone": scope.zone,
-        "limit": str(COSTLIEST),
-    }
-    text = QUERIES.read_text(encoding="utf-8")
-    queries = [query for name, query in read_queries(text).items() if name.startswith("report-")]
-    if importer.empty:
-        return {query.name: () for query in queries}
-    return {
-        query.name: importer.query(query.sql, **{name: values[name] for name in query.parameters})
-        for query in queries
-    }
-
-
-def page_names(details: Details) -> dict[str, dict[str, int]]:
-    """Names and their places. Models and projects stand in the order of their first days."""
-    owners = [row[:2] for name, rows in details.items() if name != "report-imports" for row in rows]
-    first: dict[str, dict[str, date]] = {"models": {}, "projects": {}}
-    for kind, found in first.items():
-        for _, _, name, day, *_ in details[f"report-{kind}"]:
-            found[name] = min(day, found.get(name, day))
-    lists = {
-        "machines": sorted({machine for machine, _ in owners}),
-        "agents": sorted({agent for _, agent in owners}),
-        **{kind: sorted(found, key=lambda n: (found[n], n)) for kind, found in first.items()},
-    }
-    return {
-        kind: {name: place for place, name in enumerate(names)} for kind, names in lists.items()
-    }
-
-
-def series(rows: Rows, *places: Mapping[str, int]) -> Iterator[Series]:
-    """Rows of names, date, tokens and cost, which are sorted by the names and then by the date."""
-    width = len(places)
-    for names, group in groupby(rows, key=lambda row: row[:width]):
-        days, tokens, costs = zip(*(row[width : width + 3] for row in group), strict=True)
-        of = [place[name] for place, name in zip(places, names, strict=True)]
-        micros = [round(1e6 * cost) for cost in costs]
-        yield Series(of, list(day_runs(days)), list(tokens), micros)
-
-
-def day_runs(days: Iterable[date]) -> Iterator[int]:
-    end = EPOCH.toordinal()
-    numbers = enumerate(day.toordinal() for day in days)
-    # In a row, the day's number grows as its place does.
-    for _, group in groupby(numbers, key=lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in group]
-        yield from (run[0] - end, len(run))
-        end = run[-1] + 1
-
-
-def choices(
-    details: Details, machines: Iterable[str], agents: Iterable[str], scope: Scope
-) -> list[list[Choice]]:
-    """What is to be shown by machine and agent; the first of each, '', stands for all."""
-    days, models = (
-        {owner: list(rows) for owner, rows in groupby(details[name], key=lambda row: row[:2])}
-        for name in ("report-days", "report-models")
-    )
-    saved = {owner: math.fsum(row[6] for row in rows) for owner, rows in models.items()}
-
-    def choose(machine: str, agent: str) -> Choice:
-        owners = [owner for owner in days if machine in ("", owner[0]) and agent in ("", owner[1])]
-        imported: dict[date, int] = {}
-        for name, day, kept in details["report-imports"]:
-            if machine in ("", name):
-                imported[day] = max(kept, imported.get(day, 0))
-        rows = [row for owner in owners for row in days[owner]]
-        return choice(rows, imported, math.fsum(saved.get(owner, 0) for owner in owners), scope)
-
-    return [[choose(machine, agent) for agent in ("", *agents)] for machine in ("", *machines)]
-
-
-def choice(rows: Rows, imported: Mapping[date, int], saved: float, scope: Scope) -> Choice:
-    """What is to be shown of these rows of report-days."""
-    usages: dict[date, list[Usage]] = defaultdict(list)
-    for _, _, day, tokens, cost, *_ in rows:
-        usages[day].append(Usage(cost, tokens))
-    days = {day: Usage.of(found) for day, found in usages.items()}
-    inside = {day: usage for day, usage in days.items() if day >= scope.since}
-    prompt, cached = (sum(row[at] for row in rows if row[2] in inside) for at in (5, 6))
-    past = sorted(day for day, usage in inside.items() if usage.tokens and day <= scope.today)
-    levels = (day.level for day in heatmap(days, imported, scope))
-    return Choice(
-        *Usage.of(inside.values()),
-        sum(usage.tokens > 0 for usage in inside.values()),
-        cached / prompt if prompt else None,
-        saved,
-        *streaks(past, scope.today),
-        list(periods(days, {}, scope.now.astimezone(ZoneInfo(scope.zone)))),
-        "".join("-" if level is None else str(level) for level in levels),
-    )
-
-
-def page_figures(stats: Statistics, details: Details) -> dict[str, Any]:
-    """All that the page shows, in the form that its script reads."""
-    scope, zone = stats.scope, ZoneInfo(stats.scope.zone)
-    names = page_names(details)
-    machines, agents = names["machines"], names["agents"]
-    labels = {row[2]: row[6] for row in details["report-projects"]}
-    inside = [row for row in details["report-days"] if row[2] >= scope.since]
-    held = sum((Counter(run.held) for run in stats.runs), Counter[str]())
-
-    def local(moment: datetime | None) -> str | None:
-        return f"{moment.replace(tzinfo=UTC).astimezone(zone):%Y-%m-%d %H:%M}" if moment else None
-
-    figures: dict[str, Any] = {
-        "scope": scope,
-        "written": local(scope.now),
+    figures = {
+        **stats._asdict(),
         "today": scope.today,
-        "first_day": stats.first_day,
-        "last_day": stats.last_day,
-        "names": {
-            **{kind: list(places) for kind, places in names.items()},
-            "projects": [labels[key] for key in names["projects"]],
-        },
-        "choices": choices(details, machines, agents, scope),
-        "blocks": stats.blocks,
-        "notes": [text for _, text in notes(stats, held)],
-        "runs": stats.runs,
+        "written": f"{scope.now.astimezone(ZoneInfo(scope.zone)):{TIME}}",
+        "notes": [text for _, text in notes(stats)],
+        "machines": machines,  # here and below, the first stands for all
+        "agents": agents,
+        "choices": [[choice(machine, agent) for agent in agents] for machine in machines],
     }
-    return {
-        **plain(figures),
-        "days": list(series(inside, machines, agents)),
-        "models": list(series(details["report-models"], machines, agents, names["models"])),
-        "projects": list(series(details["report-projects"], machines, agents, names["projects"])),
-        "hours": [
-            (machines[machine], agents[agent], *cell)
-            for machine, agent, *cell in details["report-hours"]
-        ],
-        "sessions": [
-            (machines[machine], agents[agent], project, session, local(active), *usage)
-            for machine, agent, project, session, active, *usage in details["report-sessions"]
-        ],
-    }
+    return {**plain(figures), **{name: details[name] for name in wanted}}
 
 
 def plotly_script() -> str:
@@ -5676,23 +5381,27 @@ def render_page(report: Report) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], template)
 
 
-RENDERERS["html"] = render_page
+RENDERERS: dict[str, Callable[[Report], str]] = {
+    "json": lambda report: json.dumps(report.value, indent=2) + "\n",
+    "csv": render_csv,
+    "markdown": render_markdown,
+    "html": render_page,
+}
 
 # --- queries --------------------------------------------------------------------------
 
 QUERIES = HERE / "queries.sql"
-FIGURE = "statistics-"  # begins the names of the queries that --stats is made of
-INTEGRITY = "integrity-"  # those that --check asks
-PARTS = (FIGURE, INTEGRITY, "report-")  # and those that the HTML report is made of
+# How the names of those queries begin that --stats, --check and the HTML report are made of.
+STATISTICS, INTEGRITY, REPORT = PARTS = ("statistics-", "integrity-", "report-")
+DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
 QUERY = re.compile(
-    r"-- name: ([a-z0-9-]+)\n"
+    r"^-- name: ([a-z0-9-]+)\n"
     r"-- (.+)\n"
     r"((?:--.*\n)*)"
-    r"((?:SET .+\n)*)"
-    r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n"
-    r"(?:(?:--.*)?\n)*"
+    rf"((?:{DEFAULT.pattern})*)"
+    r"((?:SELECT|WITH)\b(?:(?!;\n)[\s\S])*);\n",
+    re.MULTILINE,
 )
-DEFAULT = re.compile(r"SET param_(\w+) = (?:'([^']*)'|([\d.]+));\n")
 
 
 class Query(NamedTuple):
@@ -5706,22 +5415,14 @@ class Query(NamedTuple):
     remarks: str = ""
 
 
-def read_queries(text: str) -> dict[str, Query]:
-    """Parse a text that is written like queries.sql into its queries, by name."""
+def read_queries(text: str | None = None) -> dict[str, Query]:
+    """The queries of queries.sql, or of a text that is written like it, by name."""
+    text = QUERIES.read_text(encoding="utf-8") if text is None else text
+    _, *parts = re.split(r"^-- (.+?) --+\n", text, flags=re.MULTILINE)
     queries: dict[str, Query] = {}
-    chunks, heading = re.split(r"^(?=-- name:)", text, flags=re.MULTILINE), ""
-    for before, chunk in pairwise(chunks):
-        heading = (re.findall(r"^-- (.+?) --+$", before, re.MULTILINE) or [heading])[-1]
-        line = chunk.partition("\n")[0]
-        match = QUERY.fullmatch(chunk)
-        if match is None:
-            raise ConfigError(f"queries: '{line}' is not followed by a question and one statement")
-        name, question, remarks, settings, sql = match.groups()
-        if name in queries:
-            raise ConfigError(f"queries: '{line}' occurs twice")
-        if DEFAULT.sub("", settings):
-            raise ConfigError(f"queries: a SET line of '{line}' is no default of a parameter")
-        queries[name] = Query(name, question, defaults_of(settings), sql, heading, remarks)
+    for heading, part in zip(parts[::2], parts[1::2], strict=True):
+        for name, question, remarks, settings, *_, sql in QUERY.findall(part):
+            queries[name] = Query(name, question, defaults_of(settings), sql, heading, remarks)
     return queries
 
 
@@ -5729,47 +5430,27 @@ def defaults_of(text: str) -> dict[str, str | None]:
     return {key: quoted or bare for key, quoted, bare in DEFAULT.findall(text)}
 
 
-def questions() -> dict[str, Query]:
-    """The queries that people ask: not those that statistics and checks are made of."""
-    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
-    return {name: query for name, query in queries.items() if not name.startswith(PARTS)}
+def questions() -> list[Query]:
+    """The queries that people ask, and no others are made of."""
+    return [query for name, query in read_queries().items() if not name.startswith(PARTS)]
 
 
 def find_query(name: str) -> Query:
-    queries = read_queries(QUERIES.read_text(encoding="utf-8"))
-    if name in queries:
-        return queries[name]
     from difflib import get_close_matches
 
-    words = set(re.split("[-_ ]", name.lower()))
-    near = get_close_matches(name, questions(), 5, 0.5)
-    near += [other for other in questions() if words & set(other.split("-")) and other not in near]
-    hint = f"the nearest are {', '.join(near[:5])}; " if near else ""
-    raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
-
-
-# What SQL is made of, as far as one must know to find its end. Nothing is read twice, however
-# long the text is, and what is left open goes on to the end.
-SQL_WORDS = re.compile(
-    r"(?P<blank>(?:\s|--.*|/\*(?:[^*]|\*(?!/))*(?:\*/)?)+)"
-    r"|(?P<end>;)"
-    r"|'(?:[^'\\]|\\[\s\S])*(?:'|\Z)|\"(?:[^\"\\]|\\[\s\S])*(?:\"|\Z)|`(?:[^`\\]|\\[\s\S])*(?:`|\Z)"
-    r"|[^\s;'\"`/-]+|[\s\S]"
-)
+    queries = read_queries()
+    if name not in queries:
+        near = get_close_matches(name, [query.name for query in questions()], 5, 0.5)
+        hint = f"the nearest are {', '.join(near)}; " if near else ""
+        raise ConfigError(f"--query: no query is named {name!r}; {hint}--list-queries lists all")
+    return queries[name]
 
 
 def written_query(text: str) -> Query:
     """SQL from stdin; defaults of its parameters as in queries.sql."""
-    sql = DEFAULT.sub("", text).strip()
-    end = length = 0  # of what is neither blank nor a semicolon; and with the blank after it
-    for word in SQL_WORDS.finditer(sql):
-        if word.lastgroup is None:
-            end = length = word.end()
-        elif word.lastgroup == "blank" and length == word.start():
-            length = word.end()
-    if not end:
+    sql = DEFAULT.sub("", text)
+    if not re.sub(r"--.*|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
-    sql = sql[:length]
     names = re.findall(r"\{(\w+):", sql)
     return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
 
@@ -5820,6 +5501,7 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
 
 
 # ClickHouse's codes that tell of the server or its tables; all others tell of the SQL.
+NO_DATA_TO_INSERT = 108
 TROUBLE = {0, 49, 60, 81, 159, 193, 194, 202, 209, 210, 241, 243, 516, 1001, 1002}
 
 
@@ -5827,138 +5509,32 @@ def answer_query(
     importer: ClickHouseImporter, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
-    client, settings, stored = importer.client, importer.settings, not importer.empty
+    client, settings = importer.client, importer.settings
     try:
         with store_errors(settings):
-            if query.name == "-":
-                check_written(client, query.sql)
-            columns, rows = read_only(client, settings, query.sql, values or None)
+            sql = one_statement(client, query.sql) if query.name == "-" else query.sql
+            columns, rows = read_only(client, settings, sql, values or None)
     except StoreError as error:
-        if error.code in TROUBLE - ({UNKNOWN_TABLE} if stored else set()):
+        if error.code in TROUBLE and (error.code != UNKNOWN_TABLE or importer.empty):
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
-        problem = "--query only reads" if error.code == READONLY else " ".join(said.split())
+        writes = error.code in (READONLY, NO_DATA_TO_INSERT)  # the data are cut off
+        problem = "--query only reads" if writes else " ".join(said.split())
         raise ConfigError(f"--query {query.name}: {problem}") from error
-    value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
-    return Report(value, [answer_section(query, values, columns, rows, scope)], columns, rows, WIDE)
+    return table_report(columns, rows, [answer_section(query, values, columns, rows, scope)])
 
 
-def answer_section(
-    query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
-) -> Section:
-    """The answer for people: what was asked, and each column in one form."""
-    columns = list(zip(*rows, strict=True))
-    units = [unit_of(name, query.name) for name in names]
-    zone = ZoneInfo(scope.zone)
-    texts = [
-        column_texts(name, column, unit, zone)
-        for name, column, unit in zip(names, columns, units, strict=False)
-    ]
-    about = days_of(query, values, scope.today)
-    about += [f"{name}: {value or 'all'}" for name, value in values.items()]
-    if any(isinstance(cell, datetime) for row in rows for cell in row):
-        about.append(f"times in {scope.zone}")
-    title = [text for text in (query.question, "; ".join(about)) if text]
-    drawing: Callable[[int], Sequence[str]] | None = None
-    if not rows:
-        drawing = lambda _: ["no rows"]  # noqa: E731
-    elif query.name.startswith("chart-"):
-        adds = "cost-by" in query.name or "tokens" in query.name
-        drawing = partial(series_charts, columns, units[1], adds)
-    header = [name.replace("_", " ") for name in names]
-    shown = [list(row) for row in zip(*texts, strict=True)]
-    total = total_texts(names, columns, units) if len(rows) > 1 else []
-    shown += [total] if total else []
-    return Section(header, shown, drawing=drawing, title=title, total=bool(total))
+def one_statement(client: Client, sql: str) -> str:
+    """A statement without comments and semicolon; the server refuses several of them.
 
-
-def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
-    """The days that an answer is about, where a parameter says how many."""
-    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
-    number = int(values[told[1]]) if told else 0
-    if not told or not number:
-        return []
-    month = max(12 * today.year + today.month - number, 12)
-    first = {
-        "days": today - timedelta(number - 1),
-        "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
-        "months": date(month // 12, month % 12 + 1, 1),
-    }
-    return [f"{first[told[1]]} – {today}"]
-
-
-# The names of columns tell what is in them.
-PERCENT = re.compile("percent")
-DOLLARS = re.compile(
-    "cost|spent|affordable|forecast|before_average|average_before|burn_rate|projection|over_limit"
-    "|^(left|saved|price|this_month|last_month)$"
-)
-ADDS_UP = re.compile(
-    "(total|read|written|recent)_(tokens|cost)|cost_usd|api_cost|cost_without_cache|saved|sessions"
-    "|(cost|sessions)_percent|percent_of_all_tokens|tokens_without_price|input_tokens_lost"
-    "|day_rows|row_count|rows_.*|held|failures"
-)
-
-
-def unit_of(column: str, query: str) -> str:
-    """Dollars, percent, or nothing."""
-    name = query if column == "value" else column  # of a chart
-    if PERCENT.search(name) or name == "chart-cache-hits":
-        return "%"
-    return "$" if DOLLARS.search(name) else ""
-
-
-def column_texts(name: str, cells: Sequence[Any], unit: str, zone: tzinfo) -> list[str]:
-    """The cells of a column, all in one form; times in a zone."""
-    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0)
-    digits = 1 if unit == "%" else 4 if 0 < largest < 0.1 else 2
-    sign = "+" if "change" in name else ""
-
-    def text(cell: Any) -> str:
-        if isinstance(cell, datetime):
-            return people(cell.astimezone(zone))
-        if name.startswith("is_") and cell is not None:
-            return "yes" if cell else "no"
-        if plain(cell) is None or type(cell) not in (int, float) or "year" in name:
-            return people(cell)
-        number = f"{abs(cell):,.{digits if isinstance(cell, float) else 0}f}"
-        before, after = ("", "%") if unit == "%" else (unit, "")
-        return f"{'-' if cell < 0 else sign}{before}{number}{after}"
-
-    return [text(cell) for cell in cells]
-
-
-def total_texts(names: Sequence[str], columns: Rows, units: Sequence[str]) -> list[str]:
-    """The last line of a table: the sums of the columns that add up."""
-    sums = [
-        column_texts(name, [sum(cell or 0 for cell in column)], unit, UTC)[0]
-        if ADDS_UP.fullmatch(name)
-        else ""
-        for name, column, unit in zip(names, columns, units, strict=True)
-    ]
-    return ["total", *sums[1:]] if any(sums) and not sums[0] else []
-
-
-def series_charts(columns: Rows, unit: str, adds: bool, width: int) -> list[str]:
-    """The columns time, value and series as charts on one scale, one below the other."""
-    values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
-    times, highest = sorted(set(columns[0])), max(columns[1])
-    (top,) = column_texts("value", [highest], unit, UTC)
-    lines = []
-    for series in dict.fromkeys(columns[2]):
-        numbers = [values.get((series, time), 0) for time in times]
-        (text,) = column_texts("value", [sum(numbers) if adds else numbers[-1]], unit, UTC)
-        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
-        lines += chart(numbers, list(map(str, times)), width, top, highest)
-    return lines
-
-
-def check_written(client: Client, sql: str) -> None:
-    """Refuse what the embedded engine would run: several statements, and writing to files."""
-    one = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql}).result_rows[0][0]
+    The embedded engine would run these, and write files.
+    """
+    asked = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql})
+    one = str(asked.result_rows[0][0])
     if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", one):
         raise ConfigError("--query only reads: for a file, use --output")
+    return one
 
 
 def read_only(
@@ -5978,33 +5554,120 @@ def read_only(
     return next(csv.reader(io.StringIO(names.decode())), []), []
 
 
-def people(value: Any) -> str:
-    """A value as people read it."""
-    if plain(value) is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(people, value))
-    if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M}"
-    many = isinstance(value, int) and abs(value) >= 10_000  # a year has no comma
-    return f"{value:,}" if many else str(value)
+def answer_section(
+    query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
+) -> Section:
+    """The answer for people: what was asked, and each column in one form."""
+    columns = list(zip(*rows, strict=True))
+    # The name of a chart tells what its values are.
+    kinds = [query.name if name == "value" else name for name in names]
+    about = days_of(query, values, scope.today)
+    about += [f"{name}: {value or 'all'}" for name, value in values.items()]
+    if any(isinstance(cell, datetime) for row in rows for cell in row):
+        about.append(f"times in {scope.zone}")
+    title = [text for text in (query.question, "; ".join(about)) if text]
+    header = [name.replace("_", " ") for name in names]
+    if not rows:
+        return Section(header, drawing=lambda _: ["no rows"], title=title)
+    texts = [
+        column_texts(kind, column, ZoneInfo(scope.zone))
+        for kind, column in zip(kinds, columns, strict=True)
+    ]
+    chart = query.name.startswith("chart-")
+    drawing = partial(series_charts, query.name, columns) if chart else None
+    total = total_texts(names, columns) if len(rows) > 1 else []
+    lines = [list(row) for row in zip(*texts, strict=True)] + [total] * bool(total)
+    return Section(header, lines, drawing=drawing, title=title, total=bool(total))
+
+
+def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
+    """The days that an answer is about, where a parameter says how many."""
+    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[told[1]]) if told else 0
+    if not told or not number:
+        return []
+    month = max(12 * today.year + today.month - number, 12)
+    first = {
+        "days": today - timedelta(number - 1),
+        "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
+        "months": date(month // 12, month % 12 + 1, 1),
+    }
+    return [f"{first[told[1]]} – {today}"]
+
+
+# The names of columns tell what is in them.
+DOLLARS = re.compile(
+    "cost|spent|affordable|forecast|before_average|average_before|burn_rate|projection|over_limit"
+    "|^(left|saved|price|this_month|last_month)$"
+)
+ADDS_UP = re.compile(
+    "(total|read|written|recent)_(tokens|cost)|cost_usd|api_cost|cost_without_cache|saved|sessions"
+    "|(cost|sessions)_percent|percent_of_all_tokens|tokens_without_price|input_tokens_lost"
+    "|day_rows|row_count|rows_.*|held|failures"
+)
+
+
+def column_texts(name: str, cells: Sequence[Any], zone: tzinfo = UTC) -> list[str]:
+    """The cells of a column, all in one form, as its name tells; times in a zone."""
+    percent = "percent" in name or name == "chart-cache-hits"
+    largest = max((abs(cell) for cell in cells if isinstance(cell, float)), default=0)
+    digits = 1 if percent else 4 if 0 < largest < 0.1 else 2
+    sign = "+" if "change" in name else ""
+
+    def text(cell: Any) -> str:
+        if plain(cell) is None:
+            return ""
+        if isinstance(cell, (list, tuple)):
+            return ", ".join(map(text, cell))
+        if isinstance(cell, datetime):
+            return f"{cell.astimezone(zone):{TIME}}"
+        if name.startswith("is_"):
+            return "yes" if cell else "no"
+        if type(cell) not in (int, float) or "year" in name:
+            return str(cell)
+        number = f"{abs(cell):,.{digits if isinstance(cell, float) else 0}f}"
+        number = f"{number}%" if percent else f"{'$' * bool(DOLLARS.search(name))}{number}"
+        return f"{'-' if cell < 0 else sign}{number}"
+
+    return [text(cell) for cell in cells]
+
+
+def total_texts(names: Sequence[str], columns: Rows) -> list[str]:
+    """The last line of a table: the sums of the columns that add up."""
+    sums = [""] * len(names)
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        if ADDS_UP.fullmatch(name):
+            (sums[place],) = column_texts(name, [sum(cell or 0 for cell in column)])
+    return ["total", *sums[1:]] if any(sums) and not sums[0] else []
+
+
+def series_charts(name: str, columns: Rows, width: int) -> list[str]:
+    """The columns time, value and series as charts on one scale, one below the other."""
+    values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
+    times, highest, lines = sorted(set(columns[0])), max(columns[1]), []
+    adds = "cost-by" in name or "tokens" in name
+    for series in dict.fromkeys(columns[2]):
+        numbers = [values.get((series, time), 0) for time in times]
+        last = sum(numbers) if adds else numbers[-1]
+        ((text,), (top,)) = (column_texts(name, [number]) for number in (last, highest))
+        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
+        lines += chart(numbers, list(map(str, times)), width, top, highest)
+    return lines
 
 
 def list_queries() -> Report:
     """The queries of queries.sql under its headings."""
-    names = ("name", "question", "parameters", "heading")
-    queries = [(*query[:3], query.heading) for query in questions().values()]
-    rows, above = [], ""
-    for name, question, parameters, heading in queries:
-        if heading != above:
-            rows += [("", ""), (f"{heading.split(': ')[0]}:", "")]
-            above = heading
-        values = ", ".join(f"{key}={value or repr('')}" for key, value in parameters.items())
-        rows.append((name, f"{question} [{values}]" if values else question))
-    value = [dict(zip(names, query, strict=True)) for query in queries]
-    return Report(value, [Section(("Name", "Question"), rows)], names, queries, WIDE)
+    lines: list[tuple[str, str]] = []
+    for heading, queries in groupby(questions(), key=lambda query: query.heading):
+        lines += [("", ""), (f"{heading.split(': ')[0]}:", "")]
+        for query in queries:
+            values = ", ".join(
+                f"{key}={value or repr('')}" for key, value in query.parameters.items()
+            )
+            lines.append((query.name, f"{query.question} [{values}]" if values else query.question))
+    rows = [(*query[:3], query.heading) for query in questions()]
+    sections = [Section(("Name", "Question"), lines)]
+    return table_report(("name", "question", "parameters", "heading"), rows, sections)
 
 
 # --- check ----------------------------------------------------------------------------
@@ -6180,7 +5843,7 @@ class Checkup:
 
     def check_integrity(self, importer: ClickHouseImporter) -> None:
         """What the queries integrity-… find: the first rows of each, and how many there are."""
-        queries = read_queries(QUERIES.read_text(encoding="utf-8"))
+        queries = read_queries()
         wrong = 0
         for name in (name for name in queries if name.startswith(INTEGRITY)):
             sql = f"SELECT *, count() OVER () FROM (\n{queries[name].sql}) {FIRST_FINDINGS}"  # noqa: S608 (ours)
@@ -6374,7 +6037,7 @@ def check_report(checks: Sequence[Check]) -> Report:
         remedy = [("", "", f"→ {check.remedy}")] if check.remedy else []
         rows[check.section] += [(check.name, check.status, check.detail), *remedy]
     sections = [Section(header=(name, "", ""), rows=found) for name, found in rows.items()]
-    return Report([check._asdict() for check in checks], sections, Check._fields, checks, WIDE)
+    return table_report(Check._fields, checks, sections)
 
 
 # --- command line ---------------------------------------------------------------------
@@ -6595,7 +6258,7 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     with reading(settings, args.machine) as (importer, now):
         scope = now._replace(days=args.days, agents=tuple(sorted(settings.agents)))
         stats = read_statistics(importer, scope)
-        details = read_details(importer, stats.scope) if page else {}
+        details = read_figures(importer, scope, REPORT) if page else {}
     if page:
         publish(Report(page_figures(stats, details), (), (), ()), args)
     elif not args.quiet or args.output:

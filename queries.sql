@@ -1546,8 +1546,56 @@ WHERE has(['', machine_name], {machine:String})
 GROUP BY date
 ORDER BY date ASC;
 
+-- name: statistics-months
+-- What did each of the last twelve months hold, from the first with usage on?
+-- since: the first day
+-- now: seconds since 1970, or 0 for the present time
+-- timezone: of the present month
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_now = 0;
+SET param_timezone = 'UTC';
+SET param_machine = '';
+SET param_agents = '';
+WITH
+    if({now:UInt64} = 0, now(), toDateTime({now:UInt64}, 'UTC')) AS present,
+    toStartOfMonth(toDate(present, {timezone:String})) AS this_month,
+    days AS (
+        SELECT
+            date,
+            sum(daily.total_cost) AS cost,
+            sum(daily.total_tokens) AS tokens
+        FROM ccusage_usage_daily AS daily FINAL
+        WHERE date >= greatest({since:Date32}, toDate32(addMonths(this_month, -11)))
+            AND date < toDate32(addMonths(this_month, 1))
+            AND has(['', machine_name], {machine:String})
+            AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+        GROUP BY date
+        HAVING tokens > 0
+    ),
+    months AS (
+        SELECT
+            toStartOfMonth(toDate(date)) AS first_day,
+            sum(cost) AS total_cost,
+            sum(tokens) AS total_tokens,
+            count() AS active_days
+        FROM days
+        GROUP BY first_day
+        ORDER BY first_day ASC WITH FILL
+            TO addMonths(this_month, 1)
+            STEP INTERVAL 1 MONTH
+    )
+SELECT
+    formatDateTime(first_day, '%Y-%m') AS month,
+    total_cost,
+    total_tokens,
+    active_days
+FROM months
+ORDER BY month ASC;
+
 -- name: statistics-machines
--- What did each agent on each machine use?
+-- What did each machine use?
 -- since: the first day
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
@@ -1555,7 +1603,27 @@ SET param_since = '1900-01-01';
 SET param_machine = '';
 SET param_agents = '';
 SELECT
-    machine_name,
+    machine_name AS name,
+    '' AS no_agent,
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens
+FROM ccusage_usage_daily AS daily FINAL
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY name
+ORDER BY total_cost DESC, total_tokens DESC, name ASC;
+
+-- name: statistics-agents
+-- What did each agent use?
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+SELECT
+    agent AS name,
     agent,
     sum(daily.total_cost) AS total_cost,
     sum(daily.total_tokens) AS total_tokens
@@ -1563,11 +1631,11 @@ FROM ccusage_usage_daily AS daily FINAL
 WHERE date >= {since:Date32}
     AND has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
-GROUP BY machine_name, agent
-ORDER BY machine_name ASC, agent ASC;
+GROUP BY agent
+ORDER BY total_cost DESC, total_tokens DESC, name ASC;
 
 -- name: statistics-models
--- What was used of each model, and how much of that has no price?
+-- What was used of each model?
 -- since: the first day
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
@@ -1575,18 +1643,17 @@ SET param_since = '1900-01-01';
 SET param_machine = '';
 SET param_agents = '';
 SELECT
-    model_name,
+    model_name AS name,
     agent,
     sum(breakdowns.cost) AS total_cost,
-    sum(breakdowns.total_tokens) AS total_tokens,
-    sumIf(breakdowns.total_tokens, breakdowns.cost = 0) AS tokens_without_price
+    sum(breakdowns.total_tokens) AS total_tokens
 FROM ccusage_model_breakdowns AS breakdowns FINAL
 WHERE record_type = 'daily'
     AND record_key >= toString({since:Date32})
     AND has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
-GROUP BY model_name, agent
-ORDER BY model_name ASC, agent ASC;
+GROUP BY name, agent
+ORDER BY total_cost DESC, total_tokens DESC, name ASC;
 
 -- name: statistics-projects
 -- What was used in each project, under the last of its names?
@@ -1597,7 +1664,7 @@ SET param_since = '1900-01-01';
 SET param_machine = '';
 SET param_agents = '';
 SELECT
-    argMax(project_id, updated_at) AS project,
+    argMax(project_id, updated_at) AS name,
     agent,
     sum(projects.total_cost) AS total_cost,
     sum(projects.total_tokens) AS total_tokens
@@ -1606,7 +1673,47 @@ WHERE date >= {since:Date32}
     AND has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 GROUP BY project_key, agent
-ORDER BY project_key ASC, agent ASC;
+ORDER BY total_cost DESC, total_tokens DESC, name ASC;
+
+-- name: statistics-unpriced
+-- How many tokens of which model have no price?
+-- Some agents tell the cost of a day, but not of its models.
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+WITH
+    paid AS (
+        SELECT agent
+        FROM ccusage_usage_daily AS daily FINAL
+        WHERE date >= {since:Date32}
+            AND has(['', machine_name], {machine:String})
+        GROUP BY agent
+        HAVING sum(daily.total_cost) > 0
+    ),
+    models AS (
+        SELECT
+            agent,
+            model_name,
+            sumIf(breakdowns.total_tokens, breakdowns.cost = 0) AS unpriced_tokens,
+            sum(sum(breakdowns.cost)) OVER (PARTITION BY agent) AS agent_cost
+        FROM ccusage_model_breakdowns AS breakdowns FINAL
+        WHERE record_type = 'daily'
+            AND record_key >= toString({since:Date32})
+            AND has(['', machine_name], {machine:String})
+            AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+        GROUP BY agent, model_name
+    )
+SELECT
+    model_name,
+    sum(unpriced_tokens) AS tokens
+FROM models
+WHERE agent_cost > 0 OR agent NOT IN (paid)
+GROUP BY model_name
+HAVING tokens > 0
+ORDER BY tokens DESC, model_name ASC;
 
 -- name: statistics-sessions
 -- How many sessions are there, and which cost most and lasted longest?
@@ -1641,15 +1748,21 @@ HAVING number > 0
 ORDER BY number ASC;
 
 -- name: statistics-blocks
--- Which blocks were running when they were last imported?
+-- Which blocks are running, at the rates of their last import?
+-- now: seconds since 1970, or 0 for the present time
+-- timezone: of the times
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
+SET param_now = 0;
+SET param_timezone = 'UTC';
 SET param_machine = '';
 SET param_agents = '';
+WITH if({now:UInt64} = 0, now(), toDateTime({now:UInt64}, 'UTC')) AS present
 SELECT
     machine_name,
-    start_time,
-    end_time,
+    toTimeZone(start_time, {timezone:String}) AS start,
+    toTimeZone(end_time, {timezone:String}) AS end,
+    intDiv(dateDiff('second', present, end_time), 60) AS minutes_left,
     total_tokens,
     cost_usd,
     burn_rate,
@@ -1657,6 +1770,8 @@ SELECT
 FROM ccusage_usage_blocks FINAL
 WHERE is_active
     AND NOT is_gap
+    AND start_time <= present
+    AND end_time > present
     AND has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
 ORDER BY start_time ASC, machine_name ASC, block_id ASC;
@@ -1683,35 +1798,44 @@ GROUP BY hour
 ORDER BY hour ASC;
 
 -- name: statistics-clock
--- What did each hour of the recent days cost, for a comparison at the same hour?
+-- Which part of each recent day's cost was spent until the present time of the day?
 -- A block's cost is spread evenly over the hours from its start to its last entry.
 -- recent: the first day
+-- now: seconds since 1970, or 0 for the present time
 -- timezone: of the days and hours
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
 SET param_recent = '1900-01-01';
+SET param_now = 0;
 SET param_timezone = 'UTC';
 SET param_machine = '';
 SET param_agents = '';
-WITH spread AS (
-    SELECT
-        start_time,
-        cost_usd,
-        dateDiff('hour', start_time, ifNull(actual_end_time, start_time)) + 1 AS hours
-    FROM ccusage_usage_blocks FINAL
-    WHERE NOT is_gap
-        AND toDate32(end_time, {timezone:String}) >= {recent:Date32}
-        AND has(['', machine_name], {machine:String})
-        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
-)
+WITH
+    if({now:UInt64} = 0, now(), toDateTime({now:UInt64}, 'UTC')) AS present,
+    toTimeZone(present, {timezone:String}) AS local,
+    toHour(local) + toMinute(local) / 60 AS so_far,
+    spread AS (
+        SELECT
+            start_time,
+            cost_usd,
+            dateDiff('hour', start_time, ifNull(actual_end_time, start_time)) + 1
+                AS hours
+        FROM ccusage_usage_blocks FINAL
+        WHERE NOT is_gap
+            AND toDate32(end_time, {timezone:String}) >= {recent:Date32}
+            AND has(['', machine_name], {machine:String})
+            AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+    )
 SELECT
     toDate32(start_time + toIntervalHour(passed), {timezone:String}) AS date,
-    toHour(start_time + toIntervalHour(passed), {timezone:String}) AS hour,
-    sum(cost_usd / hours) AS total_cost
+    sum(cost_usd / hours * greatest(0, least(1,
+        so_far - toHour(start_time + toIntervalHour(passed), {timezone:String})
+    ))) / sum(cost_usd / hours) AS part
 FROM spread
 ARRAY JOIN range(toUInt64(greatest(hours, 1))) AS passed
-GROUP BY date, hour
-ORDER BY date ASC, hour ASC;
+GROUP BY date
+HAVING sum(cost_usd) > 0
+ORDER BY date ASC;
 
 -- name: statistics-spending
 -- What have all machines and agents spent on each of the recent days, of the budget?
@@ -1726,21 +1850,33 @@ GROUP BY date
 ORDER BY date ASC;
 
 -- name: statistics-runs
--- What did the last two imports of each machine find?
+-- What did the last import of each machine find, and what did it add to the one before?
+-- timezone: of the times
 -- machine: one machine, or '' for all
+SET param_timezone = 'UTC';
 SET param_machine = '';
+WITH newest AS (
+    SELECT *
+    FROM ccusage_import_history
+    WHERE has(['', machine_name], {machine:String})
+    ORDER BY machine_name ASC, updated_at DESC
+    LIMIT 2 BY machine_name
+)
 SELECT
     machine_name,
-    started_at,
-    ccusage_version,
-    hashed_projects,
-    total_cost,
-    total_tokens,
-    held_reasons
-FROM ccusage_import_history
-WHERE has(['', machine_name], {machine:String})
-ORDER BY machine_name ASC, updated_at DESC
-LIMIT 2 BY machine_name;
+    toTimeZone(argMax(started_at, updated_at), {timezone:String}) AS at,
+    argMax(ccusage_version, updated_at) AS version,
+    toBool(argMax(hashed_projects, updated_at)) AS is_hashed,
+    argMax(newest.total_cost, updated_at) AS cost,
+    argMax(newest.total_tokens, updated_at) AS tokens,
+    if(count() > 1, toTimeZone(argMin(started_at, updated_at), {timezone:String}), NULL)
+        AS previous_at,
+    round(cost - argMin(newest.total_cost, updated_at), 8) AS added_cost,
+    toInt64(tokens) - toInt64(argMin(newest.total_tokens, updated_at)) AS added_tokens,
+    argMax(held_reasons, updated_at) AS held
+FROM newest
+GROUP BY machine_name
+ORDER BY at DESC, machine_name ASC;
 
 -- name: statistics-imports
 -- On which days were days imported, and how long did Claude Code keep transcripts then?
@@ -1925,8 +2061,9 @@ ORDER BY series ASC, time ASC;
 
 -- Report: what --stats --format html is made of -------------------------------------
 
--- name: report-days
--- What did each agent use on each machine, day by day?
+-- name: report-choices
+-- What did each agent use on each machine, day by day, and what did all together?
+-- A machine or an agent of '' stands for all of them.
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
 SET param_machine = '';
@@ -1935,82 +2072,136 @@ SELECT
     machine_name,
     agent,
     date,
-    total_tokens,
-    total_cost,
-    input_tokens + cache_creation_tokens + cache_read_tokens AS prompt_tokens,
-    cache_read_tokens
-FROM ccusage_v_daily_summary
+    sum(daily.total_cost) AS total_cost,
+    sum(daily.total_tokens) AS total_tokens,
+    sum(input_tokens + cache_creation_tokens + cache_read_tokens) AS prompt_tokens,
+    sum(daily.cache_read_tokens) AS read_tokens
+FROM ccusage_v_daily_summary AS daily
 WHERE has(['', machine_name], {machine:String})
     AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY
+    GROUPING SETS (
+        (date), (date, machine_name), (date, agent), (date, machine_name, agent)
+    )
 ORDER BY machine_name ASC, agent ASC, date ASC;
 
--- name: report-models
--- What did each model cost on each machine, day by day, and what has caching saved?
--- The saving is estimated as in cache-savings, and for Claude's models alone.
+-- name: report-days
+-- What did each agent use on each machine, day by day, as one row?
+-- Days are numbers from 1970 on; each step leads from the day before to the next one.
+-- since: the first day
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
--- since: the first day
+SET param_since = '1900-01-01';
 SET param_machine = '';
 SET param_agents = '';
-SET param_since = '1900-01-01';
-WITH shares AS (
-    SELECT
-        record_key,
-        machine_name,
-        agent,
-        model_name,
-        breakdowns.total_tokens AS tokens,
-        breakdowns.cost AS model_cost,
-        input_tokens
-            + 5 * output_tokens
-            + 1.25 * cache_creation_tokens
-            + 0.1 * cache_read_tokens AS priced_tokens,
-        0.9 * cache_read_tokens - 0.25 * cache_creation_tokens AS tokens_saved
-    FROM ccusage_model_breakdowns AS breakdowns FINAL
-    WHERE record_type = 'daily'
-        AND has(['', machine_name], {machine:String})
-        AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
-        AND record_key >= toString({since:Date32})
-)
+WITH arraySort(groupArray((
+        toInt32(date),
+        total_tokens,
+        toInt64(round(1e6 * total_cost))
+    ))) AS points
 SELECT
     machine_name,
     agent,
+    points[1].1 AS first_day,
+    arrayDifference(points.1) AS steps,
+    points.2 AS tokens,
+    points.3 AS micro_dollars
+FROM ccusage_v_daily_summary
+WHERE date >= {since:Date32}
+    AND has(['', machine_name], {machine:String})
+    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+GROUP BY machine_name, agent
+ORDER BY machine_name ASC, agent ASC;
+
+-- name: report-models
+-- What did each model cost on each machine, in such rows, and what has caching saved?
+-- The saving is estimated as in cache-savings, and for Claude's models alone.
+-- since: the first day
+-- machine: one machine, or '' for all
+-- agents: agents with commas between, or '' for all
+SET param_since = '1900-01-01';
+SET param_machine = '';
+SET param_agents = '';
+WITH
+    shares AS (
+        SELECT
+            toDate32(record_key) AS date,
+            machine_name,
+            agent,
+            model_name,
+            breakdowns.total_tokens AS total_tokens,
+            breakdowns.cost AS total_cost,
+            input_tokens
+                + 5 * output_tokens
+                + 1.25 * cache_creation_tokens
+                + 0.1 * cache_read_tokens AS priced_tokens,
+            if(model_name ILIKE '%claude%', 0.9, 0) * cache_read_tokens
+                - if(model_name ILIKE '%claude%', 0.25, 0) * cache_creation_tokens
+                AS tokens_saved,
+            sum(total_cost) OVER same_month
+                / nullIf(sum(priced_tokens) OVER same_month, 0) AS price
+        FROM ccusage_model_breakdowns AS breakdowns FINAL
+        WHERE record_type = 'daily'
+            AND record_key >= toString({since:Date32})
+            AND has(['', machine_name], {machine:String})
+            AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+        WINDOW same_month AS (PARTITION BY substring(record_key, 1, 7), model_name)
+    ),
+    arraySort(groupArray((
+        toInt32(date),
+        total_tokens,
+        toInt64(round(1e6 * total_cost))
+    ))) AS points
+SELECT
+    machine_name,
+    agent,
+    points[1].1 AS first_day,
+    arrayDifference(points.1) AS steps,
+    points.2 AS tokens,
+    points.3 AS micro_dollars,
     model_name,
-    toDate32(record_key) AS date,
-    tokens AS total_tokens,
-    model_cost AS total_cost,
-    ifNull(
-        if(model_name ILIKE '%claude%', tokens_saved, 0)
-            * sum(model_cost) OVER same_month
-            / nullIf(sum(priced_tokens) OVER same_month, 0), 0
-    ) AS saved
+    sum(ifNull(tokens_saved * price, 0)) AS saved
 FROM shares
-WINDOW same_month AS (PARTITION BY substring(record_key, 1, 7), model_name)
-ORDER BY machine_name ASC, agent ASC, model_name ASC, date ASC;
+GROUP BY machine_name, agent, model_name
+ORDER BY machine_name ASC, agent ASC, model_name ASC;
 
 -- name: report-projects
--- What did each project cost on each machine, day by day?
+-- What did each project cost on each machine, in such rows, and what is its last name?
+-- since: the first day
 -- machine: one machine, or '' for all
 -- agents: agents with commas between, or '' for all
--- since: the first day
+SET param_since = '1900-01-01';
 SET param_machine = '';
 SET param_agents = '';
-SET param_since = '1900-01-01';
+WITH
+    projects AS (
+        SELECT
+            *,
+            argMax(project_id, (updated_at, project_id)) OVER (
+                PARTITION BY project_key
+            ) AS project
+        FROM ccusage_usage_projects_daily FINAL
+        WHERE date >= {since:Date32}
+            AND has(['', machine_name], {machine:String})
+            AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
+    ),
+    arraySort(groupArray((
+        toInt32(date),
+        total_tokens,
+        toInt64(round(1e6 * total_cost))
+    ))) AS points
 SELECT
     machine_name,
     agent,
+    points[1].1 AS first_day,
+    arrayDifference(points.1) AS steps,
+    points.2 AS tokens,
+    points.3 AS micro_dollars,
     project_key,
-    date,
-    total_tokens,
-    total_cost,
-    argMax(project_id, (updated_at, project_id)) OVER (
-        PARTITION BY project_key
-    ) AS project
-FROM ccusage_usage_projects_daily FINAL
-WHERE has(['', machine_name], {machine:String})
-    AND ({agents:String} = '' OR has(splitByChar(',', {agents:String}), agent))
-    AND date >= {since:Date32}
-ORDER BY machine_name ASC, agent ASC, project_key ASC, date ASC;
+    any(project) AS project
+FROM projects
+GROUP BY machine_name, agent, project_key
+ORDER BY machine_name ASC, agent ASC, project_key ASC;
 
 -- name: report-sessions
 -- Which sessions of each machine and agent cost most?
@@ -2029,7 +2220,7 @@ SELECT
     agent,
     project_path,
     session_id,
-    last_activity,
+    formatDateTime(last_activity, '%Y-%m-%d %H:%i', {timezone:String}) AS last_active,
     duration_minutes,
     total_tokens,
     total_cost
@@ -2078,21 +2269,23 @@ ORDER BY machine_name ASC, agent ASC, weekday ASC, hour ASC;
 
 -- name: report-imports
 -- On which days did each machine import, and for how many days is usage kept there?
--- machine: one machine, or '' for all
+-- A machine of '' stands for all of them.
 -- year: the first day
 -- timezone: of the days
-SET param_machine = '';
+-- machine: one machine, or '' for all
 SET param_year = '1900-01-01';
 SET param_timezone = 'UTC';
+SET param_machine = '';
 SELECT
     machine_name,
     toDate32(started_at, {timezone:String}) AS date,
-    max(cleanup_period_days) AS kept_days
-FROM ccusage_import_history
+    max(history.cleanup_period_days) AS kept_days
+FROM ccusage_import_history AS history
 WHERE arrayExists(feed -> endsWith(feed, 'daily'), feeds_imported)
     AND has(['', machine_name], {machine:String})
     AND toDate32(started_at, {timezone:String}) >= {year:Date32}
-GROUP BY machine_name, date
+GROUP BY
+    GROUPING SETS ((date), (date, machine_name))
 ORDER BY machine_name ASC, date ASC;
 
 -- Integrity: what --check looks for in the tables -----------------------------------

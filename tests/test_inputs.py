@@ -25,7 +25,7 @@ from tables import PROGRAM, VIEWS, Done, Machine, noon
 from transcripts import Message, write_session
 
 import ccusage_importer
-from ccusage_importer import PATHS, VARIABLES, temporary_directory, written_query
+from ccusage_importer import PATHS, VARIABLES, temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -414,19 +414,3 @@ def test_an_interrupt_while_the_engine_opens_ends_the_program(used: Machine) -> 
     moments = ("0", "0.01", "0.02", "0.05", "chdb", "dotenv.parser")
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(run, moments)) == [(m, 130, "interrupted\n") for m in moments]
-
-
-@pytest.mark.parametrize(
-    ("text", "sql"),
-    [
-        ("SELECT 1;;\n;", "SELECT 1"),
-        ("SELECT ';' -- ;\n", "SELECT ';' -- ;"),
-        ("SELECT '--' ; /* ; */ -- ;", "SELECT '--' "),
-        ("SELECT `a;` /* ; */ FROM t -- x\n; -- y", "SELECT `a;` /* ; */ FROM t -- x\n"),
-        ("SELECT 1; SELECT 2;", "SELECT 1; SELECT 2"),
-        ("SELECT 2-1 / 2;", "SELECT 2-1 / 2"),
-        ("SELECT 'it\\'s; --';", "SELECT 'it\\'s; --'"),
-    ],
-)
-def test_sql_from_stdin_ends_where_only_comments_follow(text: str, sql: str) -> None:
-    assert written_query(text).sql == sql

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import subprocess
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -24,7 +24,6 @@ from ccusage_importer import (
     bind,
     find_query,
     main,
-    people,
     read_queries,
     written_query,
 )
@@ -305,6 +304,26 @@ def test_sql_that_cannot_be_run_says_why(
     assert message in done.err
 
 
+@pytest.mark.parametrize(
+    ("sql", "row"),
+    [
+        ("SELECT 1 AS a;;\n;", {"a": 1}),
+        ("SELECT ';' AS a -- ;\n", {"a": ";"}),
+        ("SELECT '--' AS a ; /* ; */ -- ;", {"a": "--"}),
+        ("/* ; */ SELECT 1 AS `a;` /* ; */ -- x\n; -- y", {"a;": 1}),
+        ("SELECT 2-1 / 2 AS a;", {"a": 1.5}),
+        ("SELECT 'it\\'s; --' AS a;", {"a": "it's; --"}),
+        ("SELECT '-- b;' AS a /* open; */", {"a": "-- b;"}),
+    ],
+)
+def test_comments_and_semicolons_may_end_sql_from_stdin(
+    sql: str, row: dict[str, Any], machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = ask(machine, sql, "--format", "json", monkeypatch=monkeypatch)
+    assert done.err == ""
+    assert json.loads(done.out) == [row]
+
+
 def test_a_query_of_the_file_may_be_piped_with_its_defaults(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,30 +386,9 @@ def test_what_is_given_goes_before_the_default() -> None:
         bind(query, {"x": "7"})
 
 
-def test_sql_from_stdin_loses_its_last_semicolon_only() -> None:
-    query = written_query("SELECT ';' AS a, {x:UInt8} AS b ; -- done; now\n\n-- more\n")
-    assert query.sql == "SELECT ';' AS a, {x:UInt8} AS b "
-    assert query.parameters == {"x": None}
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (2026, "2026"),
-        (1234567, "1,234,567"),
-        (1234.567, "1,234.57"),
-        (0.000123, "0.00012"),
-        (0.0, "0.00"),
-        (float("nan"), ""),
-        (None, ""),
-        ([1, "a"], "1, a"),
-        (True, "True"),
-        (datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "2026-01-02 03:04"),
-        (date(2026, 1, 2), "2026-01-02"),
-    ],
-)
-def test_people_read_numbers_rounded(value: Any, text: str) -> None:
-    assert people(value) == text
+def test_the_parameters_of_sql_from_stdin_need_values() -> None:
+    query = written_query("SET param_y = 4;\nSELECT {x:UInt8} AS x, {y:UInt8} AS y;")
+    assert query.parameters == {"x": None, "y": "4"}
 
 
 # --- for people ----------------------------------------------------------------------------------

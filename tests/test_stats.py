@@ -701,6 +701,45 @@ def test_the_hours_of_a_block_are_told_by_its_start_and_last_entry(
     assert ask(facts, machine="b").periods[0].cost_before_so_far == 0.0
 
 
+def test_the_last_twelve_months_are_listed_from_the_first_with_usage_on(
+    facts: ClickHouseImporter,
+) -> None:
+    facts.client.command(
+        "INSERT INTO ccusage_usage_daily (machine_name, date, total_tokens, total_cost) VALUES "
+        "('a', '2025-11-30', 1, 1.0), ('a', '2026-01-05', 0, 0.0), ('a', '2026-08-01', 5, 2.0), "
+        "('a', '2026-10-31', 7, 3.0), ('b', '2026-10-31', 7, 3.0), ('a', '2026-10-30', 1, 0.5), "
+        "('a', '2026-12-01', 9, 9.0)"
+    )
+    assert ask(facts).months == [
+        ("2026-08", 2.0, 5, 1),
+        ("2026-09", 0.0, 0, 0),
+        ("2026-10", 6.5, 15, 2),
+        ("2026-11", 0.0, 0, 0),
+    ]
+    assert [month.month for month in ask(facts, days=25).months] == ["2026-10", "2026-11"]
+    assert ask(facts, machine="nobody").months == []
+
+
+def test_tokens_without_a_price_are_told_unless_the_agent_tells_no_costs_of_models(
+    facts: ClickHouseImporter,
+) -> None:
+    facts.client.command(
+        "INSERT INTO ccusage_usage_daily (machine_name, agent, date, total_cost) VALUES "
+        "('a', 'claude', '2026-11-18', 1.0), ('a', 'codex', '2026-11-18', 2.0), "
+        "('a', 'free', '2026-11-18', 0.0)"
+    )
+    facts.client.command(
+        "INSERT INTO ccusage_model_breakdowns (machine_name, agent, record_type, record_key, "
+        "model_name, total_tokens, cost) VALUES "
+        "('a', 'claude', 'daily', '2026-11-18', 'known', 7, 1.0), "
+        "('a', 'claude', 'daily', '2026-11-18', 'new', 5, 0.0), "
+        "('a', 'codex', 'daily', '2026-11-18', 'gpt', 9, 0.0), "
+        "('a', 'free', 'daily', '2026-11-18', 'new', 1, 0.0)"
+    )
+    assert ask(facts).unpriced == {"new": 6}
+    assert ask(facts, agents=("codex",)).unpriced == {}
+
+
 # --- budgets -------------------------------------------------------------------------------------
 
 
@@ -717,6 +756,19 @@ def test_a_budget_is_that_of_all_machines_whatever_is_asked_for(
         assert (month["limit"], month["reached"]) == (200.0, None)
         assert day["reached"] == str(noon().date())
     assert statistics(here)["budgets"] == []
+
+
+def test_an_import_rings_when_it_takes_all_machines_over_a_budget(
+    tmp_path: Path, database: Database
+) -> None:
+    here, there = (Machine(tmp_path, name, database=database) for name in ("here", "there"))
+    work(here, noon())
+    work(there, noon(), number=2)
+    limits = {"BUDGET_DAY": "0.002"}  # one machine uses 0.0015 of it
+    assert "budget" not in here.imports("--quiet", **limits).err
+    rings = there.imports("--quiet", **limits).err
+    assert rings == "WARNING: the budget of today is exceeded: <$0.01 of <$0.01 (153 %)\n"
+    assert there.imports("--quiet", **limits).err == ""
 
 
 def test_statistics_end_with_code_5_when_a_budget_is_exceeded_and_nobody_reads_them(
