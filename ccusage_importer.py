@@ -4629,14 +4629,6 @@ def budget_alarms(before: Iterable[Budget], after: Iterable[Budget]) -> Iterator
                 break
 
 
-def read_spending(importer: ClickHouseImporter, scope: Scope) -> dict[date, float]:
-    """What all machines and agents have spent on each day of this month, if there is a budget."""
-    sql, settings = read_queries()[f"{STATISTICS}spending"].sql, importer.settings
-    if importer.empty or not (settings.budget_month or settings.budget_day):
-        return {}
-    return dict(importer.query(sql, recent=scope.today.replace(day=1)))  # type: ignore[arg-type]
-
-
 def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
     """Days in a row: those up to today or yesterday, and the most there ever were."""
     # In a row, the day's number grows as its place does.
@@ -4995,7 +4987,11 @@ def budget_notes(
 ) -> Iterator[str]:
     """A line for each budget of which this run takes more than 80 % or 100 %, of all machines."""
     scope, settings = Scope(datetime.now(UTC), zone.key), importer.settings
-    spent = read_spending(importer, scope)
+    if not (settings.budget_month or settings.budget_day):
+        return
+    sql, first = read_queries()[f"{STATISTICS}spending"].sql, scope.today.replace(day=1)
+    rows: Rows = () if importer.empty else importer.query(sql, recent=first)
+    spent: dict[date, float] = dict(rows)
     will = defaultdict(float, spent)
     for days, sign in ((before, -1), (after, 1)):
         for key, day in days.items():
