@@ -163,7 +163,7 @@ def test_parameters_are_bound_and_never_pasted(
         (["budget-left", "--param", "budget=nan"], "budget: expected a number, got 'nan'"),
         (["hours-of-day", "--param", "timezone=Mars/Base"], "'Mars/Base' is no IANA time zone"),
         (["statistics-models", "--param", "since=May"], "since: expected a day such as 2026-01-"),
-        (["model-costs", "--param", "machine=m2"], "--param machine: 'm2' never imported; m1 did"),
+        (["model-costs", "--param", "machine=m2"], "--machine: 'm2' never imported; m1 did"),
         (["model-costs", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
         (["month-forecast", "--machine", "m1"], "it has no parameter machine"),
     ],
@@ -181,7 +181,7 @@ def test_wrong_names_and_parameters_are_code_2_and_told(
     [
         (["--query", "x", "--param", "days"], "expected NAME=VALUE, got 'days'"),
         (["--query", "x", "--param", "=3"], "expected NAME=VALUE, got '=3'"),
-        (["--param", "days=3"], "argument --param: only with --query"),
+        (["--param", "days=3"], "argument --param: not with an import, only with --query"),
         (["--query", "x", "--list-queries"], "not allowed with argument"),
         (["--query", ""], "expected a name, or - for SQL from stdin"),
         (["--query", "x", "--agents", "codex"], "argument --agents: not with --query"),
