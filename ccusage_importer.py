@@ -277,7 +277,7 @@ def _folder(text: str) -> Path:
 
 
 def _positive(kind: type[float], limit: float, text: str) -> float:
-    if not 0 < (value := kind(text)) < limit:
+    if not re.fullmatch(r"\s*[0-9.]+\s*", text) or not 0 < (value := kind(text)) < limit:
         raise ValueError
     return value
 
