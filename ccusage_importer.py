@@ -863,10 +863,13 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     fetch = partial(fetch_feeds, ccusage=ccusage, zone=zone, settings=settings)
     for feed, payload in chain(fetch(sessions), fetch(others)):
         reports[feed], seconds[feed] = payload, time.monotonic() - began
-        if not isinstance(payload, FeedError):
-            level = logging.INFO if feed.agent == "claude" else logging.DEBUG
+        if isinstance(payload, FeedError):
+            continue
+        if feed.agent == "claude":
             done = sum(other.agent == "claude" for other in seconds)
-            log.log(level, "%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
+            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
+        else:
+            log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, reports, seconds)
 
 
