@@ -452,7 +452,7 @@ def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
     import tempfile
 
     place = _path(env.get("TMPDIR") or "/tmp")  # noqa: S108 (mkdtemp makes it ours)
-    prefix = f"ccusage-import-{socket.gethostname()}-"
+    prefix = f"ccusage-importer-{socket.gethostname()}-"  # not that of 1.0, which looks for locks
     for path in place.glob(f"{glob.escape(prefix)}*"):
         try:
             os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)
