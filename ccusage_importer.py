@@ -84,15 +84,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
-from itertools import groupby, pairwise, takewhile
+from itertools import chain, groupby, pairwise, takewhile
 from pathlib import Path
-from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
 from urllib.parse import unquote
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 if TYPE_CHECKING:
     import subprocess
@@ -100,6 +99,8 @@ if TYPE_CHECKING:
 
     from clickhouse_connect.driver.client import Client
     from rich.table import Table as Grid
+
+    Answer = subprocess.CompletedProcess[str]
 
 __version__ = "1.0.0"
 
@@ -144,28 +145,25 @@ class LockError(ImporterError):
 
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_interrupted = threading.Event()
+_interrupted, _waiting = threading.Event(), threading.Event()
 
 
 def interrupt(*_: object) -> None:
     """Handle a signal: remember it, because Python loses some that come while it imports."""
     _interrupted.set()
-    raise KeyboardInterrupt
+    if not _waiting.is_set():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def interrupts_wait() -> Iterator[None]:
     """Let an interrupt take effect at the end: in between, other code would swallow it."""
-    here = threading.current_thread() is threading.main_thread()
-    ours = [n for n in INTERRUPTS if here and signal.getsignal(n) is interrupt]
-    for number in ours:
-        signal.signal(number, lambda *_: _interrupted.set())
+    _waiting.set()
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, interrupt)
-        if ours and _interrupted.is_set():
+        _waiting.clear()
+        if _interrupted.is_set():
             raise KeyboardInterrupt
 
 
@@ -176,7 +174,6 @@ class Settings(NamedTuple):
     protocol: str
     embedded_path: Path
     state_dir: Path
-    patience: float  # a report that failed after so long is not asked for again
     host: str | None = None
     port: int = 8123
     user: str = "default"
@@ -191,6 +188,7 @@ class Settings(NamedTuple):
     timezone: str | None = None
     jobs: int = 3
     timeout: float = 120
+    patience: float = 1.5  # a feed that failed after so many timeouts is not asked for again
     hash_key: str = ""
     budget_month: float | None = None  # dollars
     budget_day: float | None = None
@@ -205,15 +203,13 @@ class Settings(NamedTuple):
     @classmethod
     def from_env(cls, env: Mapping[str, str], **options: Any) -> Settings:
         """Read the variables of `env`, an empty one as unset; `options` of the command line."""
-        given = {field: _read(env, name) for name, (field, _) in READERS.items()}
-        given = {field: value for field, value in given.items() if value is not None}
+        read = {setting: _read(env, name) for name, (setting, *_) in VARIABLES.items()}
+        given = {setting: value for setting, value in read.items() if value is not None}
         values = {
             "environment": env,
             "protocol": "https" if given.get("port") in (443, 8443, 9440) else "http",
             "embedded_path": _xdg(env, "XDG_DATA_HOME", ".local/share") / "clickhouse",
             "state_dir": state_directory(env),
-            "patience": 1.5 * given.get("timeout", 120),
-            "password": env.get("CH_PASSWORD", ""),  # one of spaces, too
         }
         if "host" not in given:
             given.pop("cluster", None)
@@ -232,25 +228,29 @@ class Settings(NamedTuple):
 
 def _read(env: Mapping[str, str], name: str) -> Any:
     """The value of a variable of ours, or None when it is unset or empty."""
-    text = env.get(name, "")
+    text, (_, read, expected) = env.get(name, ""), VARIABLES[name]
+    if not text.strip():
+        return None
+    if not _is_utf8(text) or re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
+        raise ConfigError(f"{name}: expected one line of UTF-8 without control characters")
     try:
-        return READERS[name][1](_one_line(text)) if text.strip() else None
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error}") from None
+        return read(text)
+    except (ValueError, KeyError):
+        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
+        raise ConfigError(f"{name}: expected {expected}, got {shown!r}") from None
 
 
 def state_directory(env: Mapping[str, str]) -> Path:
-    found: Path | None = _read(env, "CCUSAGE_STATE_DIR")
-    return found or _xdg(env, "XDG_STATE_HOME", ".local/state")
+    return _read(env, "CCUSAGE_STATE_DIR") or _xdg(env, "XDG_STATE_HOME", ".local/state")
 
 
 def _xdg(env: Mapping[str, str], name: str, default: str) -> Path:
-    return _path(env.get(name), _path("~", Path()) / default) / "ccusage-import"
+    return _path(env.get(name) or f"~/{default}") / "ccusage-import"
 
 
-def _path(text: str | None, default: Path) -> Path:
+def _path(text: str | Path) -> Path:
     try:
-        return Path(text).expanduser().absolute() if text else default
+        return Path(text).expanduser().absolute()
     except RuntimeError as error:
         raise ConfigError(f"{text}: {error}") from None
 
@@ -260,125 +260,76 @@ def _is_utf8(text: str) -> bool:
     return not re.search("[\ud800-\udfff]", text)
 
 
-# What reads a variable says in a ValueError what it expected.
+# What reads a variable raises ValueError or KeyError for what it does not expect.
 
 
-def _one_line(text: str) -> str:
-    """Refuse what could not be stored or would break a line of the log."""
-    if re.search(r"[\x00-\x1f\x7f\x85\u2028\u2029]", text):
-        raise ValueError("expected one line without control characters")
-    if not _is_utf8(text):
-        raise ValueError("expected text in UTF-8")
+def _matching(pattern: str, text: str) -> str:
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise ValueError
     return text
 
 
 def _folder(text: str) -> Path:
-    """A directory, which may be there or not, but must not be a file."""
-    path = _path(text.strip(), Path())
+    path = _path(text.strip())
     if os.path.exists(path) and not os.path.isdir(path):
-        raise ValueError(f"expected a directory, but {path} is a file")
+        raise ValueError
     return path
 
 
-def _host(text: str) -> str:
-    if not re.fullmatch(r"[\w.-]+|\[?[\da-f]*:[\da-f:.]*:[\da-f.]*\]?", text, re.I):
-        shown = re.sub(".*@", "…@", text)  # a password may be in a URL
-        raise ValueError(f"expected a host name, got {shown!r}; the port is CH_PORT")
-    return text
+def _positive(kind: type[float], limit: float, text: str) -> float:
+    if not re.fullmatch(r"\s*[0-9.]+\s*", text) or not 0 < (value := kind(text)) < limit:
+        raise ValueError
+    return value
 
 
-def _cluster(text: str) -> str:
-    if re.search(r"[^A-Za-z0-9_.-]", text):  # it becomes a part of statements and of a path
-        raise ValueError(f"expected a name of letters, digits, '_', '.' and '-', got {text!r}")
-    return text
-
-
-def _one_of(known: Mapping[str, Any], text: str) -> Any:
-    if (word := text.lower()) not in known:
-        raise ValueError(f"expected one of {', '.join(known)}, got {text!r}")
-    return known[word]
-
-
-def _number(kind: type[float], text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (value := kind(text)) < 65536:
-            return value
-    whole = "whole " if kind is int else ""
-    raise ValueError(f"expected a {whole}number above 0 and below 65536, got {text.strip()!r}")
-
-
-def _dollars(text: str) -> float:
-    if not re.fullmatch(r"\s*(?=.*[1-9])[0-9]{1,9}(\.[0-9]+)?\s*", text):
-        raise ValueError(f"expected dollars, such as 200, got {text!r}")
-    return float(text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise ValueError(f"{error} in {text!r}") from None
-
-
-def _arguments(text: str) -> tuple[str, ...]:
-    words = _words(text)
-    if any(re.match("-z|--timezone", word) for word in words):
-        raise ValueError(f"the time zone is CCUSAGE_TIMEZONE's, got {text!r}")
+def _words(text: str, without: str = "(?!)") -> tuple[str, ...]:
+    words = tuple(shlex.split(text))
+    if any(re.match(without, word) for word in words):
+        raise ValueError
     return words
 
 
-def _zone_name(source: str, name: str, remedy: str = "") -> str:
+def zone_name(
+    source: str, name: str, remedy: str = "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
+) -> str:
     """The IANA name of the time zone that `source` names; UTC where it is empty."""
     try:
         return ZoneInfo(name or "UTC").key
     except (ValueError, OSError, KeyError):
-        remedy = remedy or "set CCUSAGE_TIMEZONE to one, such as Europe/Berlin"
         raise ConfigError(f"{source}: {name!r} is no IANA time zone; {remedy}") from None
 
 
-def _recorded_zone(name: str) -> str:
-    return _zone_name("import history", name, "update the tzdata of this machine")
-
-
-TRUTH = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
+TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True)
+TRUTH |= dict.fromkeys(("false", "0", "no", "off"), False)
+HOST = r"[\w.-]+|\[?[\da-fA-F]*:[\da-fA-F:.]*:[\da-fA-F.]*\]?"
+NUMBER = "number above 0 and below 65536"
+NAME = "a name of letters, digits, '_', '.' and '-'"  # it becomes a part of statements and paths
+ARGUMENTS = "arguments as in a shell, but the time zone, which is CCUSAGE_TIMEZONE's"
+# The variables that are ours: the setting that each gives, what reads it, and what it expects.
+VARIABLES: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
+    "CH_HOST": ("host", partial(_matching, HOST), "a host name (its port is CH_PORT)"),
+    "CH_PORT": ("port", partial(_positive, int, 65536), f"a whole {NUMBER}"),
+    "CH_PROTOCOL": ("protocol", lambda text: _matching("https?", text.lower()), "http or https"),
+    "CH_USER": ("user", str, "a text"),
+    "CH_PASSWORD": ("password", str, "a text"),
+    "CH_DATABASE": ("database", str, "a text"),
+    "CH_CLUSTER": ("cluster", partial(_matching, r"[\w.-]+"), NAME),
+    "CH_CA_CERT": ("ca_cert", os.path.expanduser, "a file"),
+    "CH_VERIFY": ("verify", lambda text: TRUTH[text.lower()], f"one of {', '.join(TRUTH)}"),
+    "CH_EMBEDDED_PATH": ("embedded_path", _folder, "a directory"),
+    "MACHINE_NAME": ("machine_name", str, "a text"),
+    "CCUSAGE_COMMAND": ("ccusage_command", _words, "a command as in a shell"),
+    "CCUSAGE_ARGS": ("ccusage_args", partial(_words, without="-z|--timezone"), ARGUMENTS),
+    "CCUSAGE_TIMEZONE": ("timezone", partial(zone_name, "CCUSAGE_TIMEZONE"), "a time zone"),
+    "CCUSAGE_JOBS": ("jobs", partial(_positive, int, 65536), f"a whole {NUMBER}"),
+    "CCUSAGE_TIMEOUT": ("timeout", partial(_positive, float, 65536), f"a {NUMBER}"),
+    "CCUSAGE_STATE_DIR": ("state_dir", _folder, "a directory"),
+    "PROJECT_HASH_KEY": ("hash_key", str, "a text"),
+    "BUDGET_MONTH": ("budget_month", partial(_positive, float, 1e9), "dollars, such as 200"),
+    "BUDGET_DAY": ("budget_day", partial(_positive, float, 1e9), "dollars, such as 200"),
 }
-# The variables that are ours: the setting that each gives, and what reads it.
-READERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "CH_HOST": ("host", _host),
-    "CH_PORT": ("port", partial(_number, int)),
-    "CH_PROTOCOL": ("protocol", partial(_one_of, {"http": "http", "https": "https"})),
-    "CH_USER": ("user", str),
-    "CH_PASSWORD": ("password", str),
-    "CH_DATABASE": ("database", str),
-    "CH_CLUSTER": ("cluster", _cluster),
-    "CH_CA_CERT": ("ca_cert", os.path.expanduser),
-    "CH_VERIFY": ("verify", partial(_one_of, TRUTH)),
-    "CH_EMBEDDED_PATH": ("embedded_path", _folder),
-    "MACHINE_NAME": ("machine_name", str),
-    "CCUSAGE_COMMAND": ("ccusage_command", _words),
-    "CCUSAGE_ARGS": ("ccusage_args", _arguments),
-    "CCUSAGE_TIMEZONE": ("timezone", partial(_zone_name, "CCUSAGE_TIMEZONE")),
-    "CCUSAGE_JOBS": ("jobs", partial(_number, int)),
-    "CCUSAGE_TIMEOUT": ("timeout", partial(_number, float)),
-    "CCUSAGE_STATE_DIR": ("state_dir", _folder),
-    "PROJECT_HASH_KEY": ("hash_key", str),
-    "BUDGET_MONTH": ("budget_month", _dollars),
-    "BUDGET_DAY": ("budget_day", _dollars),
-}
-VARIABLES = READERS.keys()
-# Those that ccusage's agents take directories from, and others that hold a path.
-AGENT_DIRECTORIES = {
-    *("CLAUDE_CONFIG_DIR", "CODEX_HOME", "OPENCODE_DATA_DIR", "AMP_DATA_DIR", "HERMES_HOME"),
-    *("DROID_SESSIONS_DIR", "CODEBUFF_DATA_DIR", "PI_AGENT_DIR", "GOOSE_PATH_ROOT", "GROK_HOME"),
-    *("OPENCLAW_DIR", "KILO_DATA_DIR", "KIMI_DATA_DIR", "QWEN_DATA_DIR", "GEMINI_DATA_DIR"),
-    *("COPILOT_HOME", "COPILOT_OTEL_FILE_EXPORTER_PATH", "ZCODE_HOME", "ANTIGRAVITY_DATA_DIR"),
-}
-PATHS = {
-    *("CH_EMBEDDED_PATH", "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE"),
-    *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NODE_EXTRA_CA_CERTS"),
-}
+# How the variables end that name a place, also those of ccusage, of its agents, and of TLS.
+PLACES = re.compile(r"\w+_(DIR|HOME|PATH|ROOT|FILE|CERTS?)|TMPDIR")
 
 
 def dotenv_path(env: Mapping[str, str]) -> Path:
@@ -402,26 +353,25 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
         line = f"{path}, line {original.line + original.string[:-1].count(chr(10))}"
         if failed:  # its text may hold a secret
             raise ConfigError(f"{line}: expected NAME=VALUE, or # for a comment")
-        if name and value and _is_relative(name, value):
-            raise ConfigError(
-                f"{line}: {name}: expected a path that begins with /, got {value!r}, which would "
-                "be another place in each working directory"
-            )
         if name and value is not None:
+            if _is_relative(name, value):
+                raise ConfigError(
+                    f"{line}: {name}: expected a path that begins with /, got {value!r}, which "
+                    "would be another place in each working directory"
+                )
             values[name] = value
     return {**values, **environ}
 
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
-    parts, begins = [value.strip()], "/~"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
-        parts = [word for word in (_read({name: value}, name) or ())[:1] if "/" in word]
-    elif name in AGENT_DIRECTORIES:  # ccusage takes several, and ~ for a name
-        parts, begins = [part.strip() for part in value.split(",")], "/"
-    elif name not in PATHS:
+        return bool(re.match(r"""\s*['"]?[^'"\s/~]+/""", value))
+    if not PLACES.fullmatch(name):
         return False
-    return any(part and part[0] not in begins for part in parts)
+    # ccusage takes several directories, and ~ for a name.
+    paths, begins = ([value], "/~") if name in VARIABLES else (value.split(","), "/")
+    return any(path.strip() and path.strip()[0] not in begins for path in paths)
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -429,12 +379,12 @@ def system_zone(env: Mapping[str, str]) -> str:
     zone = env.get("TZ", "/etc/localtime").lstrip(":")
     path = "/etc/localtime" if zone == "localtime" else zone
     if not path.startswith("/"):
-        return _zone_name("TZ", zone)
+        return zone_name("TZ", zone)
     # macOS links to zoneinfo.default, until it has loaded newer zones.
     if match := re.search("/zoneinfo[^/]*/(?:posix/)?(.+)", os.path.realpath(path)):
-        return _zone_name(path, match[1])
+        return zone_name(path, match[1])
     with contextlib.suppress(OSError):
-        return _zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip())
+        return zone_name("/etc/timezone", Path("/etc/timezone").read_text().strip())
     return "UTC"
 
 
@@ -459,12 +409,12 @@ class Identity(NamedTuple):
         """What is recorded, or None before the first import. Raises ConfigError if unreadable."""
         path = state_dir / "machine.json"
         try:
-            content = json.loads(path.read_text())
+            content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             identity = msgspec.convert([content.get(name) for name in cls._fields], cls)
             ZoneInfo(identity.timezone)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, AttributeError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, KeyError, msgspec.MsgspecError) as error:
             raise ConfigError(
                 f"{path}: cannot be read ({error!r}); remove it, and the next import "
                 "takes name and time zone from the import history"
@@ -472,76 +422,55 @@ class Identity(NamedTuple):
         return identity
 
     def save(self, state_dir: Path) -> None:
-        _write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
+        write_whole(state_dir / "machine.json", json.dumps(self._asdict(), indent=2) + "\n")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    # By these names the shell's own file, with something in it, would be replaced.
-    opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
-    if opened or (path.exists() and not path.is_file()):
-        with open(os.dup(opened) if opened else path, "w", encoding="utf-8") as stream:
+    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
+        with path.open("a", encoding="utf-8") as stream:
             stream.write(text)
         return
-    target = Path(os.path.realpath(path))
-    try:
-        with _scratch(target.parent, f".{target.name}.part-") as scratch:
-            part = scratch / target.name
-            part.touch(mode=0o600)
-            part.write_text(text, encoding="utf-8")
-            if target.exists():
-                part.chmod(target.stat().st_mode)
-            part.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-@contextlib.contextmanager
-def _scratch(place: Path, prefix: str) -> Iterator[Path]:
-    """A temporary directory for the time of a call. What killed runs left of theirs is removed.
-
-    Each is locked while it is in use, and the kernel frees the lock however a process ends.
-    """
-    import shutil
-    import tempfile
-
-    for path in place.glob(glob.escape(prefix) + "*"):
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            finally:
-                os.close(handle)
-    while True:
-        path = Path(tempfile.mkdtemp(dir=place, prefix=prefix))
-        with contextlib.suppress(FileNotFoundError):  # another run has taken it for abandoned
-            handle = os.open(path, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some network disks have no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if path.exists():
-                break
-            os.close(handle)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(handle)
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)  # a killed run left it
+    part.touch(mode=0o600, exist_ok=False)
+    part.write_text(text, encoding="utf-8")
+    if path.exists():
+        part.chmod(path.stat().st_mode)
+    part.replace(path)
 
 
 @contextlib.contextmanager
 def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
-    """A directory for the time of a call, in TMPDIR."""
-    place = _path(env.get("TMPDIR"), Path("/tmp"))  # noqa: S108 (mkdtemp makes it ours)
-    with contextlib.ExitStack() as stack:
+    """A directory in TMPDIR for the time of a call; those that killed runs left are removed.
+
+    The name of each tells the host and the process that it belongs to.
+    """
+    import shutil
+    import socket
+    import tempfile
+
+    place = _path(env.get("TMPDIR") or "/tmp")  # noqa: S108 (mkdtemp makes it ours)
+    prefix = f"ccusage-importer-{socket.gethostname()}-"  # not that of 1.0, which looks for locks
+    for path in place.glob(f"{glob.escape(prefix)}*"):
         try:
-            path = stack.enter_context(_scratch(place, "ccusage-import-"))
-        except OSError as error:
-            raise ConfigError(
-                f"the temporary directory {place} cannot be written: {error.strerror}; "
-                "set TMPDIR to a directory of yours"
-            ) from error
-        yield path
+            os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, OverflowError, PermissionError):
+            pass  # it is no process of ours
+    try:
+        scratch = tempfile.TemporaryDirectory(
+            prefix=f"{prefix}{os.getpid()}-", dir=place, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"the temporary directory {place} cannot be written: {error.strerror}; "
+            "set TMPDIR to a directory of yours"
+        ) from error
+    with scratch as name:
+        yield Path(name)
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -564,8 +493,8 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
     another key would make every project another one.
     """
     known = [identity for identity in (recorded, past) if identity]
-    zone = settings.timezone or next((_recorded_zone(i.timezone) for i in known), None)
-    zone = zone or system_zone(settings.environment)
+    zone = settings.timezone or (known and known[0].timezone) or system_zone(settings.environment)
+    zone = zone_name("import history", zone, "update the tzdata of this machine")
     fingerprint = key_fingerprint(settings.hash_key)
     name = machine_name(settings, recorded)
     if recorded and name != recorded.machine_name:
@@ -574,7 +503,7 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    if others := [i.timezone for i in known if i.timezone != zone]:
+    if others := [identity.timezone for identity in known if identity.timezone != zone]:
         raise ConfigError(
             f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in {others[0]}; unset "
             "it, or import as another MACHINE_NAME with a state directory (CCUSAGE_STATE_DIR) of "
@@ -585,28 +514,23 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
             "set the former one (it is the same on all machines)"
         )
+    if recorded:
+        asked = settings.hash_projects
+        return recorded._replace(hashed=recorded.hashed if asked is None else asked)
     # Who names a machine, or has its database, takes up the identity that it had.
-    former = recorded or (past if settings.claims_name or not settings.host else None)
+    former = past if settings.claims_name or not settings.host else None
     installation = former.installation_id if former else os.urandom(8).hex()
-    hashed = settings.hash_projects
-    if hashed is None and recorded:
-        hashed = recorded.hashed
-    newest = (recorded.history_uuid, recorded.newest_run) if recorded else (None, None)
-    return Identity(name, zone, fingerprint, installation, hashed, *newest)
-
-
-def claude_directories(env: Mapping[str, str]) -> list[Path]:
-    """Where ccusage looks for Claude Code's data."""
-    if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
-        return [_path(name.strip(), Path()) for name in listed.split(",") if name.strip()]
-    config = _path(env.get("XDG_CONFIG_HOME"), Path.home() / ".config")
-    return [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
+    return Identity(name, zone, fingerprint, installation, settings.hash_projects)
 
 
 def transcript_directories(env: Mapping[str, str]) -> list[Path]:
-    """Where Claude Code's transcripts are; ccusage 20 takes these directories, too."""
-    found = claude_directories(env)
-    return [path if path.name == "projects" else path / "projects" for path in found]
+    """Where ccusage looks for Claude Code's transcripts; ccusage 20 takes these names, too."""
+    if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
+        homes = [_path(name.strip()) for name in listed.split(",") if name.strip()]
+    else:
+        config = _path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        homes = [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
+    return [home if home.name == "projects" else home / "projects" for home in homes]
 
 
 def transcripts(env: Mapping[str, str]) -> Iterator[str]:
@@ -629,34 +553,28 @@ def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
     """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
     periods = {}
     for home in transcript_directories(env):
-        path = home.parent / "settings.json"
-        days: object = 0
+        path, days = home.parent / "settings.json", 30
         try:
-            days = json.loads(path.read_text()).get("cleanupPeriodDays", 30)
+            content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            days = content.get("cleanupPeriodDays", days)
         except FileNotFoundError:
             if not home.exists():
                 continue
-            days = 30
-        except (OSError, ValueError, AttributeError):
-            pass
+        except (OSError, msgspec.MsgspecError):
+            days = 0
         periods[path] = days if type(days) is int and 0 <= days < 2**32 else 0
     return periods
-
-
-def cleanup_period(env: Mapping[str, str]) -> int:
-    """Days that Claude Code keeps transcripts: its default is 30; 0 when it cannot be told."""
-    return min(cleanup_periods(env).values(), default=30)
 
 
 # --- ccusage --------------------------------------------------------------------------
 
 
 class Feed(NamedTuple):
-    """A feed of ccusage: its name here, its arguments, and the key that its rows are under."""
+    """A feed of ccusage: its name here, its arguments, and the keys that its rows are under."""
 
     name: str
     argv: tuple[str, ...]
-    key: str
+    keys: tuple[str, ...]
     agent: str = "claude"
 
     @property
@@ -664,28 +582,25 @@ class Feed(NamedTuple):
         """Its name, as people see it."""
         return feed_label(self.name, self.agent)
 
-    def place(self, inside: str) -> str:
-        """A place in it, for errors, such as daily[3].date, daily.totals, codex.daily[3].date."""
-        told = inside.startswith(self.key) and self.name != "agents"
-        whole = inside if told else f"{self.name}.{inside}"
-        return whole if self.agent in ("claude", "other") else f"{self.agent}.{whole}"
-
 
 def feed_label(name: str, agent: str) -> str:
     return name if agent == "claude" else f"{agent} {name}"
 
 
 FEEDS = (
-    Feed("daily", ("daily",), "daily"),
-    Feed("monthly", ("monthly",), "monthly"),
-    Feed("session", ("session",), "sessions"),
-    Feed("blocks", ("blocks",), "blocks"),
-    Feed("projects", ("daily", "--instances"), "projects"),
+    Feed("daily", ("daily",), ("daily",)),
+    Feed("monthly", ("monthly",), ("monthly",)),
+    Feed("session", ("session",), ("sessions",)),
+    Feed("blocks", ("blocks",), ("blocks",)),
+    Feed("projects", ("daily", "--instances"), ("projects",)),
 )
 # ccusage 20.0.17 and newer tell of all agents in one scan. It runs with Claude's directory hidden:
 # Claude's own feeds say more, and an invalid directory of Claude's would make this one fail.
 UNIFIED = Feed(
-    "agents", ("daily", "--sections", "daily,monthly,session", "--by-agent"), "daily", "other"
+    "agents",
+    ("daily", "--sections", "daily,monthly,session", "--by-agent"),
+    ("daily", "monthly", "sessions"),
+    "other",
 )
 
 
@@ -745,8 +660,8 @@ class Ccusage(NamedTuple):
 
 def child_environment(env: Mapping[str, str]) -> dict[str, str]:
     """ccusage's environment: without our secrets, and without what would change its feeds."""
-    hidden = {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES", "CH_PASSWORD", "PROJECT_HASH_KEY"}
-    hidden.add("COPY_FROM_PASSWORD")
+    hidden = {"CH_PASSWORD", "PROJECT_HASH_KEY", "COPY_FROM_PASSWORD"}
+    hidden |= {"DEBUG", "LOG_LEVEL", "CCUSAGE_MODEL_ALIASES"}
     if not env.get("CLAUDE_CONFIG_DIR", "").strip():
         hidden.add("CLAUDE_CONFIG_DIR")  # ccusage 20 takes an empty one for a missing directory
     shown = {name: value for name, value in env.items() if name not in hidden}
@@ -769,14 +684,13 @@ def find_command(settings: Settings) -> tuple[str, ...]:
                 log.warning(
                     "CCUSAGE_COMMAND: %r is gone, so %s, which is on PATH, is run instead; "
                     "set CCUSAGE_COMMAND to it, or run setup_cronjob.sh again",
-                    wanted[0],
-                    program,
+                    *(wanted[0], program),
                 )
             return (program, *arguments)
-    if wanted:
-        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
     raise ConfigError(
-        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
+        f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}"
+        if wanted
+        else "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
         "or set CCUSAGE_COMMAND"
     )
 
@@ -814,15 +728,13 @@ _children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
-def run(
-    argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = ""
-) -> subprocess.CompletedProcess[str]:
+def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = "") -> Answer:
     """Run a command to its end, or end its whole process group at the timeout."""
     import subprocess
 
-    silence = subprocess.CompletedProcess(argv, 0, "", "")
+    silence = subprocess.CompletedProcess(argv, -1, "", "")
     if _stopping.is_set():
-        raise FeedError(f"{shlex.join(argv)}: not run: the program is ending")
+        raise FeedError(f"{name}: not run: the program is ending")
     try:
         child = subprocess.Popen(
             argv,
@@ -836,24 +748,21 @@ def run(
         )
     except OSError as error:
         raise complaint(name, f"cannot be run: {error.strerror}", silence) from error
-    _children.add(child)
-    if _stopping.is_set():  # since it was asked above: nobody else may have seen this child
-        _end(child)
     with child:
+        _children.add(child)
         try:
-            stdout, stderr = child.communicate(timeout=timeout)
+            stdout, stderr = child.communicate(timeout=0 if _stopping.is_set() else timeout)
         except subprocess.TimeoutExpired:
             raise complaint(name, f"no answer within {timeout:g} s", silence) from None
         finally:
-            _end(child)
+            _kill(child)
             _children.discard(child)
     return subprocess.CompletedProcess(argv, child.returncode, stdout, stderr)
 
 
-def _end(child: subprocess.Popen[str]) -> None:
+def _kill(child: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
 
 
 @contextlib.contextmanager
@@ -861,15 +770,15 @@ def in_background() -> Iterator[ThreadPoolExecutor]:
     """A thread for calls. What it still runs when the block ends, also by an error, is killed."""
     from concurrent.futures import ThreadPoolExecutor
 
-    background = ThreadPoolExecutor(1)
-    try:
-        yield background
-    finally:
-        _stopping.set()
-        for child in tuple(_children):
-            _end(child)
-        background.shutdown()
-        _stopping.clear()
+    with ThreadPoolExecutor(1) as background:
+        try:
+            yield background
+        finally:
+            _stopping.set()
+            for child in tuple(_children):
+                _kill(child)
+            background.shutdown()
+            _stopping.clear()
 
 
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
@@ -882,7 +791,7 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
         try:
             return read_answer(feed, run(argv, env, settings.timeout, feed.label), env)
         except FeedError as error:
-            slow = time.monotonic() - began >= settings.patience
+            slow = time.monotonic() - began >= settings.patience * settings.timeout
             jitter = random.uniform(0.5, 1)  # noqa: S311 (no secret)
             if error.lasting or pause > 2 or slow or _stopping.wait(pause * jitter):
                 raise
@@ -901,8 +810,7 @@ LASTING = {  # what it would say again
 REMEDIES = {
     "no answer": "check the network, add --offline to CCUSAGE_ARGS, or raise CCUSAGE_TIMEOUT",
     "cannot be run": "check CCUSAGE_COMMAND",
-    "native binary is not available": "npm install -g ccusage {native}, or both in one version: "
-    "npm install -g ccusage@20.0.24 {native}@20.0.24",
+    "native binary is not available": "npm install -g --include=optional ccusage",
     **LASTING,
     "registry|ENOTFOUND|EAI_AGAIN|ETIMEDOUT|ECONN": "check the network, or install ccusage: "
     "npm install -g ccusage",
@@ -912,29 +820,21 @@ REMEDIES = {
 
 
 def complaint(
-    name: str,
-    problem: str,
-    answer: subprocess.CompletedProcess[str],
-    env: Mapping[str, str] | None = None,
+    name: str, problem: str, answer: Answer, env: Mapping[str, str] | None = None
 ) -> FeedError:
     """An error that says what went wrong with a command, what it was, and what to do about it."""
-    # What follows an opening brace, or one of these directories, holds names, which are private.
     words = answer.stderr.strip() or answer.stdout.partition("{")[0]
-    said = f"{problem} {words}"
-    sign = next(sign for sign in REMEDIES if re.search(sign, said))
+    sign = next(sign for sign in REMEDIES if re.search(sign, f"{problem} {words}"))
     if match := re.search("No valid Claude data directories found", words):
         words = match[0]
-    if len(words) > 5000:  # these expressions take long for a long word
-        words = words[:5000].rpartition(" ")[0]
+    # What follows an opening brace, or one of these directories, holds names, which are private.
+    words = words[:5000].rpartition(" ")[0] if len(words) > 5000 else words
     words = re.sub(r"^npm (warn|notice).*", "", words, flags=re.MULTILINE)
     words = re.sub(r"(projects|sessions|storage|chats|threads)[/\\](?s:.*)", r"\1/…", words)
     words = re.sub(r"\S*\.jsonl\S*|(?<!\S)-[^\W_]+-\S*", "…", words)  # as Claude names projects
     quote = ": " + " ".join(words.split())[:300] if words.strip() else ""
-    processor = "arm64" if os.uname().machine in ("arm64", "aarch64") else "x64"
-    remedy = REMEDIES[sign].format(
-        native=f"@ccusage/ccusage-{sys.platform}-{processor}",  # the package that 20 needs here
-        directories=" and ".join(map(str, claude_directories(env or {}))),
-    )
+    directories = " and ".join(map(str, transcript_directories(env or {})))
+    remedy = REMEDIES[sign].format(directories=directories)
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
     error = FeedError(text.encode(errors="replace").decode())
     error.lasting = sign in LASTING
@@ -945,15 +845,12 @@ def failure_lines(failed: Mapping[str, str]) -> list[str]:
     """The messages of failed feeds, by label; feeds that failed of one cause share a message."""
     causes: dict[str, list[str]] = defaultdict(list)
     for label, message in failed.items():
-        # What differs though the cause is one: the names of the feed, and the place of a field.
-        cause = re.sub(r"\n  ran: .*", "", message.removeprefix(f"{label}: "))
-        cause = re.sub(r"^[^\s:]+\.(?=\w+: )", "", cause)
-        causes[re.sub(r"\b(daily|monthly|session|blocks)\b *", "", cause)].append(label)
+        # What differs though the cause is one: the place of a field, and the names of the feed.
+        cause = message.removeprefix(f"{label}: ").partition("\n  ran: ")[0]
+        cause = re.sub(r"^[^\s:]+\.(?=\w+: )|\b(daily|monthly|session|blocks)\b *", "", cause)
+        causes[cause].append(label)
     return [
-        f"{', '.join(labels)}: {failed[labels[0]].removeprefix(f'{labels[0]}: ')}"
-        if labels[1:]
-        else failed[labels[0]]
-        for labels in causes.values()
+        ", ".join(labels) + failed[labels[0]].removeprefix(labels[0]) for labels in causes.values()
     ]
 
 
@@ -974,26 +871,21 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = ccusage.feeds(settings.agents)
-    if ccusage.version < (20, 0, 17) and settings.agents != {"claude"}:
-        names = ", ".join(ccusage.agents) or "Claude alone"
-        log.info("ccusage %s reports %s; newer ones more agents", ccusage.version_text, names)
-    if not feeds:
-        wanted = ", ".join(sorted(settings.agents))
-        raise FeedError(f"ccusage {ccusage.version_text} has no feed of {wanted}: update ccusage")
     reports: dict[Feed, Any] = dict.fromkeys(feeds)
     seconds: dict[Feed, float] = {}
     began = time.monotonic()
-    for first in (True, False):
-        group = [feed for feed in feeds if (feed.name == "session") is first]
-        for feed, payload in fetch_feeds(group, ccusage, zone, settings):
-            reports[feed], seconds[feed] = payload, time.monotonic() - began
-            if isinstance(payload, FeedError):
-                continue
-            if feed.agent == "claude":
-                done = sum(other.agent == "claude" for other in seconds)
-                log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
-            else:
-                log.debug("%s %.2f s", feed.label, seconds[feed])
+    sessions = [feed for feed in feeds if feed.name == "session"]
+    others = [feed for feed in feeds if feed.name != "session"]
+    fetch = partial(fetch_feeds, ccusage=ccusage, zone=zone, settings=settings)
+    for feed, payload in chain(fetch(sessions), fetch(others)):
+        reports[feed], seconds[feed] = payload, time.monotonic() - began
+        if isinstance(payload, FeedError):
+            continue
+        if feed.agent == "claude":
+            done = sum(other.agent == "claude" for other in seconds)
+            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
+        else:
+            log.debug("%s %.2f s", feed.label, seconds[feed])
     return Fetched(ccusage, reports, seconds)
 
 
@@ -1090,6 +982,11 @@ Reported = dict[tuple[str, str], Records]  # by feed and agent
 DISPLAY = ("project_path", "session_id", "project_id")
 
 
+def dollars(cost: float) -> float:
+    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
+    return round(cost, 8) + 0.0
+
+
 class Ids(NamedTuple):
     """Replaces private names: `key` identifies them in the tables, `shown` is what people see."""
 
@@ -1111,28 +1008,22 @@ class Ids(NamedTuple):
 # The feeds' JSON. Fields that are not declared here are ignored, so that ccusage may add some.
 
 Text = Annotated[str, Meta(min_length=1)]
-Time = datetime  # a name of its own: tests put a clock in place of the name datetime
+Money = Annotated[float, Meta(gt=-1e300, lt=1e300)]
+Time = Annotated[datetime, Meta(tz=True)]
 
 
 class Checked(Struct, rename="camel"):
-    """A part of a feed. Its values are what their types say, and fit into the tables' columns."""
+    """A part of a feed, whose counts and times fit into the tables' columns."""
 
     def __post_init__(self) -> None:
-        values = msgspec.structs.astuple(self)
-        for name, value in zip(self.__struct_encode_fields__, values, strict=True):
-            kind, fits, expected = type(value), True, ""
-            if kind is int:
-                fits, expected = (
-                    0 <= value <= UINT64_MAX,
-                    "a whole number from 0 to 18446744073709551615",
-                )
-            elif kind is float:
-                fits, expected = abs(value) < 1e300, "a number of dollars"
-            elif kind is Time and value.utcoffset() != timedelta(0):
-                fits, expected = False, "a time in UTC"
-            elif kind in (date, Time):  # what Date32 and DateTime64 hold in every zone
-                fits, expected = 1900 < value.year < 2299, "a year from 1901 to 2298"
-            if not fits:
+        for number, value in enumerate(msgspec.structs.astuple(self)):
+            expected = ""
+            if type(value) is int and not 0 <= value <= UINT64_MAX:
+                expected = f"a whole number from 0 to {UINT64_MAX}"
+            elif isinstance(value, date) and not 1900 < value.year < 2299:
+                expected = "a year from 1901 to 2298"  # as Date32 and DateTime64 hold in every zone
+            if expected:
+                name = self.__struct_encode_fields__[number]
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
@@ -1144,13 +1035,11 @@ class Totals(Checked):
     cache_creation_tokens: int
     cache_read_tokens: int
     total_tokens: int
-    total_cost: float
+    total_cost: Money
 
     @property
     def tokens(self) -> Tokens:
-        counters = self.input_tokens, self.output_tokens
-        cached = self.cache_creation_tokens, self.cache_read_tokens
-        return Tokens(*counters, *cached, self.total_tokens)
+        return Tokens._make(msgspec.structs.astuple(self)[:5])
 
 
 class ModelRow(Totals, kw_only=True):
@@ -1158,7 +1047,7 @@ class ModelRow(Totals, kw_only=True):
 
     model_name: Text
     total_tokens: int = 0
-    total_cost: float = field(name="cost")
+    total_cost: Money = field(name="cost")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -1166,7 +1055,7 @@ class ModelRow(Totals, kw_only=True):
 
 
 class FeedRow(Totals, kw_only=True):
-    """A row of any feed but the blocks; ROWS says what else the rows of each feed have."""
+    """A row of any feed but the blocks."""
 
     agent: Text = ""  # only the feed of several agents names it
     models_used: list[Text]
@@ -1180,13 +1069,25 @@ class FeedRow(Totals, kw_only=True):
             raise ValueError(f"modelBreakdowns: {repeated!r} is repeated")
 
 
+class DayRow(FeedRow, kw_only=True):
+    """A day, in the feed of projects of one project."""
+
+    day: date = field(name="date")
+
+
+class MonthRow(FeedRow, kw_only=True):
+    """A month."""
+
+    month: Annotated[str, Meta(pattern=r"^(?!1900|2299)(19|2[0-2])[0-9]{2}-(0[1-9]|1[0-2])\Z")]
+
+
 class SessionRow(FeedRow, kw_only=True):
     """A session. Another agent's has no project, and perhaps no times."""
 
     session_id: Text
-    project_path: str = ""
+    project_path: str
     first_activity: Time | None = None
-    last_activity: Any = None  # a time; up to ccusage 19 a day of the reporting zone
+    last_activity: Any  # a time; up to ccusage 19 a day of the reporting zone
 
     def __post_init__(self) -> None:
         kind = date if len(str(self.last_activity)) == len("2026-11-22") else Time | None
@@ -1221,26 +1122,29 @@ class SessionRow(FeedRow, kw_only=True):
         return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
 
 
+class BlockTokens(Checked):
+    """The tokens of a block, under names of their own."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+
+
+class BurnRate(Checked):
+    """What an active block costs in an hour."""
+
+    cost_per_hour: Money
+
+
+class Projection(Checked):
+    """What an active block will have cost at its end."""
+
+    total_cost: Money
+
+
 class BlockRow(Checked, kw_only=True):
     """Five hours of Claude Code's billing, or a gap between two blocks."""
-
-    class Counts(Checked):
-        """The tokens of a block, under names of their own."""
-
-        input_tokens: int
-        output_tokens: int
-        cache_creation_input_tokens: int
-        cache_read_input_tokens: int
-
-    class BurnRate(Checked):
-        """What an active block costs in an hour."""
-
-        cost_per_hour: float
-
-    class Projection(Checked):
-        """What an active block will have cost at its end."""
-
-        total_cost: float
 
     agent: str = "claude"
     id: Text
@@ -1250,14 +1154,14 @@ class BlockRow(Checked, kw_only=True):
     is_active: bool
     is_gap: bool
     entries: int
-    token_counts: BlockRow.Counts
+    token_counts: BlockTokens
     total_tokens: int
-    total_cost: float = field(name="costUSD")
+    total_cost: Money = field(name="costUSD")
     models_used: list[Text] = field(name="models")
     model_breakdowns: ClassVar[list[ModelRow]] = []
     usage_limit_reset_time: Time | None = None
-    burn_rate: BlockRow.BurnRate | None = None
-    projection: BlockRow.Projection | None = None
+    burn_rate: BurnRate | None = None
+    projection: Projection | None = None
 
     @property
     def tokens(self) -> Tokens:
@@ -1273,72 +1177,49 @@ class BlockRow(Checked, kw_only=True):
         }
 
 
-def rows_with(base: type[FeedRow], **fields: Any) -> GenericAlias:
-    """The type of a list of rows that must have these fields, too."""
-    row = msgspec.defstruct("Row", list(fields.items()), bases=(base,), kw_only=True)
-    return GenericAlias(list, (row,))
+class Content(Struct):
+    """What ccusage prints for a feed: rows under the feed's keys, and but for blocks, totals."""
+
+    daily: list[DayRow] | UnsetType = UNSET
+    monthly: list[MonthRow] | UnsetType = UNSET
+    sessions: list[SessionRow] | UnsetType = UNSET
+    blocks: list[BlockRow] | UnsetType = UNSET
+    projects: dict[Text, list[DayRow]] | UnsetType = UNSET
+    totals: Totals | None = None
 
 
-MONTH = Annotated[str, Meta(pattern=r"^(?!1900|2299)(19|2[0-2])[0-9]{2}-(0[1-9]|1[0-2])\Z")]
-DAYS, MONTHS = rows_with(FeedRow, date=date), rows_with(FeedRow, month=MONTH)
-# What each feed prints, but for its totals. The feed of several agents has a list of rows for each
-# day and month. Without data, ccusage 15 to 19 print an empty list instead.
-ROWS: Mapping[str, Mapping[str, Any]] = {
-    "daily": {"daily": DAYS},
-    "monthly": {"monthly": MONTHS},
-    "session": {"sessions": rows_with(SessionRow, project_path=Text, last_activity=Text)},
-    "blocks": {"blocks": list[BlockRow]},
-    "projects": {"projects": GenericAlias(dict, (Text, DAYS))},
-    "session of another agent": {"sessions": list[SessionRow]},
-    "agents": {
-        "daily": GenericAlias(list, (DAYS,)),
-        "monthly": GenericAlias(list, (MONTHS,)),
-        "session": list[SessionRow],
-    },
-}
-FORMS = {
-    name: Annotated[list[Any], Meta(max_length=0)]
-    | msgspec.defstruct(name, [*rows.items(), ("totals", Totals | None, None)])
-    for name, rows in ROWS.items()
-}
-
-
-def decode(feed: Feed, answer: bytes) -> Any:
-    """The rows and totals of a feed's JSON; raises msgspec's errors."""
-    claude = feed.agent == "claude"
-    another = feed.name == "session" and not claude
-    form = FORMS["session of another agent" if another else feed.name]
-    if claude:
+def decode(feed: Feed, text: bytes) -> Content:
+    """What the JSON of a feed holds; raises msgspec's errors."""
+    if feed.agent == "claude":
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.json.decode(answer, type=form)
-    # Also Claude's feeds may write 10.0 for 10, and ccusage 20 prints days when it has no projects.
+            return msgspec.json.decode(text, type=Content)
+    # Also Claude's feeds may write 10.0 for 10.
     payload = msgspec.json.Decoder(
         float_hook=lambda text: int(n) if (n := float(text)).is_integer() else n
-    ).decode(answer)
-    if not claude:
-        payload = as_claude(payload)
-    elif feed.name == "projects" and isinstance(payload, dict) and payload.get("daily") == []:
-        payload = {"projects": {}, **payload}
-    return msgspec.convert(payload, form)
+    ).decode(text)
+    if payload == []:  # ccusage 15 to 19 have no data
+        return Content(daily=[], monthly=[], sessions=[], blocks=[], projects={})
+    return msgspec.convert(payload if feed.agent == "claude" else as_claude(payload), Content)
 
 
 def as_claude(value: Any) -> Any:
     """What a feed says of other agents, in the words of Claude's feeds.
 
-    The feed of several agents has periods, which are days, months or sessions. Codex names its cost
-    and models otherwise, and in ccusage 19 counts the cached tokens within the input. Before
-    ccusage 20.0.17 no other agent has a breakdown by model.
+    The feed of several agents has periods: sessions, or days and months with a part of each agent.
+    Codex names its cost and models otherwise, and in ccusage 19 counts the cached tokens within the
+    input. Before ccusage 20.0.17 no other agent has a breakdown by model.
     """
     if isinstance(value, list):
-        return [as_claude(item) for item in value]
+        items = [as_claude(item) for item in value]
+        return [part for item in items for part in (item if type(item) is tuple else [item])]
     if not isinstance(value, dict):
         return value
-    row = {name: as_claude(item) for name, item in value.items()}
+    row = {{"session": "sessions"}.get(name, name): as_claude(item) for name, item in value.items()}
     if "period" in row:
         period, parts, times = row["period"], row.get("agents"), row.get("metadata")
         if isinstance(parts, list):
             names = {"date": period, "month": period}
-            return [{**part, **names} if isinstance(part, dict) else part for part in parts]
+            return tuple({**part, **names} if isinstance(part, dict) else part for part in parts)
         times = times if isinstance(times, dict) else {}
         row |= {name: times[name] for name in ("firstActivity", "lastActivity") if name in times}
         row["sessionId"] = period
@@ -1357,17 +1238,15 @@ def as_claude(value: Any) -> Any:
             {"cost": cost, "modelName": name, **part} if isinstance(part, dict) else part
             for name, part in models.items()
         ]
-    return {"modelBreakdowns": [], **row, "projectPath": ""}
+    return {"modelBreakdowns": [], "lastActivity": None, **row, "projectPath": ""}
 
 
-def read_answer(
-    feed: Feed, answer: subprocess.CompletedProcess[str], env: Mapping[str, str] | None = None
-) -> Any:
+def read_answer(feed: Feed, answer: Answer, env: Mapping[str, str] | None = None) -> Content:
     """What an answer holds, checked: ccusage may fail with code 0."""
     if answer.returncode:
         raise complaint(feed.label, f"exit code {answer.returncode}", answer, env)
     try:
-        return decode(feed, answer.stdout.encode("utf-8", "surrogateescape"))
+        content = decode(feed, answer.stdout.encode("utf-8", "surrogateescape"))
     except msgspec.ValidationError as error:
         raise refusal(feed, answer, str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -1375,86 +1254,80 @@ def read_answer(
         json_like = answer.stdout.lstrip()[:1] in ("{", "[")
         problem = f"broken JSON ({reason})" if json_like else "no JSON"
         raise complaint(feed.label, problem, answer, env) from None
+    if feed.name == "projects" and content.daily == []:  # ccusage 20 has none
+        content.projects = {}
+    for key in feed.keys:
+        if getattr(content, key) is UNSET:
+            raise complaint(feed.label, f"no key {key!r} in the answer", answer, env)
+    return content
 
 
-def refusal(feed: Feed, answer: subprocess.CompletedProcess[str], error: str) -> FeedError:
+# msgspec's words for types, and ours.
+TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "date": "a date such as 2026-11-22",
+    "datetime": "a time such as 2026-11-22T19:00:00.000Z",
+}
+
+
+def refusal(feed: Feed, answer: Answer, error: str) -> FeedError:
     """What msgspec refuses, with its place in the feed. No value is told, as it may be private."""
     reason, _, path = error.partition(" - at `")
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
-    if feed is UNIFIED:
-        place = place.replace("][", "].agents[")
-    for pattern, words in REASONS.items():
-        reason = re.sub(pattern, words, reason)
+    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
+    reason = re.sub("`str` matching .*", "a month from 1901-01 to 2298-12", reason)
+    reason = re.sub(r"Invalid RFC3339 encoded (\w+)", r"Expected `\1`", reason)
+    reason = re.sub(
+        r"`([\w| ]+)`",
+        lambda match: " or ".join(TYPE_WORDS.get(word, word) for word in match[1].split(" | ")),
+        reason.replace("Expected", "expected"),
+    )
     if not place:
-        missing = re.match(r"(\w+): missing", reason)
-        key = missing[1] if missing else feed.key
-        return complaint(feed.label, f"no key {key!r} in the answer", answer)
+        return complaint(feed.label, reason, answer)
+    place = re.sub("^totals", f"{feed.name}.totals", place)
     joint = "." if re.match(r"\w+: ", reason) else ": "
-    refused = FeedError(f"{feed.place(place)}{joint}{reason}")
+    refused = FeedError(f"{feed.label}: {place}{joint}{reason}")
     refused.lasting = True
     return refused
 
 
-# msgspec's words for what it refuses, as regular expressions, and ours.
-REASONS = {
-    r"Object missing required field `(\w+)`": r"\1: missing",
-    r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
-    "Expected": "expected",
-    " \\| ": "` or `",
-    "`str` matching .*": "a month such as 2026-11, from 1901 to 2298",
-    "`str` of length >= 1": "a text that is not empty",
-    "`int`": "a whole number",
-    "`float`": "a number",
-    "`str`": "a text",
-    "`bool`": "true or false",
-    "`array`": "a list",
-    "`object`": "an object",
-    "`date`": "a date such as 2026-11-22",
-    "`datetime`": "a time such as 2026-11-22T19:00:00.000Z",
-    "`(.*?)`": r"\1",
-}
-
-
-def parse_feed(feed: Feed, payload: Any, ids: Ids, zone: tzinfo) -> Reported:
+def parse_feed(feed: Feed, content: Content, ids: Ids, zone: tzinfo) -> Reported:
     """The records of a feed by feed and agent: that of several agents is three feeds of each.
 
     Raises FeedError where a row is repeated, or where totals are not the sums of the rows.
     """
     parsed: Reported = {} if feed is UNIFIED else {(feed.name, feed.agent): {}}
-    rows = list(rows_of(feed, payload)) if payload else []
-    if payload and feed.name != "blocks":  # the totals of several agents are those of the days
-        summed = (feed.name, feed.key)
-        check_totals(feed, payload.totals, [row for name, _, row in rows if name in summed])
+    rows = list(rows_of(feed, content))
+    if feed.name != "blocks":  # the totals of several agents are those of the days
+        summed = "daily" if feed is UNIFIED else feed.name
+        check_totals(feed, content.totals, [row for name, _, row in rows if name == summed])
     for number, (name, project, row) in enumerate(rows):
         record = build_record(name, project, row, ids, zone)
         records = parsed.setdefault((name, row.agent), {})
         if record.id in records and row.agent == "claude":
-            place = feed.key if project else f"{feed.key}[{number}]"
-            names = [record.details[name] for name in DISPLAY if name in record.details]
-            what = " ".join(map(str, (*record.key, *names)))
-            raise FeedError(f"{place}: {what} is repeated")
+            place = f"{feed.keys[0]}[{'…' if project else number}]"
+            key = " ".join(map(str, record.key))
+            raise FeedError(f"{feed.label}: {place}: {key} is repeated")
         earlier = records.get(record.id)
         records[record.id] = earlier.plus(record) if earlier else record
     return parsed
 
 
-def rows_of(feed: Feed, payload: Any) -> Iterator[tuple[str, str, Any]]:
+def rows_of(feed: Feed, content: Content) -> Iterator[tuple[str, str, Any]]:
     """The rows of a feed, each with the feed whose table is its own, and with its project."""
-    if feed is UNIFIED:
-        lists = [
-            *((name, "", rows) for name in ("daily", "monthly") for rows in getattr(payload, name)),
-            ("session", "", payload.session),
-        ]
-    elif feed.name == "projects":
-        lists = [(feed.name, project, rows) for project, rows in payload.projects.items()]
-    else:
-        lists = [(feed.name, "", getattr(payload, feed.key))]
-    for name, project, rows in lists:
-        for row in rows:
-            row.agent = row.agent if feed is UNIFIED else feed.agent
-            if not row.agent:
-                raise FeedError(f"{feed.place(name)}: a row names no agent")
-            yield name, project, row
+    for key in feed.keys:
+        rows = getattr(content, key)
+        for project, listed in rows.items() if key == "projects" else [("", rows)]:
+            for row in listed:
+                row.agent = row.agent if feed is UNIFIED else feed.agent
+                if not row.agent:
+                    raise FeedError(f"{feed.label}: {key}: a row names no agent")
+                yield key.replace("sessions", "session"), project, row
 
 
 def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> Record:
@@ -1467,9 +1340,9 @@ def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> R
     elif name == "blocks":
         key, details = (row.id,), row.details
     elif project:
-        key, details = (row.date, ids.key(project)), {"project_id": ids.shown(project)}
+        key, details = (row.day, ids.key(project)), {"project_id": ids.shown(project)}
     else:
-        key = (row.date if name == "daily" else row.month,)
+        key = (row.day if name == "daily" else row.month,)
     shares = {
         part.model_name: Share(part.tokens, dollars(part.total_cost))
         for part in row.model_breakdowns
@@ -1478,28 +1351,23 @@ def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> R
     return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
 
 
-def dollars(cost: float) -> float:
-    """Money to a hundred-millionth of a dollar; the sum turns -0.0 into 0.0."""
-    return round(cost, 8) + 0.0
-
-
 def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None:
     """A feed must add up to its own totals: tokens exactly, cost within float noise."""
     if totals is None:
         if rows:  # without rows, ccusage 19 has null as the totals of another agent
-            raise FeedError(f"{feed.place('totals')}: missing")
+            raise FeedError(f"{feed.label}: {feed.name}.totals: missing")
         return
     used = zip(*([*row.tokens, row.total_cost] for row in (totals, *rows)), strict=True)
     for name, (total, *parts) in zip(Totals.__struct_encode_fields__, used, strict=True):
         if name == "totalCost":
-            said, found = dollars(total), dollars(math.fsum(parts))
+            said, summed = dollars(total), dollars(math.fsum(parts))
             noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said)
         else:  # above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates
-            said, found = total, min(sum(parts), UINT64_MAX)
+            said, summed = total, min(sum(parts), UINT64_MAX)
             noise = total * 1e-9 if total > 2**53 else 0
-        if abs(found - said) > noise:
-            place = feed.place(f"totals.{name}")
-            raise FeedError(f"{place}: {said}, but the rows add up to {found}")
+        if abs(summed - said) > noise:
+            place = f"{feed.label}: {feed.name}.totals.{name}"
+            raise FeedError(f"{place}: {said}, but the rows add up to {summed}")
 
 
 def parse_all(
@@ -1519,16 +1387,15 @@ def parse_all(
             failed[feed.label] = str(error)
             continue
         if feed is UNIFIED:
-            others = agents - {"claude"}
-            told |= others
-            wanted = others or {agent for _, agent in parsed if agent != "claude"}
+            told |= agents - {"claude"}
+            wanted = (agents or {agent for _, agent in parsed}) - {"claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
         elif feed.name == "daily":
             told.add(feed.agent)
         reported |= parsed
     for agent in sorted(told & (agents or {"claude"})):
         if not reported.get(("daily", agent)):
-            places = " and ".join(map(str, claude_directories(fetched.ccusage.env)))
+            places = " and ".join(map(str, transcript_directories(fetched.ccusage.env)))
             looked = f"; it looked in {places}" if agent == "claude" else ""
             log.info("ccusage reports no usage of %s%s", agent, looked)
     return reported, failed
@@ -3830,7 +3697,8 @@ def refuse_twins(
 
 def retention(settings: Settings, past: Past) -> int:
     """Days: the shortest that Claude Code ever kept transcripts here."""
-    return min(cleanup_period(settings.environment), past.cleanup_period_days)
+    periods = cleanup_periods(settings.environment).values()
+    return min(*periods, past.cleanup_period_days) if periods else min(30, past.cleanup_period_days)
 
 
 def window_start(period: int, now: datetime) -> datetime | None:
@@ -4068,8 +3936,8 @@ def source_settings(settings: Settings, text: str) -> Settings:
                 password=settings.environment.get("COPY_FROM_PASSWORD", ""),
                 database=unquote(match[5]),
             )
-    elif os.path.isdir(_path(text, Path()) / "metadata"):
-        return embedded_source(settings, _path(text, Path()))
+    elif os.path.isdir(_path(text) / "metadata"):
+        return embedded_source(settings, _path(text))
     raise ConfigError(  # without the text: a password may be in it
         "--copy-from: expected the directory of an embedded database, or "
         f"{ADDRESS} with the password in COPY_FROM_PASSWORD"
@@ -5492,7 +5360,7 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
         if not re.fullmatch(pattern, value):
             raise ConfigError(f"--query {query.name}: {name}: expected {expected}, got {value!r}")
     if "timezone" in given and query.name != "-":
-        _zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
+        zone_name("--param timezone", given["timezone"], "give one such as Europe/Berlin")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -6043,8 +5911,8 @@ def local_names(settings: Settings) -> dict[str, str]:
     """Names of this machine's folders and files, by what is shown of them where they are hashed."""
     env, ids, names = settings.environment, Ids(settings.hash_key), dict[str, str]()
     home = Path(env.get("HOME") or Path.home())
-    codex = _path(env.get("CODEX_HOME"), home / ".codex")
-    opencode = _path(env.get("OPENCODE_DATA_DIR"), home / ".local/share/opencode")
+    codex = _path(env.get("CODEX_HOME") or home / ".codex")
+    opencode = _path(env.get("OPENCODE_DATA_DIR") or home / ".local/share/opencode")
     others = (codex / "sessions", codex / "archived_sessions", opencode / "storage")
     for root in (*transcript_directories(env), *others):
         for folder, folders, files in os.walk(root):
@@ -6074,7 +5942,8 @@ def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImport
             raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
         zone = zones.get(machine) or (recorded and recorded.timezone)
         zone = zone or next(iter(zones.values()), None) or system_zone(settings.environment)
-        yield importer, Scope(datetime.now(UTC), _recorded_zone(zone), machine=machine)
+        zone = zone_name("import history", zone, "update the tzdata of this machine")
+        yield importer, Scope(datetime.now(UTC), zone, machine=machine)
 
 
 class Parser(argparse.ArgumentParser):
@@ -6342,7 +6211,7 @@ def publish(report: Report, args: argparse.Namespace, settings: Settings | None 
         text = RENDERERS[args.format](report)
     if args.output:
         try:
-            _write_whole(args.output, text)
+            write_whole(args.output, text)
         except OSError as error:
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
         if args.format != "html" or args.quiet or args.output.parent == Path("/dev"):
@@ -6373,7 +6242,7 @@ def tell_unknown_variables(env: Mapping[str, str]) -> None:
     from difflib import get_close_matches
 
     ours = re.compile("(CH|CCUSAGE)_(?!MODEL_ALIASES$)").match  # that one is ccusage's own
-    for name in sorted({*filter(ours, env), *(env.keys() - os.environ.keys())} - VARIABLES):
+    for name in sorted({*filter(ours, env), *(env.keys() - os.environ.keys())} - VARIABLES.keys()):
         near = get_close_matches(name, VARIABLES, 1, 0.6 if ours(name) else 0.85)
         if env[name].strip() and (ours(name) or near):
             hint = f"did you mean {near[0]}?" if near else ".env.example lists them"

@@ -389,7 +389,7 @@ def mend_command(command: str) -> None:
                 warn(f"{dotenv_file}: CCUSAGE_COMMAND is now {command}; {program} does not last")
         mended += line
     if mended != text:
-        importer._write_whole(dotenv_file, mended)
+        importer.write_whole(dotenv_file, mended)
 
 
 # --- the line

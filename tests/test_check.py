@@ -307,7 +307,7 @@ def test_a_broken_report_fails_the_check_with_a_remedy(machine: Machine) -> None
     assert "daily.totals.inputTokens" in found["daily"]["detail"]
     assert "no key 'monthly'" in found["monthly"]["detail"]
     assert "native binary" in found["blocks"]["detail"]
-    assert found["blocks"]["remedy"].startswith("npm install -g ccusage @ccusage/ccusage-")
+    assert found["blocks"]["remedy"].startswith("npm install -g --include=optional ccusage")
     assert found["session"]["status"] == "ok"
 
 

@@ -19,12 +19,12 @@ from ccusage_importer import (
     Settings,
     build_parser,
     child_environment,
-    claude_directories,
-    cleanup_period,
+    cleanup_periods,
     dotenv_path,
     load_environment,
     locked,
     main,
+    transcript_directories,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "timezone": None,
         "jobs": 3,
         "timeout": 120,
+        "patience": 1.5,
         "hash_key": "",
         "state_dir": home / ".local/state/ccusage-import",
         "environment": {},
@@ -88,7 +89,6 @@ def test_without_any_variable_the_defaults_hold(home: Path) -> None:
         "allow_shrink": False,
         "dry_run": False,
         "lock_timeout": 300,
-        "patience": 180,
     }
 
 
@@ -118,7 +118,7 @@ VARIABLES = [
 def test_an_empty_variable_is_as_an_unset_one() -> None:
     empty = Settings.from_env(dict.fromkeys(VARIABLES, ""))
     unset = Settings.from_env({})
-    names = [name for name in Settings.__slots__ if name != "environment"]
+    names = [name for name in Settings._fields if name != "environment"]
     assert [getattr(empty, name) for name in names] == [getattr(unset, name) for name in names]
 
 
@@ -136,7 +136,6 @@ def test_an_empty_variable_is_as_an_unset_one() -> None:
         ("CH_PROTOCOL", "https", "protocol", "https"),
         ("CH_USER", "o'brien", "user", "o'brien"),
         ("CH_PASSWORD", PASSWORD, "password", PASSWORD),
-        ("CH_PASSWORD", "  ", "password", "  "),
         ("CH_DATABASE", "usage", "database", "usage"),
         ("CH_CA_CERT", "/etc/ca.pem", "ca_cert", "/etc/ca.pem"),
         ("CH_VERIFY", "False", "verify", False),
@@ -173,23 +172,25 @@ def test_a_tilde_in_a_path_is_home(home: Path) -> None:
 
 
 WRONG = [
-    ("CH_HOST", "http://db", "CH_HOST: expected a host name, got 'http://db'; the port is CH_PORT"),
-    ("CH_HOST", "db:9000", "CH_HOST: expected a host name, got 'db:9000'; the port is CH_PORT"),
-    ("CH_HOST", "a b", "CH_HOST: expected a host name, got 'a b'; the port is CH_PORT"),
-    ("CH_HOST", "ch://me:p@db", "CH_HOST: expected a host name, got '…@db'; the port is CH_PORT"),
+    ("CH_HOST", "http://db", "CH_HOST: expected a host name (its port is CH_PORT), got 'http://db'"),
+    ("CH_HOST", "db:9000", "CH_HOST: expected a host name (its port is CH_PORT), got 'db:9000'"),
+    ("CH_HOST", "a b", "CH_HOST: expected a host name (its port is CH_PORT), got 'a b'"),
+    ("CH_HOST", "ch://me:p@db", "CH_HOST: expected a host name (its port is CH_PORT), got '…@db'"),
     ("CH_PORT", "http", "CH_PORT: expected a whole number above 0 and below 65536, got 'http'"),
     ("CH_PORT", "0", "CH_PORT: expected a whole number above 0 and below 65536, got '0'"),
     ("CH_PORT", "70000", "CH_PORT: expected a whole number above 0 and below 65536, got '70000'"),
-    ("CH_PROTOCOL", "ftp", "CH_PROTOCOL: expected one of http, https, got 'ftp'"),
+    ("CH_PROTOCOL", "ftp", "CH_PROTOCOL: expected http or https, got 'ftp'"),
     ("CH_VERIFY", "maybe", "CH_VERIFY: expected one of true, 1, yes, on, false, 0, no, off, "
                            "got 'maybe'"),
     ("CH_EMBEDDED_PATH", "~nobody-here/x", "~nobody-here/x: Could not determine home directory."),
-    ("CCUSAGE_COMMAND", "a 'b", "CCUSAGE_COMMAND: No closing quotation in \"a 'b\""),
-    ("CCUSAGE_ARGS", "a\\", "CCUSAGE_ARGS: No escaped character in 'a\\\\'"),
+    ("CCUSAGE_COMMAND", "a 'b", "CCUSAGE_COMMAND: expected a command as in a shell, got \"a 'b\""),
+    ("CCUSAGE_ARGS", "a\\", "CCUSAGE_ARGS: expected arguments as in a shell, but the time zone, "
+                           "which is CCUSAGE_TIMEZONE's, got 'a\\\\'"),
     (
         "CCUSAGE_ARGS",
         "--offline -z UTC",
-        "CCUSAGE_ARGS: the time zone is CCUSAGE_TIMEZONE's, got '--offline -z UTC'",
+        "CCUSAGE_ARGS: expected arguments as in a shell, but the time zone, which "
+        "is CCUSAGE_TIMEZONE's, got '--offline -z UTC'",
     ),
     ("CCUSAGE_JOBS", "2.5", "CCUSAGE_JOBS: expected a whole number above 0 and below 65536, "
                             "got '2.5'"),
@@ -338,10 +339,14 @@ def test_no_secret_reaches_ccusage() -> None:
 
 
 def test_claude_codes_directories_are_those_of_ccusage(home: Path) -> None:
-    default = [home / ".config/claude", home / ".claude"]
-    assert claude_directories({}) == claude_directories({"CLAUDE_CONFIG_DIR": " "}) == default
-    assert claude_directories({"CLAUDE_CONFIG_DIR": "/a, ~/b,"}) == [Path("/a"), home / "b"]
-    assert claude_directories({"XDG_CONFIG_HOME": "/x"})[0] == Path("/x/claude")
+    default = [home / ".config/claude/projects", home / ".claude/projects"]
+    assert (
+        transcript_directories({}) == transcript_directories({"CLAUDE_CONFIG_DIR": " "}) == default
+    )
+    listed = {"CLAUDE_CONFIG_DIR": "/a, ~/b,/c/projects"}
+    wanted = [Path("/a/projects"), home / "b/projects", Path("/c/projects")]
+    assert transcript_directories(listed) == wanted
+    assert transcript_directories({"XDG_CONFIG_HOME": "/x"})[0] == Path("/x/claude/projects")
 
 
 @pytest.mark.parametrize(
@@ -367,7 +372,8 @@ def test_the_retention_of_transcripts_is_claude_codes_own(
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "settings.json").write_text(text)
     listed = ",".join(str(tmp_path / str(number)) for number in range(3))
-    assert cleanup_period({"CLAUDE_CONFIG_DIR": listed}) == days
+    periods = cleanup_periods({"CLAUDE_CONFIG_DIR": listed})
+    assert min(periods.values(), default=30) == days
 
 
 # --- command line --------------------------------------------------------------------------

@@ -322,7 +322,7 @@ def test_env_is_for_its_owner_alone_and_says_what_the_environment_said(alone: Pr
     assert env["XDG_CONFIG_HOME"] == alone.machine.env["XDG_CONFIG_HOME"]
     wanted = Settings.from_env(alone.machine.env)
     found = Settings.from_env(env)
-    for name in Settings.__slots__:
+    for name in Settings._fields:
         if name not in ("environment", "ca_cert"):
             assert getattr(found, name) == getattr(wanted, name), name
     assert env["CH_CA_CERT"] == "/a.crt"

@@ -17,7 +17,7 @@ from ccusage_importer import (
     Record,
     Share,
     Tokens,
-    cleanup_period,
+    cleanup_periods,
     decide_all,
 )
 
@@ -137,6 +137,10 @@ def reported(*records: Record) -> dict[Any, Record]:
 # --- the window --------------------------------------------------------------------------------
 
 
+def shortest_period(env: dict[str, str]) -> int:
+    return min(cleanup_periods(env).values(), default=30)
+
+
 @pytest.mark.parametrize(
     ("content", "days"),
     [
@@ -161,7 +165,7 @@ def test_the_window_comes_from_claude_codes_settings(
 ) -> None:
     if content is not None:
         (tmp_path / "settings.json").write_bytes(content.encode("latin-1"))
-    assert cleanup_period({"CLAUDE_CONFIG_DIR": str(tmp_path)}) == days
+    assert shortest_period({"CLAUDE_CONFIG_DIR": str(tmp_path)}) == days
 
 
 def test_of_several_directories_the_shortest_period_counts(tmp_path: Path) -> None:
@@ -170,7 +174,7 @@ def test_of_several_directories_the_shortest_period_counts(tmp_path: Path) -> No
         content = json.dumps({"cleanupPeriodDays": days})
         (tmp_path / name / "settings.json").write_text(content)
     names = ",".join(str(tmp_path / name) for name in ("a", "missing", "b", "c"))
-    assert cleanup_period({"CLAUDE_CONFIG_DIR": names}) == 14
+    assert shortest_period({"CLAUDE_CONFIG_DIR": names}) == 14
 
 
 def test_a_directory_with_transcripts_and_no_settings_keeps_them_for_30_days(
@@ -181,7 +185,7 @@ def test_a_directory_with_transcripts_and_no_settings_keeps_them_for_30_days(
     (tmp_path / "a" / "settings.json").write_text('{"cleanupPeriodDays": 365}')
     for names, days in (("a", 365), ("a,b", 30), ("a,c", 365), ("a/projects", 365), ("c", 30)):
         listed = ",".join(str(tmp_path / name) for name in names.split(","))
-        assert cleanup_period({"CLAUDE_CONFIG_DIR": listed}) == days
+        assert shortest_period({"CLAUDE_CONFIG_DIR": listed}) == days
 
 
 def test_without_the_variable_both_default_directories_are_read(tmp_path: Path) -> None:
@@ -190,7 +194,7 @@ def test_without_the_variable_both_default_directories_are_read(tmp_path: Path) 
         content = json.dumps({"cleanupPeriodDays": days})
         (tmp_path / folder / "settings.json").write_text(content)
     home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / ".config")}
-    assert cleanup_period(home) == 10
+    assert shortest_period(home) == 10
 
 
 # --- the upgrade from 18 -----------------------------------------------------------------------

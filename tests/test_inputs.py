@@ -25,7 +25,7 @@ from tables import PROGRAM, VIEWS, Done, Machine, noon
 from transcripts import Message, write_session
 
 import ccusage_importer
-from ccusage_importer import PATHS, VARIABLES, temporary_directory
+from ccusage_importer import VARIABLES, temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +82,7 @@ ENVIRONMENT = {
     "one of ccusage's own": Case("", env={"CCUSAGE_MODEL_ALIASES": "a=b"}, code=0),
     "one of somebody else": Case("", env={"MACHINE_NAM": "m", "CH_": ""}, code=0),
     "a file for the database": Case(
-        "CH_EMBEDDED_PATH: expected a directory, but {home}/file is a file",
+        "CH_EMBEDDED_PATH: expected a directory, got '{home}/file'",
         env={"CH_EMBEDDED_PATH": "{home}/file"}, files=["file"],
     ),
     "a file above the database": Case(
@@ -90,7 +90,7 @@ ENVIRONMENT = {
         env={"CH_EMBEDDED_PATH": "{home}/file/ch"}, files=["file"],
     ),
     "a file for the state": Case(
-        "CCUSAGE_STATE_DIR: expected a directory, but {home}/file is a file", [],
+        "CCUSAGE_STATE_DIR: expected a directory, got '{home}/file'", [],
         env={"CCUSAGE_STATE_DIR": "{home}/file"}, files=["file"],
     ),
     "a place where no database can be": Case(
@@ -98,7 +98,7 @@ ENVIRONMENT = {
         env={"CH_EMBEDDED_PATH": "/proc/ch/clickhouse"},
     ),
     "a name with a line break": Case(
-        "MACHINE_NAME: expected one line without control characters", [],
+        "MACHINE_NAME: expected one line of UTF-8 without control characters", [],
         env={"MACHINE_NAME": "lap\ntop"},
     ),
     "a user with one": Case("CH_USER: expected one line", env={"CH_USER": "a\rb"}),
@@ -117,6 +117,11 @@ ENVIRONMENT = {
         "there is no database 'typo'", QUERY, {"CH_DATABASE": "typo"}, stdin=b"SELECT 1", code=1
     ),
 }  # fmt: skip
+PLACES = [
+    "CH_CA_CERT", "CCUSAGE_STATE_DIR", "TMPDIR", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS",
+    "XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME", "COPILOT_OTEL_FILE_EXPORTER_PATH",
+    "DROID_SESSIONS_DIR", "GOOSE_PATH_ROOT",
+]  # fmt: skip
 DOTENV = {
     "an unknown variable": Case(
         "clone/.env: CH_HSOT is no setting of this program; did you mean CH_HOST?",
@@ -129,11 +134,12 @@ DOTENV = {
         dotenv="# here\nCH_EMBEDDED_PATH=usage.db\n",
     ),
     "a relative command": Case("got './ccusage --x'", dotenv="CCUSAGE_COMMAND='./ccusage --x'\n"),
+    "a quoted command": Case("", dotenv="CCUSAGE_COMMAND=\"'/my tools/ccusage' --x\"\n", code=0),
     "a bare command": Case("", dotenv="CCUSAGE_COMMAND='ccusage --x'\n", code=0),
     "a tilde for us": Case("", dotenv="CCUSAGE_STATE_DIR=~/state\nCH_CA_CERT=/a\n", code=0),
     "a tilde for ccusage": Case("got '/a,~/b'", dotenv="CLAUDE_CONFIG_DIR='/a,~/b'\n"),
     "no assignment": Case("clone/.env, line 1: expected NAME=VALUE", dotenv="CH_HOST db\n"),
-    **{f"a relative {n}": Case(f"{n}: expected a path", dotenv=f"{n}=x\n") for n in sorted(PATHS)},
+    **{f"a relative {n}": Case(f"{n}: expected a path", dotenv=f"{n}=x\n") for n in PLACES},
 }  # fmt: skip
 STDIN = {
     "closed": Case("--query -: no SQL came from stdin", QUERY, stdin=None),
@@ -242,8 +248,8 @@ def test_what_is_given_wrongly_is_told_in_a_line_with_the_right_code(
 def test_every_setting_of_the_example_is_a_known_one() -> None:
     text = PROGRAM.with_name(".env.example").read_text()
     named = set(re.findall("^#([A-Z_]+)=", text, re.MULTILINE))
-    assert named >= VARIABLES
-    assert not {name for name in named - VARIABLES if name.startswith(("CH_", "CCUSAGE_"))}
+    assert named >= VARIABLES.keys()
+    assert not {name for name in named - VARIABLES.keys() if name.startswith(("CH_", "CCUSAGE_"))}
 
 
 @pytest.mark.parametrize(
@@ -350,13 +356,43 @@ def test_what_another_run_uses_is_not_removed(fresh: Machine) -> None:
 
 
 def test_what_a_killed_run_left_beside_the_output_is_removed(used: Machine, tmp_path: Path) -> None:
-    part, other = tmp_path / ".s[1].json.part-ab", tmp_path / ".s1.json.part-ab"
+    part, other = tmp_path / ".s[1].json.part", tmp_path / ".s1.json.part"
     part.write_text("{")
     other.write_text("{")
     used.main("--stats", "--output", str(tmp_path / "s[1].json"))
     assert not part.exists()
     assert other.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"s[1].json", other.name}
+
+
+def test_output_goes_into_a_pipe_a_device_or_behind_what_a_shell_has_written(
+    used: Machine, tmp_path: Path
+) -> None:
+    program = shlex.join(used.argv("--list-queries", "--format", "json", "--output"))
+    for script in (
+        f"{program} /dev/stdout",
+        f"{program} /dev/stdout | cat",
+        f"mkfifo fifo; {program} fifo & cat fifo; wait",
+        f"echo first > file; {program} /dev/stdout >> file; tail -n +2 file",
+    ):
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=tmp_path, env=used.env, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.startswith(b"[")
+
+
+def test_a_file_keeps_its_mode_and_a_link_its_target(used: Machine, tmp_path: Path) -> None:
+    target, link = tmp_path / "s.json", tmp_path / "link.json"
+    target.write_text("old")
+    target.chmod(0o644)
+    link.symlink_to(target)
+    used.main("--stats", "--output", str(link))
+    assert link.is_symlink()
+    assert target.read_text() != "old"
+    assert target.stat().st_mode & 0o777 == 0o644
+    used.main("--stats", "--output", str(tmp_path / "new.json"))
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o600
 
 
 # --- in processes of their own -------------------------------------------------------------------

@@ -7,16 +7,12 @@ import errno
 import fcntl
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import pytest
 from tables import Database, Machine
-
-from ccusage_importer import temporary_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,23 +199,3 @@ def test_a_disk_without_locks_is_named(machine: Machine, monkeypatch: pytest.Mon
     assert done.code == 2
     text = f"{lock_file(machine)}: cannot be locked: No locks available; put CCUSAGE_STATE_DIR on"
     assert text in done.err
-
-
-def test_a_temporary_directory_that_another_run_takes_for_abandoned_is_made_anew(
-    tmp_path: Path,
-) -> None:
-    make, made = tempfile.mkdtemp, []
-
-    def mkdtemp(**where: Any) -> str:
-        made.append(make(**where))
-        if len(made) == 1:  # before it could be locked
-            Path(made[0]).rmdir()
-        return made[-1]
-
-    with (
-        mock.patch.object(tempfile, "mkdtemp", mkdtemp),
-        temporary_directory({"TMPDIR": str(tmp_path)}) as path,
-    ):
-        assert [path] == [Path(made[1])]
-        assert path.is_dir()
-    assert not list(tmp_path.iterdir())

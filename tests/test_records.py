@@ -214,9 +214,11 @@ def test_without_data_ccusage_19_has_null_for_another_agents_totals() -> None:
 GONE = object()
 WHOLE = f"expected a whole number from 0 to {UINT64_MAX}, got"
 BLOCK = "blocks[0]"
+MONTH = "expected a month from 1901-01 to 2298-12"
+INSTANT = "expected a time such as 2026-11-22T19:00:00.000Z"
 SHARE = "daily[0].modelBreakdowns[0]"
 PROJECT = "projects[…]"
-PART = "agents.daily[1].agents[0]"
+PART = "daily[2]"  # the first part of the second day
 
 # feed, place of the lie, the lie, and what is said about it after the place of the field.
 LIES: list[tuple[str, str, Any, str]] = [
@@ -288,13 +290,13 @@ LIES: list[tuple[str, str, Any, str]] = [
         "daily",
         "daily/2/outputTokens",
         math.nan,
-        "daily: broken JSON (JSON is malformed: invalid character (byte 1887))",
+        "broken JSON (JSON is malformed: invalid character (byte 1887))",
     ),
     (
         "daily",
         "daily/2/outputTokens",
         math.inf,
-        "daily: broken JSON (JSON is malformed: invalid character (byte 1887))",
+        "broken JSON (JSON is malformed: invalid character (byte 1887))",
     ),
     ("daily", "daily/2/totalTokens", 2**64, f"daily[2].totalTokens: {WHOLE} 18446744073709551616"),
     (
@@ -332,13 +334,13 @@ LIES: list[tuple[str, str, Any, str]] = [
         "daily",
         "daily/0/totalCost",
         math.nan,
-        "daily: broken JSON (JSON is malformed: invalid character (byte 552))",
+        "broken JSON (JSON is malformed: invalid character (byte 552))",
     ),
     (
         "daily",
         "daily/0/totalCost",
         -math.inf,
-        "daily: broken JSON (JSON is malformed: invalid character (byte 553))",
+        "broken JSON (JSON is malformed: invalid character (byte 553))",
     ),
     (
         "daily",
@@ -382,19 +384,19 @@ LIES: list[tuple[str, str, Any, str]] = [
         "monthly",
         "monthly/1/month",
         "2026-13",
-        "monthly[1].month: expected a month such as 2026-11, from 1901 to 2298",
+        f"monthly[1].month: {MONTH}",
     ),
     (
         "monthly",
         "monthly/1/month",
         "2026-11-01",
-        "monthly[1].month: expected a month such as 2026-11, from 1901 to 2298",
+        f"monthly[1].month: {MONTH}",
     ),
     (
         "blocks",
         "blocks/0/startTime",
         "2025-09-30T09:00:00.000",
-        f"{BLOCK}.startTime: expected a time in UTC, got 2025-09-30 09:00:00",
+        f"{BLOCK}.startTime: {INSTANT} with a timezone component",
     ),
     (
         "blocks",
@@ -420,15 +422,15 @@ LIES: list[tuple[str, str, Any, str]] = [
     (
         "session",
         "sessions/3/lastActivity",
-        "2025-10-01T12:30:00+02:00",
-        "sessions[3].lastActivity: expected a time in UTC, got 2025-10-01 12:30:00+02:00",
+        "2025-10-01T12:30:00",
+        f"sessions[3].lastActivity: {INSTANT} with a timezone component",
     ),
     # names
     (
         "session",
         "sessions/1/sessionId",
         "",
-        "sessions[1].sessionId: expected a text that is not empty",
+        "sessions[1].sessionId: expected a text of length >= 1",
     ),
     ("session", "sessions/1/sessionId", GONE, "sessions[1].sessionId: missing"),
     (
@@ -441,15 +443,15 @@ LIES: list[tuple[str, str, Any, str]] = [
         "session",
         "sessions/1/projectPath",
         "a\ud800b",
-        "session: broken JSON (JSON is malformed: unexpected end of escaped utf-16 surrogate pair "
+        "broken JSON (JSON is malformed: unexpected end of escaped utf-16 surrogate pair "
         "(byte 1545))",
     ),
-    ("projects", "projects/", [], "projects: expected a text that is not empty"),
+    ("projects", "projects/", [], "projects: expected a text of length >= 1"),
     (
         "projects",
         "projects/\udc80",
         [],
-        "projects: broken JSON (JSON is malformed: invalid utf-16 surrogate pair (byte 2948))",
+        "broken JSON (JSON is malformed: invalid utf-16 surrogate pair (byte 2948))",
     ),
     (
         "daily",
@@ -461,7 +463,7 @@ LIES: list[tuple[str, str, Any, str]] = [
         "daily",
         "daily/0/modelBreakdowns/0/modelName",
         "",
-        f"{SHARE}.modelName: expected a text that is not empty",
+        f"{SHARE}.modelName: expected a text of length >= 1",
     ),
     (
         "daily",
@@ -469,7 +471,7 @@ LIES: list[tuple[str, str, Any, str]] = [
         OPUS,
         "daily[0].modelBreakdowns: 'claude-opus-4-1-20250805' is repeated",
     ),
-    ("blocks", "blocks/0/id", "", f"{BLOCK}.id: expected a text that is not empty"),
+    ("blocks", "blocks/0/id", "", f"{BLOCK}.id: expected a text of length >= 1"),
     ("blocks", "blocks/0/isGap", 0, f"{BLOCK}.isGap: expected true or false, got a whole number"),
     ("blocks", "blocks/0/isActive", None, f"{BLOCK}.isActive: expected true or false, got null"),
     # sums and keys
@@ -532,12 +534,14 @@ def test_a_lie_is_refused_with_its_feed_its_place_and_the_reason(
     payload = lied(recorded("20.0.24", name), place, lie)
     with pytest.raises(FeedError) as refused:
         parse(BY_NAME[name], payload, Ids("", hidden=True))
-    assert str(refused.value).split("\n")[0] == message
+    assert str(refused.value).split("\n")[0] == f"{name}: {message}"
 
 
 def test_a_number_beyond_all_floats_is_refused() -> None:
     text = json.dumps(recorded("20.0.24", "daily")).replace("0.6449459999999999", "1e400")
-    with pytest.raises(FeedError, match=r"^daily\[0\]\.totalCost: expected a number of dollars"):
+    with pytest.raises(
+        FeedError, match=r"^daily: daily\[0\]\.totalCost: expected a number < 1e\+300"
+    ):
         parse(BY_NAME["daily"], text)
 
 
@@ -558,24 +562,20 @@ def test_a_lie_is_neither_quoted_at_length_nor_when_it_may_be_private(lie: Any) 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"daily":' * 50_000, "9" * 5000])
 def test_json_that_python_cannot_hold_is_refused(text: str) -> None:
     began = time.process_time()
-    with pytest.raises(FeedError, match=r"^daily: (broken JSON|no key)"):
+    with pytest.raises(FeedError, match=r"^daily: (broken JSON|Integer value out of range|no key)"):
         parse(BY_NAME["daily"], text)
     assert time.process_time() - began < 5
 
 
-def test_a_repeated_session_is_named_as_it_is_shown() -> None:
+def test_a_repeated_session_is_named_by_its_place_and_its_key() -> None:
     payload = recorded("20.0.24", "session")
     payload["sessions"][1] |= {
         name: payload["sessions"][0][name] for name in ("sessionId", "projectPath")
     }
     with pytest.raises(FeedError) as refused:
         parse(BY_NAME["session"], payload, Ids("", hidden=True))
-    session_id = payload["sessions"][0]["sessionId"]
-    shown = [
-        tables.digits(BETA, session_id)[:32],
-        *(tables.digits(x)[:8] for x in (BETA, session_id)),
-    ]
-    assert str(refused.value) == f"sessions[1]: {' '.join(shown)} is repeated"
+    key = tables.digits(BETA, payload["sessions"][0]["sessionId"])[:32]
+    assert str(refused.value) == f"session: sessions[1]: {key} is repeated"
 
 
 def test_the_same_day_twice_in_another_agents_report_is_summed() -> None:
@@ -590,33 +590,33 @@ def test_the_same_day_twice_in_another_agents_report_is_summed() -> None:
 @pytest.mark.parametrize(
     ("place", "lie", "message"),
     [
-        ("daily/0/inputTokens", -1, f"codex.daily[0].inputTokens: {WHOLE} -1"),
-        ("daily/0/costUSD", GONE, "codex.daily[0].totalCost: missing"),
-        ("daily/0/models", 5, "codex.daily[0].modelsUsed: missing"),
-        ("daily/0/models", ["gpt-5"], "codex.daily[0].modelsUsed: missing"),
+        ("daily/0/inputTokens", -1, f"daily[0].inputTokens: {WHOLE} -1"),
+        ("daily/0/costUSD", GONE, "daily[0].totalCost: missing"),
+        ("daily/0/models", 5, "daily[0].modelsUsed: missing"),
+        ("daily/0/models", ["gpt-5"], "daily[0].modelsUsed: missing"),
         (
             "daily/0/models",
             {"gpt-5": 1},
-            "codex.daily[0].modelBreakdowns[0]: expected an object, got a whole number",
+            "daily[0].modelBreakdowns[0]: expected an object, got a whole number",
         ),
-        ("totals/inputTokens", 1, "codex.daily.totals.inputTokens: 1, but the rows add up to 3350"),
+        ("totals/inputTokens", 1, "daily.totals.inputTokens: 1, but the rows add up to 3350"),
     ],
 )
 def test_a_lie_about_another_agent_names_the_agent(place: str, lie: Any, message: str) -> None:
     payload = lied(recorded("20.0.24", "codex-daily"), place, lie)
     with pytest.raises(FeedError) as refused:
         parse(BY_NAME["daily"]._replace(agent="codex"), payload)
-    assert str(refused.value).split("\n")[0] == message
+    assert str(refused.value).split("\n")[0] == f"codex daily: {message}"
 
 
 @pytest.mark.parametrize(
     ("place", "lie", "message"),
     [
-        ("monthly", GONE, "other agents: no key 'monthly' in the answer"),
-        ("session", {}, "agents.session: expected a list, got an object"),
+        ("monthly", GONE, "no key 'monthly' in the answer"),
+        ("session", {}, "sessions: expected a list, got an object"),
         ("totals", GONE, "agents.totals: missing"),
-        ("daily/0/agents/0/agent", GONE, "agents.daily: a row names no agent"),
-        ("daily/0/agents", GONE, "agents.daily[0]: expected a list, got an object"),
+        ("daily/0/agents/0/agent", GONE, "daily: a row names no agent"),
+        ("daily/0/agents", GONE, "daily[0].date: missing"),
         ("daily/1/agents/0/agent", 1, f"{PART}.agent: expected a text, got a whole number"),
         ("daily/1/agents/0/totalCost", "x", f"{PART}.totalCost: expected a number, got a text"),
         ("daily/1/period", "x", f"{PART}.date: expected a date such as 2026-11-22"),
@@ -626,7 +626,7 @@ def test_a_lie_in_the_unified_feed_is_refused(place: str, lie: Any, message: str
     payload = recorded("20.0.24", "unified-daily-by-agent") | {"monthly": [], "session": []}
     with pytest.raises(FeedError) as refused:
         parse(UNIFIED, lied(payload, place, lie))
-    assert str(refused.value).split("\n")[0] == message
+    assert str(refused.value).split("\n")[0] == f"other agents: {message}"
 
 
 # --- what is no lie ------------------------------------------------------------------------
