@@ -192,7 +192,7 @@ class Reader:
     def __init__(self, importer: ClickHouseImporter, tables: Iterable[str]) -> None:
         self.importer = importer
         self.tables = frozenset(tables)
-        self.columns = importer.columns()
+        self.columns = {name: set(it.columns) for name, it in importer.engines.items()}
         self.counts: Counter[str] = Counter()
         spellings = defaultdict(set)
         for name in self._machines(MONTHS, DAYS, BLOCKS):
@@ -1018,13 +1018,14 @@ def check_places(importer: ClickHouseImporter, old: Iterable[str]) -> None:
 def run(importer: ClickHouseImporter) -> Report | None:
     """Adopt, finish an adoption that was cut off, or find nothing to do."""
     settings = importer.settings
+    importer.look()
     if is_cut_off(our_tables(importer)):
         if settings.dry_run:
             log.warning("an adoption was cut off amid its renames; run this without --dry-run")
             return None
         exchange(importer)
         log.warning("an adoption that had been cut off is finished: %s", ADVICE)
-    elif old := [name for name in legacy_tables(importer.client) if not name.startswith(STAGED)]:
+    elif old := [n for n in legacy_tables(importer.engines) if not n.startswith(STAGED)]:
         check_places(importer, old)
         log.info("tables of an older importer in %s: %s", settings.where, ", ".join(old))
         return adopt(importer, old)

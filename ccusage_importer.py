@@ -95,7 +95,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 if TYPE_CHECKING:
     import subprocess
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     from clickhouse_connect.driver.client import Client
     from rich.table import Table as Grid
@@ -2463,15 +2463,10 @@ def hide_names(records: Records, ids: Ids) -> None:
 
 # --- tables ---------------------------------------------------------------------------
 
-COUNTER_COLUMNS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_creation_tokens",
-    "cache_read_tokens",
-    "total_tokens",
-)
+COUNTER_COLUMNS = tuple(f"{name}_tokens" for name in Tokens._fields)
 SYSTEM_COLUMNS = ("ccusage_version", "created_at", "updated_at", "is_deleted")
 VOLATILE_COLUMNS = {"burn_rate", "projection"}  # differ at every call
+HISTORY = "ccusage_import_history"
 
 
 class Table(NamedTuple):
@@ -2493,7 +2488,7 @@ class Table(NamedTuple):
 
     def parent(self, key: Key) -> Key:
         """What the keys of a row's children begin with: agent, record_type, record_key."""
-        return key[0], self.record_type, record_key(key[1:])
+        return key[0], self.record_type, "_".join(map(str, key[1:]))
 
 
 def _table(name: str, record_type: str, key: str, recent: str, *details: str) -> Table:
@@ -2522,16 +2517,20 @@ TABLES = {
     ),
 }
 _CHILD_KEY = ("record_type", "record_key", "model_name")
-_RECENT_PARENT = " OR ".join(
-    f"record_type = '{table.record_type}' AND record_key IN (SELECT {table.key[0]} "  # noqa: S608
-    f"FROM {table.name} WHERE machine_name = {{machine:String}} AND ({table.recent}))"
-    for table in (TABLES["session"], TABLES["blocks"])
+_RECENT_CHILD = " OR ".join(
+    [
+        "record_type NOT IN ('session', 'block') AND record_key >= {month:String}",
+        *(
+            f"record_type = '{table.record_type}' AND record_key IN (SELECT {table.key[0]} "  # noqa: S608
+            f"FROM {table.name} WHERE machine_name = {{machine:String}} AND ({table.recent}))"
+            for table in (TABLES["session"], TABLES["blocks"])
+        ),
+    ]
 )
-_RECENT = (
-    "record_type NOT IN ('session', 'block') AND record_key >= {month:String} OR " + _RECENT_PARENT
+BREAKDOWNS = Table(
+    "ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"), _RECENT_CHILD
 )
-BREAKDOWNS = Table("ccusage_model_breakdowns", "", _CHILD_KEY, (*COUNTER_COLUMNS, "cost"), _RECENT)
-MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, (), _RECENT)
+MODELS_USED = Table("ccusage_models_used", "", _CHILD_KEY, (), _RECENT_CHILD)
 # Children go first: where a run is killed between two tables, the parents still show the old
 # state, and the next run does again all that follows from it.
 ALL_TABLES = (MODELS_USED, BREAKDOWNS, *TABLES.values())
@@ -2539,27 +2538,20 @@ Key = tuple[Any, ...]  # agent, then the key of the table
 
 
 class Row(NamedTuple):
-    """The columns of a table for a key, and the ccusage that said so."""
+    """The columns of a table under a key, and the ccusage that said so.
+
+    A row that is stored has a `created_at`. It is not `live` where its newest version is a
+    tombstone, and not `clean` where a killed run left an older version beside it.
+    """
 
     values: tuple[Any, ...]
     version: str
+    created_at: datetime | None = None
+    live: bool = True
+    clean: bool = True
 
 
-class StoredRow(NamedTuple):
-    """What is stored under a key. Not `clean`: a killed run left older versions, or a tombstone."""
-
-    row: Row
-    created_at: datetime
-    live: bool
-    clean: bool
-
-
-Stored = dict[Table, dict[Key, StoredRow]]
-Changes = dict[Table, dict[Key, "Row | None"]]  # None: the key disappears
-
-
-def record_key(key: Iterable[Any]) -> str:
-    return "_".join(str(part) for part in key)
+TableRows = dict[Table, dict[Key, Row]]  # of each table, the rows that are stored, or to write
 
 
 def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Table, Key, Row]]:
@@ -2576,60 +2568,55 @@ def build_rows(table: Table, record: Record, version: str) -> Iterator[tuple[Tab
         yield MODELS_USED, (*parent, name), Row((), version)
 
 
-def stored_records(stored: Stored) -> dict[str, Records]:
+def stored_records(stored: TableRows) -> dict[str, Records]:
     """What is stored, as the records that it came from, by feed."""
-    live = {
-        table: {key: found.row for key, found in rows.items() if found.live}
-        for table, rows in stored.items()
-    }
     shares: dict[Key, dict[str, Share]] = defaultdict(dict)
-    for key, (values, version) in live[BREAKDOWNS].items():
-        shares[key[:3]][key[3]] = Share(Tokens(*values[:5]), values[5], version)
+    for key, row in stored[BREAKDOWNS].items():
+        if row.live:
+            shares[key[:3]][key[3]] = Share(Tokens(*row.values[:5]), row.values[5], row.version)
     models: dict[Key, set[str]] = defaultdict(set)
-    for key in live[MODELS_USED]:
-        models[key[:3]].add(key[3])
-    records: dict[str, Records] = {}
+    for key, row in stored[MODELS_USED].items():
+        if row.live:
+            models[key[:3]].add(key[3])
+    records: dict[str, Records] = {feed: {} for feed in TABLES}
     for feed, table in TABLES.items():
-        records[feed] = {}
-        for key, (values, version) in live[table].items():
-            *details, in_, out, creation, read, total, cost, _count = values
-            parent = table.parent(key)
-            records[feed][key] = Record(
-                agent=key[0],
-                key=key[1:],
-                tokens=Tokens(in_, out, creation, read, total),
-                cost=cost,
-                models=frozenset(models[parent]),
-                shares=shares[parent],
-                details=dict(zip(table.details, details, strict=True)),
-                version=version,
-            )
+        for key, row in stored[table].items():
+            if row.live:
+                *details, in_, out, creation, read, total, cost, _count = row.values
+                parent = table.parent(key)
+                records[feed][key] = Record(
+                    agent=key[0],
+                    key=key[1:],
+                    tokens=Tokens(in_, out, creation, read, total),
+                    cost=cost,
+                    models=frozenset(models[parent]),
+                    shares=shares[parent],
+                    details=dict(zip(table.details, details, strict=True)),
+                    version=row.version,
+                )
     return records
 
 
-def find_changes(after: Mapping[str, Records], stored: Stored, version: str) -> Changes:
+def find_changes(after: Mapping[str, Records], stored: TableRows, version: str) -> TableRows:
     """The rows to write so that the tables hold these records, and nothing is half done."""
-    wanted: dict[Table, dict[Key, Row]] = {table: {} for table in ALL_TABLES}
+    wanted: TableRows = {table: {} for table in ALL_TABLES}
     for feed, records in after.items():
         for record in records.values():
             for table, key, row in build_rows(TABLES[feed], record, version):
                 wanted[table][key] = row
-    return {
-        table: {
-            key: rows.get(key)
-            for key in {**stored[table], **rows}
-            if differs(table, stored[table].get(key), rows.get(key))
-        }
-        for table, rows in wanted.items()
-    }
+    for table, rows in wanted.items():
+        for key, old in stored[table].items():
+            if key not in rows:
+                rows[key] = old._replace(live=False)
+            elif old.live and old.clean and not differs(table, old, rows[key]):
+                del rows[key]
+    return wanted
 
 
-def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
-    if old is None or new is None or not (old.live and old.clean):
-        return True
-    return old.row.values != new.values and any(
+def differs(table: Table, old: Row, new: Row) -> bool:
+    return old.values != new.values and any(
         before != after and name not in VOLATILE_COLUMNS
-        for name, before, after in zip(table.columns, old.row.values, new.values, strict=True)
+        for name, before, after in zip(table.columns, old.values, new.values, strict=True)
     )
 
 
@@ -2637,45 +2624,40 @@ def differs(table: Table, old: StoredRow | None, new: Row | None) -> bool:
 
 # Codes of ClickHouse.
 UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, NOT_GRANTED = 60, 81, 164, 497
-# What to do about its own errors, by their codes.
-CLICKHOUSE_REMEDIES = {
-    "run an import once: it adds the columns that are missing": (16, 47),
-    "run an import once: it creates the tables and views": (UNKNOWN_TABLE,),
-    "create the database, or set CH_DATABASE": (UNKNOWN_DATABASE,),
-    "set CH_CLUSTER to a cluster that the server knows: see system.clusters": (701,),
-    "check CH_USER and CH_PASSWORD": (192, 193, 516),
-    "set CH_PASSWORD": (194,),
-    "let the server accept CH_USER from this machine's address": (195,),
-    "the user may only read: give CH_USER the right to write": (READONLY,),
-    "grant CH_USER the rights that the message names": (NOT_GRANTED,),
-    "let CH_USER's settings profile allow the setting that the message names": (452,),
-    "free some disk space": (243,),
-    "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE REPLICA where its "
-    "data there are lost": (242,),
-    "the server does not know whether the rows were inserted: import again, which inserts none "
-    "twice": (319,),
-    "the rows are written, former versions of them are not deleted yet: look at system.mutations; "
-    "the next import finishes it": (341,),
-}
-# The same of errors that are often over by the next import.
-PASSING_REMEDIES = {
-    "raise the limits of CH_USER's settings profile": (158, 307, 396),
-    "raise the quota of CH_USER, or wait until it begins anew": (201,),
-    "look at the server's load, and how long a statement may take": (159, 160, 209),
-    "the server is busy: import at another minute": (202, 439, 745),
-    "the server is short of memory: free some, or raise its limit": (173, 241),
-    "look at ClickHouse Keeper, which the server cannot reach or is waiting for": (225, 279, 999),
-    "the table has more parts than merges keep up with: look at system.merges and the disk, or "
-    "raise parts_to_throw_insert": (252,),
-    "too few replicas answer for insert_quorum: look at system.replicas, and start those that "
-    "are down": (285, 286, 289),
-}
-# The same, by what is said where ClickHouse has no code, as a regular expression.
-NETWORK_REMEDIES = {
+# What to do about an error: the first of these regular expressions that is found in it counts.
+STORE_REMEDIES = {
+    r"Code: (16|47)\.": "run an import once: it adds the columns that are missing",
+    r"Code: 60\..*ccusage_": "run an import once: it creates the tables and views",
+    r"Code: 60\.": "check the name of the table",
+    r"Code: 81\.": "create the database, or set CH_DATABASE",
+    r"Code: 701\.": "set CH_CLUSTER to a cluster that the server knows: see system.clusters",
+    r"Code: (19[2-5]|516)\.": "check CH_USER and CH_PASSWORD",
+    r"Code: 164\.|is readonly": "the user may only read: give CH_USER the right to write",
+    r"Code: 497\.": "grant CH_USER the rights that the message names",
+    r"Code: 243\.": "free some disk space",
+    r"Code: 202\.": "the server is busy: import at another minute",
+    r"Code: (173|241)\.": "the server is short of memory: free some, or raise its limit; the next "
+    "import tries again",
+    r"Code: 252\.": "the table has more parts than merges keep up with: look at system.merges and "
+    "the disk, or raise parts_to_throw_insert; the next import tries again",
+    r"Code: (225|279|999)\.": "look at ClickHouse Keeper, which the server cannot reach or is "
+    "waiting for; the next import tries again",
+    r"Code: 242\.": "the replica is read-only: look at ClickHouse Keeper, and SYSTEM RESTORE "
+    "REPLICA where its data there are lost",
+    r"Code: (285|286|289)\.": "too few replicas answer for insert_quorum: look at system.replicas, "
+    "and start those that are down; the next import tries again",
+    r"Code: 319\.": "the server does not know whether the rows were inserted: import again, which "
+    "inserts none twice",
+    r"Code: 341\.": "the rows are written, former versions of them are not deleted yet: look at "
+    "system.mutations; the next import finishes it",
+    "^the embedded database": "check the disk and its permissions, then run it again",
+    r"Code: \d": "look up the code in ClickHouse's documentation, and the server's log",
     "CERTIFICATE_VERIFY_FAILED": "set CH_CA_CERT to the CA's certificate, or CH_VERIFY=false",
-    "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM)",
+    "NO_CERTIFICATE|No such file": "set CH_CA_CERT to a file with the CA's certificate (PEM), as "
+    "SSL_CERT_FILE and NODE_EXTRA_CA_CERTS are to be",
     "SSL|Connection aborted": "check CH_PROTOCOL (http or https) and CH_PORT, then run it again",
-    "": "check CH_HOST and CH_PORT, then run it again",
+    "": "check CH_HOST and CH_PORT, and HTTP_PROXY, HTTPS_PROXY and NO_PROXY where they are set, "
+    "then run it again",
 }
 # How long a statement waits for other servers, and for Keeper: less than we wait for its answer.
 # A server that is down does what it missed once it is back.
@@ -2694,64 +2676,57 @@ def store_errors(settings: Settings) -> Iterator[None]:
     try:
         yield
     except (ClickHouseError, OSError) as error:
-        # Of a setting that a read-only user may not give, the client knows no code.
-        code = getattr(error, "code", None) or (READONLY if "is readonly" in str(error) else 0)
         cause: object = error
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
-        remedy = store_remedy(settings, code, text)
-        failure = StoreError(f"{settings.where}: {text}\n  remedy: {remedy}")
-        failure.code = code
+        said = f"{settings.where}: {text}"
+        remedy = next(tell for sign, tell in STORE_REMEDIES.items() if re.search(sign, said))
+        failure = StoreError(f"{said}\n  remedy: {remedy}")
+        # Of a setting that a read-only user may not give, the client knows no code.
+        failure.code = getattr(error, "code", None) or (READONLY if "is readonly" in said else 0)
         raise failure from error
 
 
-def store_remedy(settings: Settings, code: int, text: str) -> str:
-    if code == UNKNOWN_TABLE and "ccusage_" not in text:
-        return "check the name of the table"
-    for remedy, codes in {**CLICKHOUSE_REMEDIES, **PASSING_REMEDIES}.items():
-        if code in codes:
-            passing = remedy in PASSING_REMEDIES
-            return remedy + "; nothing is lost: the next import tries again" * passing
-    if settings.host is None:
-        return "check the disk and its permissions, then run it again"
-    if code:
-        return "look up the code in ClickHouse's documentation, and the server's log"
-    remedy = next(remedy for sign, remedy in NETWORK_REMEDIES.items() if re.search(sign, text))
-    if proxy_url(settings):
-        name = f"{settings.protocol.upper()}_PROXY"
-        remedy += f"; {name} leads through a proxy, unless NO_PROXY names the server"
-    return remedy
+def connect(settings: Settings, *, create: bool = True) -> Client:
+    """A client of the server, or of the embedded engine; creates the database."""
 
+    def make(database: str) -> Client:
+        with store_errors(settings):
+            return (_server if settings.host else _embedded)(settings, database)
 
-def connect(settings: Settings, *, create: bool = True, path: Path | None = None) -> Client:
-    """A client of the server, or of the embedded engine at `path`; creates the database."""
     with interrupts_wait():  # to load this takes a while
-        from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    make = partial(_embedded, settings, path or settings.embedded_path)
-    if settings.host is not None:
-        make = partial(_server, settings)
-    with store_errors(settings):
-        try:
-            return make(settings.database)
-        except ClickHouseError as error:
-            if getattr(error, "code", None) != UNKNOWN_DATABASE:
-                raise
-        if not create:
-            return make("system")  # which has none of our tables
-        statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-        statement = for_replicas(statement, settings.cluster)
-        try:
-            with contextlib.closing(make("default")) as client:
-                client.command(statement)
-        except ClickHouseError as error:
-            raise StoreError(
-                f"{settings.where}: no database {settings.database!r}, and it could not be "
-                f"created: {' '.join(str(error).split())[:200]}\n"
-                f"  remedy: have somebody run {statement}"
-            ) from error
+        import clickhouse_connect  # noqa: F401
+    try:
         return make(settings.database)
+    except StoreError as error:
+        if error.code != UNKNOWN_DATABASE:
+            raise
+    if not create:
+        return make("system")  # which has none of our tables
+    statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
+    statement = for_replicas(statement, settings.cluster)
+    with contextlib.closing(make("default")) as client:
+        try:
+            with store_errors(settings):
+                client.command(statement)
+        except StoreError as error:
+            said = str(error).partition("\n")[0]
+            raise StoreError(f"{said}\n  remedy: have somebody run {statement}") from error
+    return make(settings.database)
+
+
+@contextlib.contextmanager
+def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
+    """A client; if nothing may be written and nothing is there, one of an empty engine."""
+    with contextlib.ExitStack() as stack:
+        if settings.host is None and not writing and not settings.embedded_path.exists():
+            scratch = stack.enter_context(temporary_directory(settings.environment))
+            settings, writing = settings._replace(embedded_path=scratch / "clickhouse"), True
+        client = connect(settings, create=writing)
+        stack.enter_context(contextlib.closing(client))
+        stack.callback(client.close_connections)  # whose pool is ours
+        yield client
 
 
 def _quoted(name: str) -> str:
@@ -2787,34 +2762,22 @@ def _server(settings: Settings, database: str) -> Client:
     return client
 
 
-def proxy_url(settings: Settings) -> str | None:
-    """The proxy to the server that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts it.
-
-    `.env` may name them, so they are read here: the client itself knows the environment alone.
-    """
-
-    def get(name: str) -> str:
-        env = settings.environment
-        return (env.get(name) or env.get(name.upper()) or "").strip()
-
-    host = (settings.host or "").strip("[]").lower()
-    places = [f".{host}", f".{host}:{settings.port}", f".[{host}]", f".[{host}]:{settings.port}"]
-    names = re.split(r"[,\s]+", get("no_proxy").lower())
-    domains = tuple(f".{name.lstrip('*.')}" for name in names if name.strip("*"))
-    if "*" in names or any(place.endswith(domains) for place in places):
-        return None
-    return get(f"{settings.protocol}_proxy") or None
-
-
 def _proxy(settings: Settings) -> dict[str, Any]:
-    """The proxy and who one is there, as a connection pool takes them."""
-    from urllib3.exceptions import LocationParseError
+    """The proxy that HTTP_PROXY or HTTPS_PROXY names, unless NO_PROXY excepts the server.
+
+    The client itself knows neither what `.env` sets nor who one is at a proxy.
+    """
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
     from urllib3.util import make_headers, parse_url
 
-    if not (text := proxy_url(settings)):
+    env = {name.lower(): value.strip() for name, value in sorted(settings.environment.items())}
+    address = env.get(f"{settings.protocol}_proxy", "")
+    place = f"{settings.host}:{settings.port}"
+    if not address or proxy_bypass_environment(place, {"no": env.get("no_proxy", "")}):
         return {}
-    with contextlib.suppress(LocationParseError):
-        url = parse_url(text if "://" in text else f"http://{text}")
+    with contextlib.suppress(ValueError):
+        url = parse_url(address if "://" in address else f"http://{address}")
         if url.scheme in ("http", "https") and url.host:
             headers = make_headers(proxy_basic_auth=unquote(url.auth)) if url.auth else {}
             return {"http_proxy": url._replace(auth=None).url, "proxy_headers": headers}
@@ -2833,21 +2796,23 @@ def _trust(settings: Settings) -> dict[str, Any]:
     context = ssl.create_default_context()
     for name in ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"):
         if file := settings.environment.get(name):
-            try:
-                context.load_verify_locations(file)
-            except OSError as error:
-                raise ConfigError(
-                    f"{name}: {file}: no certificate can be read: {error.strerror or error}; "
-                    "set it to a file of certificates (PEM), or unset it"
-                ) from error
+            context.load_verify_locations(file)
     return {"ssl_context": context}
 
 
-def _embedded(settings: Settings, path: Path, database: str) -> Client:
+def _embedded(settings: Settings, database: str) -> Client:
+    path, env = settings.embedded_path, settings.environment
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = temporary_directory(settings.environment)
-    try:
-        with interrupts_wait(), scratch as place, _undisturbed(settings, path, place):
+    with interrupts_wait(), temporary_directory(env) as scratch, contextlib.ExitStack() as after:
+        # When it is loaded it makes a directory, which it leaves behind when it is killed.
+        os.putenv("TMPDIR", str(scratch))
+        after.callback(os.putenv, "TMPDIR", env.get("TMPDIR") or "/tmp")  # noqa: S108
+        # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a
+        # second.
+        if "pyarrow" not in sys.modules:
+            sys.modules["pyarrow"] = None  # type: ignore[assignment]
+            after.callback(sys.modules.pop, "pyarrow")
+        try:
             import clickhouse_connect
 
             return clickhouse_connect.get_client(
@@ -2865,78 +2830,76 @@ def _embedded(settings: Settings, path: Path, database: str) -> Client:
                 },
                 tz_mode="aware",
             )
-    except ImportError as error:
-        cause = error.__context__ or error  # some chDBs call each a missing engine
-        zone = f"TZ: {cause}; unset it, or set it to an IANA name, such as Europe/Berlin"
-        missing = (
-            "the embedded database needs the extra 'embedded': "
-            "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
-        )
-        raise ConfigError(zone if "time zone" in str(cause) else missing) from error
+        except ImportError as error:
+            cause = error.__context__ or error  # some chDBs call each a missing engine
+            raise ConfigError(
+                f"the embedded database cannot be loaded: {cause}; it needs the extra 'embedded': "
+                "pip install 'ccusage-import[embedded]'; or set CH_HOST to a server"
+            ) from error
 
 
-@contextlib.contextmanager
-def _undisturbed(settings: Settings, path: Path, scratch: Path) -> Iterator[None]:
-    """Surroundings in which the engine starts as it should, whatever they are outside."""
-    before, temporary = Path.cwd(), settings.environment.get("TMPDIR")
-    if Path("config.xml").exists():  # the engine would obey it
-        os.chdir(path.parent)
-    # When it is loaded it makes a directory, which it leaves behind when it is killed.
-    os.putenv("TMPDIR", str(scratch))
-    # chDB loads pyarrow if it is there, for answers that nobody asks for, in a fifth of a second.
-    arrow = sys.modules.setdefault("pyarrow", None)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        os.putenv("TMPDIR", temporary) if temporary else os.unsetenv("TMPDIR")
-        if arrow is None:
-            del sys.modules["pyarrow"]
+class Engine(NamedTuple):
+    """The engine of a table or database, the UUID that its replicas share, and its columns."""
+
+    name: str = ""
+    uuid: str = ""
+    columns: Sequence[str] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Whether several servers hold it."""
+        return self.name.startswith(("Replicated", "Shared"))
 
 
 class SchemaItem(NamedTuple):
-    """A table or a view of the schema file."""
+    """A table or a view of the schema file; of a table's columns, what follows their names."""
 
     name: str
     statement: str
-    columns: Mapping[str, str]  # and, of a table, what follows them: type, default and comment
-    select: str = ""  # what a view is made of
+    columns: Mapping[str, str]
+    kind: str
 
 
 def read_schema() -> list[SchemaItem]:
     """The tables and views of the schema file, in its order."""
     file = Path(__file__).with_name("ccusage_clickhouse_schema.sql")
     text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    column = {
+        "TABLE": r"^    `?(\w+)`? ([A-Z].*?),?$",
+        "VIEW": r"^    (?:.+ AS )?`?(\w+)`?(),?$",
+    }
     items = []
     for statement in map(str.strip, text.split(";\n")):
-        if match := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", statement):
-            columns = re.findall(r"^    `?(\w+)`? ([A-Z].*?),?$", statement, re.MULTILINE)
-            items.append(SchemaItem(match[1], statement, dict(columns)))
-        elif match := re.match(r"CREATE VIEW IF NOT EXISTS (\w+) AS\n([\s\S]+)", statement):
-            listed = match[2].partition("\nFROM ")[0]
-            names = re.findall(r"^    (?:.+ AS )?`?(\w+)`?,?$", listed, re.MULTILINE)
-            items.append(SchemaItem(match[1], statement, dict.fromkeys(names, ""), match[2]))
+        if match := re.match(r"CREATE (TABLE|VIEW) IF NOT EXISTS (\w+)", statement):
+            listed = statement.partition("\nFROM ")[0]
+            columns = dict(re.findall(column[match[1]], listed, re.MULTILINE))
+            items.append(SchemaItem(match[2], statement, columns, match[1].lower()))
     return items
 
 
-def schema_changes(stored: Mapping[str, set[str]]) -> dict[str, str]:
-    """What brings tables and views with these columns to the schema of this version.
+def schema_changes(engines: Mapping[str, Engine], cluster: str = "") -> dict[str, str]:
+    """What brings the tables and views that are there to the schema of this version.
 
     Each step in words, with a statement that may be run twice. Columns that are not in the schema
     stay: a newer version on another machine may have added them.
     """
     changes = {}
-    for name, statement, columns, select in read_schema():
-        lacks = [column for column in columns if column not in stored.get(name, ())]
+    for name, statement, columns, kind in read_schema():
+        lacks = [column for column in columns if column not in engines.get(name, Engine()).columns]
         listed = ", ".join(lacks)
-        if name not in stored:
-            changes[f"create the {'view' if select else 'table'} {name}"] = statement
-        elif lacks and select:
-            replace = f"CREATE OR REPLACE VIEW {name} AS\n{select}"
+        if name not in engines:
+            changes[f"create the {kind} {name}"] = statement
+        elif lacks and kind == "view":
+            replace = statement.replace("CREATE VIEW IF NOT EXISTS", "CREATE OR REPLACE VIEW", 1)
             changes[f"replace the view {name}, which lacks {listed}"] = replace
         elif lacks:
             added = ", ".join(f"ADD COLUMN IF NOT EXISTS `{c}` {columns[c]}" for c in lacks)
             changes[f"add to the table {name}: {listed}"] = f"ALTER TABLE {name} {added}"
+    database = engines.get("", Engine())
+    if database.shared:  # it sends the statements to its servers by itself
+        cluster = ""
+    if cluster or database.name == "Replicated":
+        return {step: for_replicas(sql, cluster) for step, sql in changes.items()}
     return changes
 
 
@@ -2958,62 +2921,31 @@ def for_replicas(statement: str, cluster: str) -> str:
     return re.sub(r"^ENGINE = (\w+)(?:\((.+)\))?", engine, statement, flags=re.MULTILINE)
 
 
-def legacy_tables(client: Client) -> list[str]:
+def legacy_tables(engines: Mapping[str, Engine]) -> list[str]:
     """The tables of ours that an older importer made, or that await their adoption.
 
     What cannot be ours: another layout, or the plain engine that the importers before this program
     used (somebody may have added columns to it); and what an adoption that was cut off has left.
     """
-    sql = """
-        SELECT table, groupArray(name) AS columns
-        FROM system.columns
-        WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
-        GROUP BY table
-        HAVING startsWith(table, 'ccusage_adopting_')
-            OR table = 'ccusage_import_history'
-                AND (NOT has(columns, 'installation_id') OR has(columns, 'import_timestamp'))
-            OR has({tables:Array(String)}, table)
-                AND (NOT has(columns, 'agent') OR table IN (
-                    SELECT name FROM system.tables
-                    WHERE database = currentDatabase()
-                        AND match(engine, '^(Replicated|Shared)?MergeTree$')
-                ))
-        ORDER BY table
-    """
-    names = {"tables": [table.name for table in ALL_TABLES]}
-    return [row[0] for row in client.query(sql, parameters=names).result_rows]
+    ours = {
+        table.name: "agent" in engine.columns
+        and not re.fullmatch("(Replicated|Shared)?MergeTree", engine.name)
+        for table in ALL_TABLES
+        if (engine := engines.get(table.name))
+    }
+    if engine := engines.get(HISTORY):
+        new = "installation_id" in engine.columns
+        ours[HISTORY] = new and "import_timestamp" not in engine.columns
+    staged = [name for name in engines if name.startswith("ccusage_adopting_")]
+    return sorted([*staged, *(name for name in ours if not ours[name])])
 
 
-def refuse_legacy(client: Client, settings: Settings) -> None:
-    """Stop at tables of an older importer, which would be read wrong and are not to be changed."""
-    with store_errors(settings):
-        tables = legacy_tables(client)
-    if tables:
-        raise StoreError(
-            f"{settings.where}: these tables are an older importer's, and are to be adopted first: "
-            f"{', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, which shows what would "
-            "become of them"
-        )
-
-
-class Engine(NamedTuple):
-    """The engine of a table or a database, and the UUID, which its replicas share."""
-
-    name: str = ""
-    uuid: str = ""
-
-    @property
-    def shared(self) -> bool:
-        """Whether several servers hold it."""
-        return self.name.startswith(("Replicated", "Shared"))
-
-
-class Past(NamedTuple):
+class MachineHistory(NamedTuple):
     """What the import history says of this machine's name."""
 
     identity: Identity | None = None  # that of the last run
     newest: datetime = EPOCH  # the newest `updated_at` of a run that ended
-    cleanup_period_days: int = 2**32  # the fewest that transcripts were ever kept
+    cleanup_period_days: int = 0  # the fewest that transcripts were ever kept; 0: not known
     upgraded: bool = False  # sessions were imported by ccusage 19 or newer
     installations: Mapping[str, datetime] = {}  # when each last imported
     complete_version: str = ""  # the ccusage of the last run in which no feed failed
@@ -3031,96 +2963,85 @@ class ClickHouseImporter:
         self.client = client
         self.settings = settings
         self.machine_name = machine_name
+        self.engines: Mapping[str, Engine] = {}  # of the tables and views that are there
         self.has_written = False
-        self.absent: frozenset[str] = frozenset()
         self.token_suffix = ""  # of a copy, which may insert again what somebody has deleted
 
     @property
-    def empty(self) -> bool:
-        """Whether none of our tables is there."""
-        return self.absent.issuperset(table.name for table in ALL_TABLES)
+    def tables(self) -> list[Table]:
+        """Those of our tables that are there."""
+        return [table for table in ALL_TABLES if table.name in self.engines]
 
-    def query(self, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+    def query(self, sql: str, **parameters: Any) -> Sequence[tuple[Any, ...]]:
         """Rows of a statement with bound parameters."""
         with store_errors(self.settings):
-            return self.client.query(sql, parameters=parameters).result_rows
+            rows: Sequence[Any] = self.client.query(sql, parameters=parameters).result_rows
+            return rows
 
-    def query_own(self, table: str, sql: str, **parameters: Any) -> Sequence[Sequence[Any]]:
+    def query_own(self, table: str, sql: str, **parameters: Any) -> Sequence[tuple[Any, ...]]:
         """Rows of a statement about this machine; none, where the table is not there."""
-        absent = table in self.absent
-        return [] if absent else self.query(sql, machine=self.machine_name, **parameters)
+        there = table in self.engines
+        return self.query(sql, machine=self.machine_name, **parameters) if there else []
 
     def command(self, sql: str, **parameters: Any) -> None:
         """Run a statement without rows, with bound parameters."""
         with store_errors(self.settings):
             self.client.command(sql, parameters=parameters)
 
-    def columns(self) -> dict[str, set[str]]:
-        """The columns of our tables and views that are there; the others are noted as absent."""
-        sql = (
-            "SELECT table, groupArray(name) FROM system.columns "
-            "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_') GROUP BY table"
-        )
-        found = {name: set(columns) for name, columns in self.query(sql)}
-        self.absent = frozenset(item.name for item in read_schema()) - found.keys()
-        return found
-
-    def engines(self) -> defaultdict[str, Engine]:
-        """The engines of our tables and views, and under the empty name that of the database."""
-        sql = (
-            "SELECT '', engine, toString(uuid) FROM system.databases "
-            "WHERE name = currentDatabase() UNION ALL "
-            "SELECT name, engine, toString(uuid) FROM system.tables "
-            "WHERE database = currentDatabase() AND startsWith(name, 'ccusage_')"
-        )
-        return defaultdict(Engine, {name: Engine(*rest) for name, *rest in self.query(sql)})
-
-    def schema_changes(self, stored: Mapping[str, set[str]]) -> dict[str, str]:
-        """What the schema needs, in the statements that replicas need."""
-        changes, cluster = schema_changes(stored), self.settings.cluster
-        database = self.engines()[""] if changes else Engine()
-        if database.shared:  # it sends its statements to its servers by itself
-            cluster = ""
-        if cluster or database.name == "Replicated":
-            return {step: for_replicas(sql, cluster) for step, sql in changes.items()}
-        return changes
+    def look(self) -> None:
+        """See which tables and views are there; under the empty name, the database."""
+        sql = """
+            SELECT name, engine, toString(uuid), column_names FROM system.tables
+            LEFT JOIN (
+                SELECT table, groupArray(name) AS column_names FROM system.columns
+                WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')
+                GROUP BY table
+            ) AS listed ON listed.table = name
+            WHERE database = currentDatabase() AND startsWith(name, 'ccusage_')
+            UNION ALL
+            SELECT '', engine, toString(uuid), [] FROM system.databases
+            WHERE name = currentDatabase()
+        """
+        found = {name: Engine(*rest) for name, *rest in self.query(sql)}
+        self.engines = {"": Engine(), **found}
 
     def prepare(self, *, create: bool) -> None:
-        """Bring the schema to this version, saying each step; or note which tables are absent."""
-        found = self.columns()
-        if not create:
-            return
-        changes = self.schema_changes(found)
-        for done, (says, statement) in enumerate(changes.items()):
-            log.info("%s: %s", self.settings.database, says)
+        """See what is there, and bring the schema to this version, saying each step.
+
+        Raises StoreError at tables of an older importer: they would be read wrong.
+        """
+        self.look()
+        if tables := legacy_tables(self.engines):
+            raise StoreError(
+                f"{self.settings.where}: these tables are an older importer's, and are to be "
+                f"adopted first: {', '.join(tables)}\n  remedy: run adopt_legacy.py --dry-run, "
+                "which shows what would become of them"
+            )
+        changes = schema_changes(self.engines, self.settings.cluster) if create else {}
+        for step, statement in changes.items():
+            log.info("%s: %s", self.settings.database, step)
             try:
                 self.command(statement)
             except StoreError as error:
                 if error.code not in (NOT_GRANTED, READONLY):
                     raise
-                use = f"USE {_quoted(self.settings.database)}"
-                statements = (use, *list(changes.values())[done:])
-                lines = [f"    {' '.join(each.split())};" for each in statements]
+                statements = (f"USE {_quoted(self.settings.database)}", *changes.values())
                 raise StoreError(
                     str(error).partition("\n")[0]
                     + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
-                    "the rights to create, alter and drop tables and views"
-                    + ", and CLUSTER ON *.*" * bool(self.settings.cluster)
-                    + ":\n"
-                    + "\n".join(lines)
+                    "the rights to create, alter and drop tables and views, with CH_CLUSTER "
+                    "CLUSTER ON *.*, too:"
+                    + "".join(f"\n    {' '.join(each.split())};" for each in statements)
                 ) from error
-        self.absent = frozenset()
+        if changes:
+            self.look()
 
-    def read_past(self) -> Past:
+    def read_history(self) -> MachineHistory:
         """The import history of this machine's name, by installation, the newest first."""
-        last = ("started_at", "total_tokens", "total_cost")
+        last = ("timezone", "key_fingerprint", "started_at", "total_tokens", "total_cost")
         sql = f"""
             SELECT
-                installation_id,
-                argMax(timezone, updated_at),
-                argMax(key_fingerprint, updated_at),
-                max(updated_at),
-                min(cleanup_period_days),
+                installation_id, max(updated_at) AS newest, min(cleanup_period_days),
                 countIf(
                     has(feeds_imported, 'session')
                     AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
@@ -3128,37 +3049,36 @@ class ClickHouseImporter:
                 argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
                 argMax(empty(feeds_failed), updated_at),
                 {", ".join(f"argMax({name}, updated_at)" for name in last)}
-            FROM ccusage_import_history
-            WHERE machine_name = {{machine:String}}
-            GROUP BY installation_id
-            ORDER BY max(updated_at) DESC
+            FROM ccusage_import_history WHERE machine_name = {{machine:String}}
+            GROUP BY installation_id ORDER BY newest DESC
         """  # noqa: S608 (our names)
-        rows = self.query_own("ccusage_import_history", sql)
+        period = min(cleanup_periods(self.settings.environment).values(), default=30)
+        rows = self.query_own(HISTORY, sql)
         if not rows:
-            return Past()
-        ids, _, _, newest, periods, upgrades, *_ = zip(*rows, strict=True)
-        _, zone, key, _, _, _, version, complete, *values = rows[0]
-        return Past(
+            return MachineHistory(cleanup_period_days=period)
+        ids, newest, periods, upgrades, *_ = zip(*rows, strict=True)
+        _, _, _, _, version, complete, zone, key, *run = rows[0]
+        return MachineHistory(
             identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
-            cleanup_period_days=min(periods),
+            cleanup_period_days=min(period, *periods),
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
             complete_version=version,
             complete=bool(complete),
-            previous=dict(zip(last, values, strict=True)),
+            previous=dict(zip(last[2:], run, strict=True)),
         )
 
     def newest_row(self) -> datetime:
         """The newest `updated_at` of this machine, which of a killed run is not in the history."""
-        there = [table.name for table in ALL_TABLES if table.name not in self.absent]
-        sql = " UNION ALL ".join(
-            f"SELECT max(updated_at) FROM {name} "  # noqa: S608 (our names)
-            "WHERE machine_name = {machine:String}"
-            for name in there
-        )
-        rows = self.query(sql, machine=self.machine_name) if there else []
-        return max((newest for (newest,) in rows), default=EPOCH)
+        times = [
+            f"(SELECT max(updated_at) FROM {table.name} WHERE machine_name = {{machine:String}})"  # noqa: S608 (our names)
+            for table in self.tables
+        ]
+        zero = "toDateTime64(0, 3, 'UTC')"
+        sql = f"SELECT arrayMax([{', '.join([zero, *times])}])"
+        newest: datetime = self.query(sql, machine=self.machine_name)[0][0]
+        return newest
 
     def days_before(self, first: date) -> tuple[int, int, float]:
         """The days before the first one that is read: how many, their tokens and dollars."""
@@ -3185,77 +3105,63 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        for batch in _batches([(key,) for key in session_keys]):
-            keys = [key for (key,) in batch]
+        for keys in _batches(session_keys):
             for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
                 found[name] += number
         return dict(found.most_common())
 
-    def read_stored(self, first: date, zone: tzinfo) -> Stored:
+    def read_stored(self, first: date, zone: tzinfo) -> TableRows:
         """The rows of this machine that reach into `first` or a later day, or have no time.
 
         Without FINAL, so that half-done work is seen.
         """
-        stored: Stored = {table: {} for table in ALL_TABLES}
-        since = datetime.combine(first, datetime.min.time(), zone)
-        wanted = {"machine": self.machine_name, "first": first, "month": f"{first:%Y-%m}"}
-        groups = (tuple(TABLES.values()), (BREAKDOWNS,), (MODELS_USED,))
-        there = [[table for table in group if table.name not in self.absent] for group in groups]
-        for tables in filter(None, there):
-            names = list(dict.fromkeys(n for t in tables for n in (*t.key, *t.columns)))
-            place = {name: index for index, name in enumerate(("table", "agent", *names))}
-            places = {
-                t.name: (t, [place[n] for n in ("agent", *t.key)], [place[n] for n in t.columns])
-                for t in tables
-            }
-            # Of a killed run's rows, not even the parent may be there.
-            sql = _select(tables, names, recent=first > BEGINNING)
-            for line in self.query(sql, **wanted, since=_as_text(since)):
-                table, key_at, values_at = places[line[0]]
-                key = tuple([line[i] for i in key_at])
-                version, created_at, _, is_deleted = line[-4:]
-                older = stored[table].get(key)  # as rows come in the order of updated_at
-                stored[table][key] = StoredRow(
-                    Row(tuple([line[i] for i in values_at]), version),
-                    min(older.created_at, created_at) if older else created_at,
-                    live=not is_deleted,
-                    clean=not (older or is_deleted),
-                )
+        stored: TableRows = {table: {} for table in ALL_TABLES}
+        since = _as_text(datetime.combine(first, datetime.min.time(), zone))
+        times = {"first": first, "month": f"{first:%Y-%m}", "since": since}
+        for group in ((MODELS_USED,), (BREAKDOWNS,), TABLES.values()):  # a statement for each
+            tables = [table for table in group if table in self.tables]
+            arrays = ", ".join(_select(table, recent=first > BEGINNING) for table in tables)
+            sql = f"SELECT {arrays}"
+            answer = self.query(sql, machine=self.machine_name, **times)[0] if tables else ()
+            for table, rows in zip(tables, answer, strict=True):
+                width = 1 + len(table.key)
+                for line in rows:
+                    key, (version, created_at, _, is_deleted) = line[:width], line[-4:]
+                    older = stored[table].get(key)
+                    stored[table][key] = Row(
+                        line[width:-4],
+                        version,
+                        min(older.created_at, created_at) if older else created_at,
+                        live=not is_deleted,
+                        clean=not (older or is_deleted),
+                    )
+            answer = rows = ()  # before the next ones take as much memory
         return stored
 
     def upsert(
-        self,
-        table: Table,
-        rows: Mapping[Key, Row | None],
-        stored: Stored,
-        at: datetime,
-        origin: Stored | None = None,
+        self, table: Table, rows: Mapping[Key, Row], before: Mapping[Key, Row], at: datetime
     ) -> None:
-        """Write the changed rows and, for None, tombstones in one INSERT; then DELETE the old.
+        """Write the changed rows and, for those that go, tombstones in one INSERT; then DELETE.
 
         At no moment is a row missing or counted twice, and where this is cut off, the next run
-        finds the rest. Rows of another database, their `origin`, keep their created_at.
+        finds the rest. `before` are the rows that are stored; what there was stays as old as it is.
         """
-        before = stored[table]
         columns = ["machine_name", "agent", *table.key, *table.columns, *SYSTEM_COLUMNS]
         now, lines = _as_text(at), []
         for key, row in rows.items():
-            known = [old[key] for old in (before, (origin or stored)[table]) if key in old]
-            created_at = _as_text(min(old.created_at for old in known)) if known else now
-            values, version = row or _tombstone(table, before[key].row)
-            system = (version, created_at, now, int(row is None))
-            lines.append((self.machine_name, *key, *values, *system))
-        agents = "+".join(sorted({key[0] for key in rows}))
-        self._insert(table.name, columns, lines, f"{at.isoformat()}/{self.machine_name}/{agents}")
+            known = [one.created_at for one in (row, before.get(key)) if one and one.created_at]
+            created_at = _as_text(min(known)) if known else now
+            system = (row.version, created_at, now, int(not row.live))
+            lines.append((self.machine_name, *key, *row.values, *system))
+        self._insert(table.name, columns, lines, at)
         self.has_written = True
         self._delete(table, [key for key in rows if key in before], at)
 
     def _insert(
-        self, table: str, columns: Sequence[str], lines: Sequence[Sequence[Any]], token: str
+        self, table: str, columns: Sequence[str], lines: Sequence[Sequence[Any]], at: datetime
     ) -> None:
-        """One block, which a server that has seen the token does not insert again."""
-        # 0 is the only batch: a second one would not be atomic with it.
-        token = f"{token}{self.token_suffix}/{table}/0"
+        """One block, which a server that has seen its token does not insert again."""
+        token = f"{at.isoformat()}/{self.machine_name}/{table}{self.token_suffix}"
         by_column = list(zip(*lines, strict=True))
         with store_errors(self.settings):
             self.client.raw_insert(
@@ -3283,48 +3189,26 @@ class ClickHouseImporter:
             "SETTINGS lightweight_deletes_sync = 1"  # not to wait for a replica that is down
         )
         for batch in _batches(keys):
-            lists = zip(*batch, strict=True)
-            parameters = {name: list(parts) for name, parts in zip(columns, lists, strict=True)}
-            self.command(sql, **parameters, machine=self.machine_name, at=_as_text(at))
-
-    def record_run(self, row: Mapping[str, Any], at: datetime) -> None:
-        """One row in the history. It is the last write of a run: with it the import counts."""
-        self.record_runs([row], at)
+            parts = dict(zip(columns, map(list, zip(*batch, strict=True)), strict=True))
+            self.command(sql, **parts, machine=self.machine_name, at=_as_text(at))
 
     def record_runs(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> None:
-        """Rows of the history, in one step."""
-        token = f"{at.isoformat()}/{self.machine_name}/all"
-        lines = [list(row.values()) for row in rows]
-        self._insert("ccusage_import_history", list(rows[0]), lines, token)
-
-    def zones(self) -> dict[str, str]:
-        """The machines that imported, the latest first, and their time zones."""
-        sql = (
-            "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
-            "GROUP BY machine_name ORDER BY max(updated_at) DESC"
-        )
-        absent = "ccusage_import_history" in self.absent
-        return {} if absent else {row[0]: row[1] for row in self.query(sql)}
+        """Rows of the history, in one step: the last write of a run, which now counts."""
+        self._insert(HISTORY, list(rows[0]), [list(row.values()) for row in rows], at)
 
 
-def _select(tables: Sequence[Table], names: Sequence[str], *, recent: bool) -> str:
-    """One SELECT over tables that differ in their columns; of their recent rows, or of all."""
-    selects = []
-    for table in tables:
-        own = {*table.key, *table.columns}
-        columns = ", ".join(f"`{n}`" if n in own else f"NULL AS `{n}`" for n in names)
-        selects.append(
-            f"SELECT '{table.name}' AS table_name, agent, {columns}, "  # noqa: S608 (our names)
-            f"{', '.join(SYSTEM_COLUMNS)} FROM {table.name} "
-            f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1})"
-        )
-    return f"SELECT * FROM ({' UNION ALL '.join(selects)}) ORDER BY updated_at"  # noqa: S608
+def _select(table: Table, *, recent: bool) -> str:
+    """An array of a table's rows of this machine, the newest last: of the recent ones, or of all.
 
-
-def _tombstone(table: Table, row: Row) -> Row:
-    counters = {*COUNTER_COLUMNS, "total_cost", "cost_usd", "cost", "models_count", "entries"}
-    pairs = zip(table.columns, row.values, strict=True)
-    return Row(tuple(0 if name in counters else value for name, value in pairs), row.version)
+    Of a killed run's rows, not even the parent may be there, which tells how old they are.
+    """
+    names = ("agent", *table.key, *table.columns, *SYSTEM_COLUMNS)
+    rows = (
+        f"SELECT {', '.join(f'`{name}`' for name in names)} FROM {table.name} "  # noqa: S608 (ours)
+        f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1}) "
+        "ORDER BY updated_at"
+    )
+    return f"(SELECT array_agg(tuple(*)) FROM ({rows}))"  # noqa: S608
 
 
 def _as_text(value: date | datetime) -> str:
@@ -3333,19 +3217,9 @@ def _as_text(value: date | datetime) -> str:
     return value.isoformat()
 
 
-def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
-    """Keys that even escaped fit into a field of ClickHouse's forms (128 KiB)."""
-    batch: list[Key] = []
-    size = 0
-    for key in keys:
-        length = sum(2 * len(str(part).encode()) + 4 for part in key)
-        if batch and size + length > 60_000:
-            yield batch
-            batch, size = [], 0
-        batch.append(key)
-        size += length
-    if batch:
-        yield batch
+def _batches(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """So many keys that they fit into a field of ClickHouse's forms (128 KiB)."""
+    return (keys[at : at + 500] for at in range(0, len(keys), 500))
 
 
 # --- import ---------------------------------------------------------------------------
@@ -3354,40 +3228,37 @@ def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
 @contextlib.contextmanager
 def locked(path: Path, deadline: float, variable: str = "CCUSAGE_STATE_DIR") -> Iterator[None]:
     """Hold a lock file, which names the PID; the kernel frees it however the holder ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = path.open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: the lock cannot be written: {error.strerror}\n"
-            f"  remedy: set {variable} to a directory of yours"
-        ) from error
-    with file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                holder = f"another import (PID {file.read().strip() or 'unknown'})"
-                if time.monotonic() >= deadline:
-                    raise LockError(f"{holder} holds {path}; try again when it has ended") from None
-                if not waiting:
-                    log.info("waiting for %s, which holds %s", holder, path)
-                waiting = True
-                time.sleep(0.1)
-            except OSError as error:  # as on some network disks
-                raise ConfigError(
-                    f"{path}: cannot be locked: {error.strerror}; put {variable} on a local disk"
-                ) from error
+    with contextlib.ExitStack() as stack:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = stack.enter_context(path.open("a+"))
+            wait_for_lock(file, deadline)
+        except OSError as error:  # some network disks have no locks
+            raise ConfigError(
+                f"{path}: cannot be locked: {error.strerror}\n"
+                f"  remedy: set {variable} to a directory of yours on a local disk"
+            ) from error
+        with contextlib.suppress(OSError):  # on a full disk, the PID stays unknown
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), str(os.getpid()).encode())
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
         log.debug("lock: %s", path)
         yield
+
+
+def wait_for_lock(file: TextIO, deadline: float) -> None:
+    waiting = False
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        file.seek(0)
+        holder = f"another import (PID {file.read().strip() or 'unknown'})"
+        if time.monotonic() >= deadline:
+            raise LockError(f"{holder} holds {file.name}; try again when it has ended")
+        if not waiting:
+            log.info("waiting for %s, which holds %s", holder, file.name)
+        waiting = True
+        time.sleep(0.1)
 
 
 def embedded_lock(settings: Settings, deadline: float) -> contextlib.AbstractContextManager[None]:
@@ -3408,96 +3279,6 @@ def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
-    """A client; if nothing may be written and nothing is there, one of an empty engine."""
-    with contextlib.ExitStack() as stack:
-        path = None
-        if settings.host is None and not writing and not settings.embedded_path.exists():
-            scratch = stack.enter_context(temporary_directory(settings.environment))
-            path = scratch / "clickhouse"
-        client = connect(settings, create=writing or path is not None, path=path)
-        stack.enter_context(contextlib.closing(client))
-        stack.callback(client.close_connections)  # whose pool is ours
-        refuse_legacy(client, settings)
-        yield client
-
-
-class TableCount(NamedTuple):
-    """How many rows of a table a run adds, changes, removes and leaves alone."""
-
-    new: int
-    changed: int
-    removed: int
-    unchanged: int
-
-    @property
-    def after(self) -> int:
-        return self.new + self.changed + self.unchanged
-
-
-class LoweredRow(NamedTuple):
-    """A row that got smaller, named as people see it."""
-
-    feed: str
-    row: str
-    tokens_before: int
-    tokens: int
-
-
-class PriceChange(NamedTuple):
-    """What a model's tokens of a month cost as they are stored, and as ccusage now prices them."""
-
-    month: str
-    model: str
-    cost_before: float
-    cost: float
-
-
-class ImportResult(NamedTuple):
-    """What an import did, or with `dry_run` would do: the object of `--format json`.
-
-    The totals are those of this machine after the run, `previous` those of the run before;
-    `statistics` are of all that is stored. `former_price_days` keep their former price, for which
-    ccusage now asks `former_price_difference` dollars more; `repriced` are changes by --reprice,
-    which cannot change the `days_not_reported`.
-    """
-
-    identity: Identity
-    ccusage_version: str
-    feeds_imported: Sequence[str]
-    feeds_failed: Mapping[str, str]
-    tables: Mapping[str, TableCount]
-    held: Mapping[str, int]
-    lowered: Sequence[LoweredRow]
-    total_tokens: int
-    total_cost: float
-    previous: Mapping[str, Any] | None
-    hashed: bool
-    dry_run: bool = False
-    allow_shrink: bool = False
-    statistics: Statistics | None = None
-    former_price_days: int = 0
-    former_price_difference: float = 0.0
-    repriced: Sequence[PriceChange] = ()
-    days_not_reported: int = 0
-
-
-class Plan(NamedTuple):
-    """What a run is going to write, as of `at`, and what it says of that."""
-
-    at: datetime
-    cleanup_period_days: int
-    changes: Changes
-    stored: Stored
-    result: ImportResult
-    notes: Sequence[str] = ()
-
-    @property
-    def rows(self) -> int:
-        return sum(map(len, self.changes.values()))
-
-
 class Feeds(NamedTuple):
     """What this run's feeds say, and how to hear once more which sessions there are."""
 
@@ -3507,106 +3288,220 @@ class Feeds(NamedTuple):
     ask_again: Callable[[], Mapping[tuple[str, str], Records]]
 
 
+class Plan(NamedTuple):
+    """What a run knows, and what follows from it: the changes that it writes as of `at`.
+
+    Rows before the day `first` are not read. `hiding`: from this run on, names are hidden.
+    """
+
+    importer: ClickHouseImporter
+    identity: Identity
+    history: MachineHistory
+    feeds: Feeds
+    ids: Ids
+    hiding: bool
+    at: datetime
+    first: date
+    version: str
+    stored: TableRows
+    before: Mapping[str, Records]  # the same, as records
+    decisions: Mapping[str, Decision]
+    changes: TableRows
+
+
+def import_usage(settings: Settings, *, summary: bool = True, brief: bool = False) -> ImportResult:
+    """One import: lock, fetch, read what is stored, decide, write, record.
+
+    With a `summary`, the result has statistics; with a `brief` one, those that people are shown.
+    """
+    started = datetime.now(UTC)
+    log.debug("start: ccusage-import %s into %s", __version__, settings.where)
+    with (
+        import_lock(settings, importing=True),
+        in_background() as background,
+    ):
+        recorded = Identity.load(settings.state_dir)
+        # With its zone known, ccusage starts while ClickHouse does.
+        zone = recorded and identify(settings, recorded, None).timezone
+        fetching = zone and background.submit(fetch_all, settings, zone)
+        with open_client(settings, writing=not settings.dry_run) as client:
+            importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
+            importer.prepare(create=not settings.dry_run)
+            history = importer.read_history()
+            missing = missing_run(importer, recorded, history)
+            identity = recognise(importer, recorded, history)
+            fetching = fetching or background.submit(fetch_all, settings, identity.timezone)
+            feeds = read_feeds(settings, identity, fetching.result(), background)
+            if recorded is None:
+                refuse_twins(importer, identity, history, feeds.reported)
+            hiding = bool(identity.hashed and not (recorded and recorded.hashed))
+            plan = plan_import(importer, identity, history, feeds, hiding=hiding)
+            result = result_of(plan)
+            missing += history_elsewhere(settings, identity.machine_name, recorded, history)
+            for warning in (*missing, *import_warnings(plan)):
+                log.warning("WARNING: %s", warning)
+            if not settings.dry_run:
+                if identity != recorded:
+                    identity.save(settings.state_dir)
+                write_plan(plan, result, started)
+            statistics = stored_now(importer, identity, brief=brief) if summary else None
+            rows = 0 if settings.dry_run else sum(map(len, plan.changes.values()))
+            seconds = (datetime.now(UTC) - started).total_seconds()
+            log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
+            return result._replace(statistics=statistics)
+
+
+def recognise(
+    importer: ClickHouseImporter, recorded: Identity | None, history: MachineHistory
+) -> Identity:
+    """This machine's identity, which the import history may know, and how it stores names."""
+    former = history.identity
+    identity = identify(importer.settings, recorded, former)
+    if recorded is None and former and former.installation_id == identity.installation_id:
+        log.info(
+            "%s: takes up the identity that imported last on %s: days in %s, installation %s",
+            *(identity.machine_name, f"{history.newest:%Y-%m-%d}", identity.timezone),
+            identity.installation_id,
+        )
+    if identity.hashed is None:
+        return identity._replace(hashed=not importer.shows_names())
+    return identity
+
+
+def missing_run(
+    importer: ClickHouseImporter, recorded: Identity | None, history: MachineHistory
+) -> list[str]:
+    """A warning where the import history lacks this machine's newest run, as a restored backup.
+
+    A replica that lags behind is refused: what that run wrote, and is not reported any more, would
+    be overwritten by less.
+    """
+    settings, table = importer.settings, importer.engines.get(HISTORY, Engine())
+    newest = recorded and recorded.history_uuid == table.uuid and recorded.newest_run
+    if not newest or newest <= _as_text(history.newest):
+        return []
+    if table.shared:
+        raise StoreError(
+            f"{settings.where}: this replica has not yet seen the import of {newest} UTC; "
+            "nothing was changed\n"
+            "  remedy: try again, as cron does; if rows were removed on purpose, remove newest_run "
+            f"from {settings.state_dir / 'machine.json'}"
+        )
+    return [
+        f"the import of {newest} UTC is not in the import history any more: if a backup was "
+        "restored, what was imported since then and is not reported any more is lost"
+    ]
+
+
+def read_feeds(
+    settings: Settings, identity: Identity, fetched: Fetched, background: ThreadPoolExecutor
+) -> Feeds:
+    """The records of the feeds, checked."""
+    ids, zone = Ids(settings.hash_key, hidden=bool(identity.hashed)), ZoneInfo(identity.timezone)
+    ccusage = fetched.ccusage
+
+    def ask_again() -> dict[tuple[str, str], Records]:
+        sessions = [feed for feed in ccusage.feeds(settings.agents) if feed.name == "session"]
+        fetch = partial(fetch_feeds, sessions, ccusage, identity.timezone, settings)
+        again = background.submit(lambda: dict(fetch())).result()
+        reported, _ = parse_all(Fetched(ccusage, again), ids, zone, settings.agents)
+        return {("session", f.agent): reported.get(("session", f.agent), {}) for f in sessions}
+
+    reported, failed = parse_all(fetched, ids, zone, settings.agents)
+    return Feeds(ccusage.version, reported, failed, ask_again)
+
+
+def refuse_twins(
+    importer: ClickHouseImporter, identity: Identity, history: MachineHistory, reported: Reported
+) -> None:
+    """Refuse the first import of an installation that would count what another one has counted.
+
+    Raises ConfigError, unless MACHINE_NAME is given for this very run: then it is that machine.
+    """
+    settings, name = importer.settings, identity.machine_name
+    if settings.claims_name:
+        return
+    keys = [key[1] for key in merged(reported, "session")]
+    machine, number = next(iter(importer.twins(keys).items()), ("", 0))
+    if settings.host and history.newest >= datetime.now(UTC) - timedelta(days=30):
+        machine = name
+        problem = (
+            f"another installation imported under this name on {history.newest:%Y-%m-%d %H:%M}, "
+            "and two machines must not share one"
+        )
+    elif number > len(keys) / 2:
+        problem = (
+            f"{number:,} of its {len(keys):,} sessions are stored under the name {machine} "
+            "already, and would count twice"
+        )
+    else:
+        return
+    raise ConfigError(
+        f"{name}: {problem}; if this is that machine, run MACHINE_NAME={machine} "
+        "ccusage_importer.py once; if it is another one, give it a name of its own in the "
+        "same way: MACHINE_NAME=… ccusage_importer.py"
+    )
+
+
 def plan_import(
     importer: ClickHouseImporter,
-    recorded: Identity | None,
     identity: Identity,
-    past: Past,
+    history: MachineHistory,
     feeds: Feeds,
+    *,
+    hiding: bool,
 ) -> Plan:
     """Decide what of the feeds to write. Raises FeedError where there is nothing to decide on."""
     settings, zone = importer.settings, ZoneInfo(identity.timezone)
     ids = Ids(settings.hash_key, hidden=bool(identity.hashed))
-    newest, first = importer.newest_row(), first_to_read(feeds.reported)
-    hiding = bool(identity.hashed and not (recorded and recorded.hashed))
-    if newest > past.newest or hiding:  # what a killed run left, or names, may be of any time
-        first = BEGINNING
+    newest = importer.newest_row()
+    killed = newest > history.newest  # a run was, and left rows that may be of any time
+    first = BEGINNING if killed or hiding else first_to_read(feeds.reported)
     stored = importer.read_stored(first, zone)
-    records, at = stored_records(stored), next_version(past.newest, newest)
-    policy = policy_of(settings, past, feeds, records["session"], ids)._replace(
-        window_start=window_start(retention(settings, past), at),
-        zone=zone,
-        steady=past.complete and newest <= past.newest,
-    )
-    accept_feeds(feeds, policy)
-    decisions = decide_in_time(records, feeds, ids, policy)
-    after = {feed: decision.after for feed, decision in decisions.items()}
-    changes = find_changes(after, stored, policy.version_text)
-    notes = [
-        *correction_notes(decisions, policy.version_text),
-        *twin_notes(importer, changes, stored),
-        *budget_notes(importer, records["daily"], after["daily"], zone),
-        *(hidden_names_notes(records, feeds.reported, ids) if hiding else ()),
-    ]
-    return Plan(
-        at=at,
-        cleanup_period_days=retention(settings, past),
-        changes=changes,
-        stored=stored,
-        notes=notes,
-        result=ImportResult(
-            identity=identity,
-            ccusage_version=policy.version_text,
-            feeds_imported=sorted(feed_label(*place) for place in feeds.reported),
-            feeds_failed=feeds.failed,
-            tables={t.name: count_changes(rows, stored[t]) for t, rows in changes.items()},
-            previous=past.previous,
-            hashed=bool(identity.hashed),
-            dry_run=settings.dry_run,
-            allow_shrink=settings.allow_shrink,
-            **result_of(decisions, records["daily"], feeds.reported, importer.days_before(first)),
-        ),
-    )
-
-
-def policy_of(settings: Settings, past: Past, feeds: Feeds, sessions: Records, ids: Ids) -> Policy:
-    """What a run may believe, but for the time."""
-    return Policy(
+    before = stored_records(stored)
+    at = max(datetime.now(UTC), max(newest, history.newest) + timedelta(milliseconds=1))
+    period, sessions = history.cleanup_period_days, before["session"]
+    policy = Policy(
         version=feeds.version,
+        window_start=at - timedelta(days=min(period, 36_500) - 1) if period else None,
+        zone=zone,
         allow_shrink=settings.allow_shrink,
         reprice=settings.reprice,
-        upgraded=past.upgraded or has_sessions_of_19(sessions),
-        previous=past.complete_version,
+        upgraded=history.upgraded
+        or any(major(old.version) >= 19 for old in sessions.values() if old.agent == "claude"),
+        previous=history.complete_version,
+        steady=history.complete and not killed,
         on_disk=names_on_disk(sessions, feeds.reported, settings, ids),
     )
-
-
-def result_of(
-    decisions: Mapping[str, Decision],
-    days: Records,
-    reported: Reported,
-    earlier: tuple[int, int, float],
-) -> dict[str, Any]:
-    """What the decisions mean; `days` are as they are stored, `earlier` sums those not read."""
-    after, prices = decisions["daily"].after, decisions["daily"].prices.values()
-    number, tokens, cost = earlier
-    return {
-        "held": kept_reasons(decisions),
-        "lowered": list(lowered_rows(decisions)),
-        "total_tokens": min(_total(after.values()) + tokens, UINT64_MAX),
-        "total_cost": round(math.fsum([cost, *_costs(after.values())]), 8),
-        "former_price_days": len(prices),
-        "former_price_difference": round(math.fsum(prices), 8),
-        "repriced": price_changes(days, after),
-        "days_not_reported": number + len(after.keys() - merged(reported, "daily").keys()),
-    }
+    accept_feeds(feeds, policy)
+    decisions = decide_in_time(before, feeds, ids, policy)
+    after = {feed: decision.after for feed, decision in decisions.items()}
+    return Plan(
+        importer=importer,
+        identity=identity,
+        history=history,
+        feeds=feeds,
+        ids=ids,
+        hiding=hiding,
+        at=at,
+        first=first,
+        version=policy.version_text,
+        stored=stored,
+        before=before,
+        decisions=decisions,
+        changes=find_changes(after, stored, policy.version_text),
+    )
 
 
 def first_to_read(reported: Reported) -> date:
-    """The first day of the month before the first reported one: earlier rows stay as they are."""
+    """The first day of the month before the first reported one: earlier rows stay as they are.
+
+    Where no feed tells of days, it is the first day of all.
+    """
     days = [key[1] for place in ("daily", "projects") for key in merged(reported, place)]
     days += [date.fromisoformat(f"{key[1]}-01") for key in merged(reported, "monthly")]
-    if not days:
-        times = (row.details["last_activity"] for row in merged(reported, "session").values())
-        starts = (row.details["start_time"] for row in merged(reported, "blocks").values())
-        days = [time.date() for time in (*times, *starts) if time]
-    first = min(days, default=date(2299, 1, 1)).replace(day=1)
+    first = min(days, default=BEGINNING).replace(day=1)
     return max((first - timedelta(1)).replace(day=1), BEGINNING)
-
-
-def has_sessions_of_19(sessions: Records) -> bool:
-    """Whether Claude's sessions are stored as ccusage 19 and newer tell them apart."""
-    return any(major(old.version) >= 19 for old in sessions.values() if old.agent == "claude")
 
 
 def names_on_disk(
@@ -3657,92 +3552,23 @@ def decide_in_time(
     return decisions if same else plain
 
 
-def count_changes(rows: Mapping[Key, Row | None], stored: Mapping[Key, StoredRow]) -> TableCount:
-    live = {key for key, old in stored.items() if old.live}
-    changes = Counter((key in live, row is not None) for key, row in rows.items())
-    changed, removed = changes[True, True], changes[True, False]
-    return TableCount(changes[False, True], changed, removed, len(live) - changed - removed)
-
-
-def refuse_twins(
-    importer: ClickHouseImporter, identity: Identity, past: Past, reported: Reported
-) -> None:
-    """Refuse the first import of an installation that would count what another one has counted.
-
-    Raises ConfigError, unless MACHINE_NAME is given for this very run: then it is that machine.
-    """
-    settings = importer.settings
-    if settings.claims_name:
-        return
-    ways = (
-        "if this is that machine, run MACHINE_NAME={} ccusage_importer.py once; if it is another "
-        "one, give it a name of its own in the same way: MACHINE_NAME=… ccusage_importer.py"
-    )
-    month_ago = datetime.now(UTC) - timedelta(days=30)
-    recent = [seen for seen in past.installations.values() if seen >= month_ago]
-    if settings.host and recent:
-        raise ConfigError(
-            f"{identity.machine_name}: another installation imported under this name on "
-            f"{max(recent):%Y-%m-%d %H:%M}, and two machines must not share one; "
-            + ways.format(identity.machine_name)
-        )
-    keys = [key[1] for key in merged(reported, "session")]
-    for machine, number in importer.twins(keys).items():
-        if number > len(keys) / 2:
-            raise ConfigError(
-                f"{identity.machine_name}: {number:,} of its {len(keys):,} sessions are stored "
-                f"under the name {machine} already, and would count twice; " + ways.format(machine)
-            )
-
-
-def retention(settings: Settings, past: Past) -> int:
-    """Days: the shortest that Claude Code ever kept transcripts here."""
-    periods = cleanup_periods(settings.environment).values()
-    return min(*periods, past.cleanup_period_days) if periods else min(30, past.cleanup_period_days)
-
-
-def window_start(period: int, now: datetime) -> datetime | None:
-    """From when on transcripts surely exist, if they are kept for `period` days."""
-    return now - timedelta(days=min(period, 36_500) - 1) if period else None
-
-
-def next_version(*newest: datetime) -> datetime:
-    """The `updated_at` of a run: now, and newer than all that is stored."""
-    return max(datetime.now(UTC), *(stored + timedelta(milliseconds=1) for stored in newest))
-
-
-def write_plan(importer: ClickHouseImporter, plan: Plan, started: datetime) -> None:
-    """Upsert the changed tables, children first, and record the run."""
-    try:
-        for table, rows in plan.changes.items():
-            if rows:
-                importer.upsert(table, rows, plan.stored, plan.at)
-                log.debug("%s: %d rows written", table.name, len(rows))
-        importer.record_run(history_row(plan, started), plan.at)
-    except StoreError as error:
-        error.exit_code = 3 if importer.has_written else 1
-        raise
-    for reason, number in plan.result.held.items():
-        log.debug("%s not as reported: %s", counted(number, "row"), reason)
-
-
-def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
-    """The row of ccusage_import_history for a run that wrote its plan."""
-    result, identity = plan.result, plan.result.identity
-    return {
+def write_plan(plan: Plan, result: ImportResult, started: datetime) -> None:
+    """Upsert the changed tables, children first, and record the run, in machine.json too."""
+    importer, identity, changes = plan.importer, plan.identity, plan.changes
+    recorded = {
         "machine_name": identity.machine_name,
         "installation_id": identity.installation_id,
         "timezone": identity.timezone,
         "key_fingerprint": identity.key_fingerprint,
-        "ccusage_version": result.ccusage_version,
+        "ccusage_version": plan.version,
         "importer_version": __version__,
-        "cleanup_period_days": plan.cleanup_period_days,
+        "cleanup_period_days": plan.history.cleanup_period_days,
         "hashed_projects": int(result.hashed),
         "feeds_imported": result.feeds_imported,
         "feeds_failed": sorted(result.feeds_failed),
-        "rows_inserted": plan.rows,
+        "rows_inserted": sum(map(len, changes.values())),
         "rows_deleted": sum(
-            key in plan.stored[t] for t, rows in plan.changes.items() for key in rows
+            len(rows.keys() & plan.stored[t].keys()) for t, rows in changes.items()
         ),
         "rows_held": sum(result.held.values()),
         "rows_corrected": len(result.lowered),
@@ -3750,129 +3576,30 @@ def history_row(plan: Plan, started: datetime) -> dict[str, Any]:
         "total_tokens": result.total_tokens,
         "total_cost": result.total_cost,
         "started_at": started,
-        "finished_at": datetime.now(UTC),
         "updated_at": plan.at,
     }
+    try:
+        for table, rows in changes.items():
+            if rows:
+                importer.upsert(table, rows, plan.stored[table], plan.at)
+                log.debug("%s: %d rows written", table.name, len(rows))
+        importer.record_runs([{**recorded, "finished_at": datetime.now(UTC)}], plan.at)
+    except StoreError as error:
+        error.exit_code = 3 if importer.has_written else 1
+        raise
+    for reason, number in result.held.items():
+        log.debug("%s not as reported: %s", counted(number, "row"), reason)
+    uuid = importer.engines[HISTORY].uuid
+    identity = identity._replace(history_uuid=uuid, newest_run=_as_text(plan.at))
+    identity.save(importer.settings.state_dir)
 
 
-def other_installations(past: Past, identity: Identity) -> list[str]:
-    """Warnings: two machines under one name would overwrite each other's rows."""
-    recent = min(past.newest, datetime.now(UTC) - timedelta(days=30))
-    return [
-        f"another installation ({installation}) imported as {identity.machine_name} on "
-        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one"
-        for installation, seen in past.installations.items()
-        if installation != identity.installation_id and seen >= recent
-    ]
-
-
-def missing_run(
-    importer: ClickHouseImporter, recorded: Identity | None, history: Engine, past: Past
-) -> list[str]:
-    """A warning where the import history lacks this machine's newest run, as a restored backup.
-
-    A replica that lags behind is refused: what that run wrote, and is not reported any more, would
-    be overwritten by less.
-    """
-    newest = recorded and recorded.history_uuid == history.uuid and recorded.newest_run
-    if not newest or newest <= _as_text(past.newest):
-        return []
-    settings = importer.settings
-    if history.shared:
-        raise StoreError(
-            f"{settings.where}: this replica has not yet seen the import of {newest} UTC; "
-            "nothing was changed\n"
-            "  remedy: try again, as cron does; if rows were removed on purpose, remove newest_run "
-            f"from {settings.state_dir / 'machine.json'}"
-        )
-    return [
-        f"the import of {newest} UTC is not in the import history any more: if a backup was "
-        "restored, what was imported since then and is not reported any more is lost"
-    ]
-
-
-def import_usage(settings: Settings, *, summary: bool = True) -> ImportResult:
-    """One import: lock, fetch, read what is stored, decide, write, record."""
-    started = datetime.now(UTC)
-    log.debug("start: ccusage-import %s into %s", __version__, settings.where)
-    with (
-        import_lock(settings, importing=True),
-        in_background() as background,
-    ):
-        recorded = Identity.load(settings.state_dir)
-
-        def fetch(zone: str) -> Future[Fetched]:
-            return background.submit(fetch_all, settings, zone)
-
-        # With its zone known, ccusage starts while ClickHouse does.
-        fetching = recorded and fetch(identify(settings, recorded, None).timezone)
-        with open_client(settings, writing=not settings.dry_run) as client:
-            importer = ClickHouseImporter(client, settings, machine_name(settings, recorded))
-            importer.prepare(create=not settings.dry_run)
-            past, history = importer.read_past(), importer.engines()["ccusage_import_history"]
-            missing = missing_run(importer, recorded, history, past)
-            identity = identify(settings, recorded, past.identity)
-            if identity.hashed is None:
-                identity = identity._replace(hashed=not importer.shows_names())
-            fetching = fetching or fetch(identity.timezone)
-            feeds = read_feeds(settings, identity, fetching.result(), background)
-            if recorded is None:
-                refuse_twins(importer, identity, past, feeds.reported)
-            tell_identity(recorded, identity, past)
-            plan = plan_import(importer, recorded, identity, past, feeds)
-            missing += history_elsewhere(settings, identity.machine_name, recorded, past)
-            for warning in (*missing, *other_installations(past, identity), *plan.notes):
-                log.warning("WARNING: %s", warning)
-            if not settings.dry_run:
-                if identity != recorded:
-                    identity.save(settings.state_dir)
-                write_plan(importer, plan, started)
-                identity = identity._replace(
-                    history_uuid=history.uuid, newest_run=_as_text(plan.at)
-                )
-                identity.save(settings.state_dir)
-            rows = 0 if settings.dry_run else plan.rows
-            seconds = (datetime.now(UTC) - started).total_seconds()
-            log.debug("finish: %s, %d rows written, %.1f s", identity.machine_name, rows, seconds)
-            statistics = stored_now(importer, identity) if summary else None
-            return plan.result._replace(statistics=statistics)
-
-
-def tell_identity(recorded: Identity | None, identity: Identity, past: Past) -> None:
-    """Say that a machine without machine.json becomes the one that the import history knows."""
-    former = past.identity
-    if recorded is None and former and former.installation_id == identity.installation_id:
-        log.info(
-            "%s: takes up the identity that imported last on %s: days in %s, installation %s",
-            *(identity.machine_name, f"{past.newest:%Y-%m-%d}", identity.timezone),
-            identity.installation_id,
-        )
-
-
-def read_feeds(
-    settings: Settings, identity: Identity, fetched: Fetched, background: ThreadPoolExecutor
-) -> Feeds:
-    """The records of the feeds, checked."""
-    ids, zone = Ids(settings.hash_key, hidden=bool(identity.hashed)), ZoneInfo(identity.timezone)
-    ccusage = fetched.ccusage
-    sessions = [feed for feed in ccusage.feeds(settings.agents) if feed.name == "session"]
-
-    def ask_again() -> dict[tuple[str, str], Records]:
-        fetch = partial(fetch_feeds, sessions, ccusage, identity.timezone, settings)
-        again = background.submit(lambda: dict(fetch())).result()
-        reported, _ = parse_all(Fetched(ccusage, again), ids, zone, settings.agents)
-        return {
-            ("session", feed.agent): reported.get(("session", feed.agent), {}) for feed in sessions
-        }
-
-    reported, failed = parse_all(fetched, ids, zone, settings.agents)
-    return Feeds(ccusage.version, reported, failed, ask_again)
-
-
-def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics | None:
+def stored_now(
+    importer: ClickHouseImporter, identity: Identity, *, brief: bool
+) -> Statistics | None:
     """Statistics after an import, which has succeeded even if these cannot be had."""
     try:
-        return read_statistics(importer, Scope(datetime.now(UTC), identity.timezone))
+        return read_statistics(importer, Scope(datetime.now(UTC), identity.timezone), brief=brief)
     except StoreError as error:
         log.warning("all is imported, but no statistics: %s", error)
         return None
@@ -3885,7 +3612,6 @@ def stored_now(importer: ClickHouseImporter, identity: Identity) -> Statistics |
 # the one that holds more stays, as one unit with its models.
 
 ADDRESS = "http[s]://[user@]host[:port]/database"
-HISTORY = "ccusage_import_history"
 WRITING = 5.0  # seconds that an import needs at most to write its tables
 
 
@@ -3893,7 +3619,7 @@ class Holding(NamedTuple):
     """What a database holds of a machine: its rows, its runs, and the newest `updated_at`."""
 
     machine: str
-    stored: Stored
+    stored: TableRows
     runs: Sequence[Mapping[str, Any]]
     newest: datetime
 
@@ -3958,12 +3684,12 @@ def read_holding(importer: ClickHouseImporter, machine: str) -> Holding:
     importer.machine_name = machine
     deadline = time.monotonic() + WRITING
     while True:
-        run, row = moment = importer.read_past().newest, importer.newest_row()
+        run, row = moment = importer.read_history().newest, importer.newest_row()
         stored, runs = importer.read_stored(BEGINNING, UTC), read_runs(importer)
         # What a copy has written is a little newer than the history that came with it.
         recent = datetime.now(UTC) - row < timedelta(minutes=10)
         writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
-        changed = moment != (importer.read_past().newest, importer.newest_row())
+        changed = moment != (importer.read_history().newest, importer.newest_row())
         if time.monotonic() > deadline or not (writing or changed):
             return Holding(machine, stored, runs, max(moment))
         time.sleep(0.1)
@@ -3972,7 +3698,7 @@ def read_holding(importer: ClickHouseImporter, machine: str) -> Holding:
 def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
     """The rows of the history, with the columns of this version that are there."""
     known = next(item.columns for item in read_schema() if item.name == HISTORY)
-    columns = [name for name in known if name in importer.columns().get(HISTORY, ())]
+    columns = [name for name in known if name in importer.engines.get(HISTORY, Engine()).columns]
     sql = (
         f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
         "WHERE machine_name = {machine:String} ORDER BY updated_at"
@@ -3983,7 +3709,7 @@ def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
 def source_holdings(importer: ClickHouseImporter, machine: str) -> Iterator[Holding]:
     """What the source holds of each machine, or of one, read when it is its turn."""
     where, database = importer.settings.where, importer.settings.database
-    if importer.empty or importer.client.database != database:
+    if not importer.tables or importer.client.database != database:
         raise ConfigError(f"--copy-from: {where} has no tables of ours in database {database!r}")
     tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
     sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
@@ -4017,7 +3743,10 @@ def open_both(
         client = reading.enter_context(open_client(source, writing=False))
         importer = ClickHouseImporter(client, source, "")
         importer.prepare(create=False)
-        holdings, uuid = source_holdings(importer, machine), importer.engines()[HISTORY].uuid
+        holdings, uuid = (
+            source_holdings(importer, machine),
+            importer.engines.get(HISTORY, Engine()).uuid,
+        )
         if both_embedded:
             file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
             for holding in (*holdings, None):
@@ -4028,7 +3757,8 @@ def open_both(
         client = stack.enter_context(open_client(settings, writing=not settings.dry_run))
         target = ClickHouseImporter(client, settings, "")
         target.prepare(create=not settings.dry_run)
-        if not both_embedded and uuid.strip("0-") and uuid == target.engines()[HISTORY].uuid:
+        same = uuid == target.engines.get(HISTORY, Engine()).uuid
+        if not both_embedded and uuid.strip("0-") and same:
             raise itself
         yield target, holdings
 
@@ -4101,8 +3831,11 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, 
         # It is older than whatever an import of that machine writes meanwhile.
         at = max(here.newest, there.newest) + timedelta(milliseconds=1)
         for table, rows in changes.items():
+            origin = there.stored[table]
+            for key in rows.keys() & origin.keys():
+                rows[key] = rows[key]._replace(created_at=origin[key].created_at)
             if rows:
-                target.upsert(table, rows, here.stored, at, there.stored)
+                target.upsert(table, rows, here.stored[table], at)
         if runs:
             target.record_runs(runs, at)
     number = sum(map(len, changes.values()))
@@ -4153,7 +3886,7 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
 
 
 def history_elsewhere(
-    settings: Settings, machine: str, recorded: Identity | None, past: Past
+    settings: Settings, machine: str, recorded: Identity | None, past: MachineHistory
 ) -> Iterator[str]:
     """A warning where a machine has no history here: where it has one, and how to bring it."""
     bring = "to bring it here, run ccusage_importer.py --copy-from"
@@ -4213,16 +3946,26 @@ def month_before(day: date) -> date:
     return (day.replace(day=1) - timedelta(1)).replace(day=1)
 
 
-def read_figures(importer: ClickHouseImporter, scope: Scope, kind: str) -> dict[str, Rows]:
-    """The rows of each query of a kind, by the rest of its name, as arrays of one statement."""
+BRIEF = ("days", "machines", "models", "blocks", "clock", "spending")  # figures of an import
+
+
+def read_figures(
+    importer: ClickHouseImporter, scope: Scope, kind: str, *, brief: bool = False
+) -> dict[str, Rows]:
+    """The rows of each query of a kind, by the rest of its name, as arrays of one statement.
+
+    When it is `brief`, they are what an import says: of models, this month and the last one.
+    """
     queries = [query for name, query in read_queries().items() if name.startswith(kind)]
+    if brief:
+        queries = [query for query in queries if query.name.removeprefix(kind) in BRIEF]
     names = [query.name.removeprefix(kind) for query in queries]
-    if importer.empty:
+    if not importer.tables:
         return dict.fromkeys(names, ())
     values: dict[str, Any] = {
         "machine": scope.machine,
         "agents": ",".join(scope.agents),
-        "since": scope.since,
+        "since": month_before(scope.today) if brief else scope.since,
         "recent": month_before(scope.today),
         "year": scope.year,
         "timezone": scope.zone,
@@ -4235,9 +3978,12 @@ def read_figures(importer: ClickHouseImporter, scope: Scope, kind: str) -> dict[
     return dict(zip(names, row, strict=True))
 
 
-def read_statistics(importer: ClickHouseImporter, scope: Scope) -> Statistics:
+def read_statistics(
+    importer: ClickHouseImporter, scope: Scope, *, brief: bool = False
+) -> Statistics:
     """What is stored, as figures."""
-    return summarise(read_figures(importer, scope, STATISTICS), scope, importer.settings)
+    figures = read_figures(importer, scope, STATISTICS, brief=brief)
+    return summarise(figures, scope, importer.settings)
 
 
 class Usage(NamedTuple):
@@ -4763,6 +4509,96 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
 # What an import says
 
 
+class TableCount(NamedTuple):
+    """How many rows of a table a run adds, changes, removes and leaves alone."""
+
+    new: int
+    changed: int
+    removed: int
+    unchanged: int
+
+    @classmethod
+    def of(cls, rows: Mapping[Key, Row], stored: Mapping[Key, Row]) -> TableCount:
+        """The changed rows of a table, and all that were read of it."""
+        live = {key for key, old in stored.items() if old.live}
+        counts = Counter((key in live, row.live) for key, row in rows.items())
+        changed, removed = counts[True, True], counts[True, False]
+        return cls(counts[False, True], changed, removed, len(live) - changed - removed)
+
+
+class LoweredRow(NamedTuple):
+    """A row that got smaller, named as people see it."""
+
+    feed: str
+    row: str
+    tokens_before: int
+    tokens: int
+
+
+class PriceChange(NamedTuple):
+    """What a model's tokens of a month cost as they are stored, and as ccusage now prices them."""
+
+    month: str
+    model: str
+    cost_before: float
+    cost: float
+
+
+class ImportResult(NamedTuple):
+    """What an import did, or with `dry_run` would do: the object of `--format json`.
+
+    The totals are those of this machine after the run, `previous` those of the run before;
+    `statistics` are of all that is stored. `former_price_days` keep their former price, for which
+    ccusage now asks `former_price_difference` dollars more; `repriced` are changes by --reprice,
+    which cannot change the `days_not_reported`.
+    """
+
+    identity: Identity
+    ccusage_version: str
+    feeds_imported: Sequence[str]
+    feeds_failed: Mapping[str, str]
+    tables: Mapping[str, TableCount]
+    held: Mapping[str, int]
+    lowered: Sequence[LoweredRow]
+    total_tokens: int
+    total_cost: float
+    previous: Mapping[str, Any] | None
+    hashed: bool
+    dry_run: bool = False
+    allow_shrink: bool = False
+    statistics: Statistics | None = None
+    former_price_days: int = 0
+    former_price_difference: float = 0.0
+    repriced: Sequence[PriceChange] = ()
+    days_not_reported: int = 0
+
+
+def result_of(plan: Plan) -> ImportResult:
+    """What people are told of a plan."""
+    settings, decisions, reported = plan.importer.settings, plan.decisions, plan.feeds.reported
+    days, prices = decisions["daily"].after, decisions["daily"].prices.values()
+    number, tokens, cost = plan.importer.days_before(plan.first)
+    return ImportResult(
+        identity=plan.identity,
+        ccusage_version=plan.version,
+        feeds_imported=sorted(feed_label(*place) for place in reported),
+        feeds_failed=plan.feeds.failed,
+        tables={t.name: TableCount.of(rows, plan.stored[t]) for t, rows in plan.changes.items()},
+        held=kept_reasons(decisions),
+        lowered=list(lowered_rows(decisions)),
+        total_tokens=min(_total(days.values()) + tokens, UINT64_MAX),
+        total_cost=round(math.fsum([cost, *_costs(days.values())]), 8),
+        previous=plan.history.previous,
+        hashed=bool(plan.identity.hashed),
+        dry_run=settings.dry_run,
+        allow_shrink=settings.allow_shrink,
+        former_price_days=len(prices),
+        former_price_difference=round(math.fsum(prices), 8),
+        repriced=price_changes(plan.before["daily"], days),
+        days_not_reported=number + len(days.keys() - merged(reported, "daily").keys()),
+    )
+
+
 def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
     """How many rows are not as ccusage reports them, by reason."""
     reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
@@ -4796,6 +4632,27 @@ def price_changes(before: Records, after: Records) -> list[PriceChange]:
         for place, shares in sorted(sums.items())
     }
     return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+
+
+def import_warnings(plan: Plan) -> Iterator[str]:
+    """What people are to know before a plan is written."""
+    yield from other_installations(plan.history, plan.identity)
+    yield from correction_notes(plan.decisions, plan.version)
+    yield from twin_notes(plan)
+    yield from budget_notes(plan)
+    if plan.hiding:
+        yield from hidden_names_notes(plan.before, plan.feeds.reported, plan.ids)
+
+
+def other_installations(history: MachineHistory, identity: Identity) -> list[str]:
+    """Warnings: two machines under one name would overwrite each other's rows."""
+    recent = min(history.newest, datetime.now(UTC) - timedelta(days=30))
+    return [
+        f"another installation ({installation}) imported as {identity.machine_name} on "
+        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one"
+        for installation, seen in history.installations.items()
+        if installation != identity.installation_id and seen >= recent
+    ]
 
 
 def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
@@ -4838,11 +4695,11 @@ def hidden_names_notes(
         )
 
 
-def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -> Iterator[str]:
+def twin_notes(plan: Plan) -> Iterator[str]:
     """Warnings of new sessions that another machine has, too."""
     sessions = TABLES["session"]
-    new = [key[1] for key in changes[sessions] if key not in stored[sessions]]
-    for machine, number in importer.twins(new).items() if new else ():
+    new = [key[1] for key in plan.changes[sessions] if key not in plan.stored[sessions]]
+    for machine, number in plan.importer.twins(new).items():
         yield (
             f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
             "where two machines import the same transcripts, these count twice "
@@ -4850,18 +4707,18 @@ def twin_notes(importer: ClickHouseImporter, changes: Changes, stored: Stored) -
         )
 
 
-def budget_notes(
-    importer: ClickHouseImporter, before: Records, after: Records, zone: ZoneInfo
-) -> Iterator[str]:
+def budget_notes(plan: Plan) -> Iterator[str]:
     """A line for each budget of which this run takes more than 80 % or 100 %, of all machines."""
-    scope, settings = Scope(datetime.now(UTC), zone.key), importer.settings
+    importer, settings = plan.importer, plan.importer.settings
+    scope = Scope(datetime.now(UTC), plan.identity.timezone)
     if not (settings.budget_month or settings.budget_day):
         return
     sql, first = read_queries()[f"{STATISTICS}spending"].sql, scope.today.replace(day=1)
-    rows: Rows = () if importer.empty else importer.query(sql, recent=first)
+    rows: Rows = importer.query(sql, recent=first) if importer.tables else ()
     spent: dict[date, float] = dict(rows)
     will = defaultdict(float, spent)
-    for days, sign in ((before, -1), (after, 1)):
+    after = plan.decisions["daily"].after
+    for days, sign in ((plan.before["daily"], -1), (after, 1)):
         for key, day in days.items():
             will[key[1]] += sign * day.cost
     was, now = (budgets(costs, settings, scope.today) for costs in (spent, will))
@@ -5379,7 +5236,7 @@ def answer_query(
             sql = one_statement(client, query.sql) if query.name == "-" else query.sql
             columns, rows = read_only(client, settings, sql, values or None)
     except StoreError as error:
-        if error.code in TROUBLE and (error.code != UNKNOWN_TABLE or importer.empty):
+        if error.code in TROUBLE and (error.code != UNKNOWN_TABLE or not importer.tables):
             raise
         said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
         said = said.partition(": In scope SELECT formatQuery")[0]
@@ -5569,7 +5426,7 @@ class Checkup:
         self.recorded: Identity | None = None
         with self.failing("identity"):
             self.recorded = Identity.load(settings.state_dir)
-        self.past = Past()
+        self.past = MachineHistory()
         self.shows_names = False
         self.zone = self.recorded.timezone if self.recorded else "UTC"
         self.connected = False
@@ -5637,6 +5494,7 @@ class Checkup:
         self.note(name, detail, "free some disk space", when=free < 1e9)
 
     def check_server(self, importer: ClickHouseImporter) -> None:
+        importer.prepare(create=False)
         began = time.monotonic()
         version, database = importer.query("SELECT version(), currentDatabase()")[0]
         ms = 1000 * (time.monotonic() - began)
@@ -5646,10 +5504,9 @@ class Checkup:
         if self.settings.host:
             with self.failing("replicas"):
                 self.check_replicas(importer)
-        there = importer.columns()
-        changes = importer.schema_changes(there)
+        changes = schema_changes(importer.engines, self.settings.cluster)
         detail = "; ".join(changes) or "all tables, views and columns are there"
-        if not there:
+        if not importer.tables:
             detail = f"nothing is there yet in the database {self.settings.database}"
         self.note("schema", detail, "an import does this", when=changes)
         needed = " ".join(changes.values())
@@ -5684,8 +5541,8 @@ class Checkup:
             "SELECT agent, max(date) FROM ccusage_usage_daily FINAL "
             "WHERE machine_name = {machine:String} GROUP BY agent"
         )
-        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))  # type: ignore[arg-type]
-        self.past = importer.read_past()
+        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))
+        self.past = importer.read_history()
         self.shows_names = importer.shows_names()
         if self.past.identity and not self.recorded:
             self.zone = self.past.identity.timezone
@@ -5693,13 +5550,12 @@ class Checkup:
             with self.failing("name in use"):
                 refuse_twins(importer, self.past.identity, self.past, {})
         with self.failing("newest import"):
-            history = importer.engines()[HISTORY]
-            for warning in missing_run(importer, self.recorded, history, self.past):
+            for warning in missing_run(importer, self.recorded, self.past):
                 self.note("newest import", warning, "import again what ccusage still reports")
         name = importer.machine_name
         for text in history_elsewhere(self.settings, name, self.recorded, self.past):
             self.note("former history", *text.split("; to bring it here, "))
-        if not importer.absent:
+        if {item.name for item in read_schema()} <= importer.engines.keys():
             with self.failing("integrity"):
                 self.check_integrity(importer)
         self.check_imports(importer)
@@ -5727,7 +5583,7 @@ class Checkup:
 
     def check_replicas(self, importer: ClickHouseImporter) -> None:
         """Whether the servers that answer hold the same tables."""
-        engines, cluster = importer.engines(), self.settings.cluster
+        engines, cluster = importer.engines, self.settings.cluster
         shared = [engines[table.name].shared for table in ALL_TABLES if table.name in engines]
         cloud = importer.client.get_client_setting("select_sequential_consistency")
         spread = cluster or engines[""].shared  # over several servers, or meant to be
@@ -5768,7 +5624,7 @@ class Checkup:
         remedy = "start the servers that are down, and look at system.replication_queue"
         if unwritable:
             detail = f"read-only: {', '.join(sorted(unwritable))}"
-            self.fail("replicas", detail, store_remedy(self.settings, 242, ""))
+            self.fail("replicas", detail, STORE_REMEDIES[r"Code: 242\."])
         else:
             self.note("replicas", detail, remedy, when=active < known or behind > 300)
 
@@ -5937,7 +5793,12 @@ def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImport
             )
         importer = ClickHouseImporter(client, settings, machine)
         importer.prepare(create=False)
-        zones, recorded = importer.zones(), Identity.load(settings.state_dir)
+        sql = (
+            "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
+            "GROUP BY machine_name ORDER BY max(updated_at) DESC"
+        )
+        zones = {row[0]: row[1] for row in importer.query_own(HISTORY, sql)}
+        recorded = Identity.load(settings.state_dir)
         if machine and zones and machine not in zones:
             raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(zones)} did")
         zone = zones.get(machine) or (recorded and recorded.timezone)
@@ -6133,7 +5994,8 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
 
 def run_import(settings: Settings, args: argparse.Namespace) -> int:
     with at_work("importing"):
-        result = import_usage(settings, summary=not args.quiet)
+        brief = args.format not in ("json", "csv")
+        result = import_usage(settings, summary=not args.quiet, brief=brief)
     if not args.quiet or args.output:
         sections = import_sections(result, verbose=args.verbose)
         publish(figures_report(result, sections), args, settings)

@@ -56,7 +56,7 @@ SIZES = {"S": (100, 60), "M": (1_500, 365), "L": (20_000, 1_095)}
 PHASES = {
     "start": (),
     "fetch": ("fetch_all",),
-    "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_past"),
+    "connect": ("connect", "ClickHouseImporter.prepare", "ClickHouseImporter.read_history"),
     "read": ("ClickHouseImporter.read_stored",),
     "difference": ("plan_import",),
     "upsert": ("write_plan",),

@@ -19,6 +19,7 @@ from tables import KEYS, NO_OTHERS, VIEWS, Database, Machine, footprint
 from ccusage_importer import (
     ClickHouseImporter,
     ConfigError,
+    Engine,
     Identity,
     Settings,
     connect,
@@ -36,9 +37,13 @@ TABLES = {*KEYS, HISTORY}
 # What a client asks, and what the engine answers in its place.
 NO_CLUSTER = {r" ON CLUSTER `[\w.-]+`": ""}
 REPLICATED = {
-    r"engine, (toString\(uuid\) FROM system\.tables)": r"concat('Replicated', engine), \1"
+    r"engine, (toString\(uuid\), column_names FROM system\.tables)": (
+        r"concat('Replicated', engine), \1"
+    )
 }
-IN_REPLICATED_DATABASE = {r"engine, (toString\(uuid\) FROM system\.databases)": r"'Replicated', \1"}
+IN_REPLICATED_DATABASE = {
+    r"engine, (toString\(uuid\), \[\] FROM system\.databases)": r"'Replicated', \1"
+}
 CLOUD = {
     r"FROM system\.settings": "FROM (SELECT * REPLACE "
     "(if(name = 'cloud_mode', '1', value) AS value) FROM system.settings)"
@@ -135,7 +140,7 @@ def test_clickhouse_understands_all_statements_for_a_cluster(
     clickhouse: ClickHouseServer, cluster: str
 ) -> None:
     items = read_schema()
-    without_one = {item.name: set(list(item.columns)[1:]) for item in items}
+    without_one = {item.name: Engine(columns=list(item.columns)[1:]) for item in items}
     statements = [*schema_changes({}).values(), *schema_changes(without_one).values()]
     assert len(statements) == 2 * len(items)
     statements += ["CREATE DATABASE IF NOT EXISTS usage", "CREATE DATABASE IF NOT EXISTS `a \\`b`"]
@@ -445,7 +450,9 @@ def test_the_program_asks_the_real_server_what_its_tables_are(
     machine.stores()
     settings = Settings.from_env(machine.env)
     client = connect(settings)
-    engines = ClickHouseImporter(client, settings, "m1").engines()
+    importer = ClickHouseImporter(client, settings, "m1")
+    importer.look()
+    engines = importer.engines
     client.close()
     assert engines[""].name == "Atomic"
     assert {name for name, engine in engines.items() if engine.name == "View"} == set(VIEWS)

@@ -182,7 +182,7 @@ def test_an_insert_that_the_client_sends_twice_is_one_insert(seesaw: Seesaw) -> 
     check_and_heal(seesaw, done)
 
 
-def test_every_insert_has_its_own_token_made_of_run_machine_agent_table_and_batch(
+def test_every_insert_has_its_own_token_made_of_run_machine_and_table(
     seesaw: Seesaw,
 ) -> None:
     tokens = []
@@ -276,7 +276,7 @@ def test_a_server_that_restarts_or_disappears_is_an_error_that_the_next_run_heal
     machine: Machine,
 ) -> None:
     server = machine.database.server
-    for match in ("^SELECT table", "^INSERT INTO ccusage_usage_monthly", "^DELETE"):
+    for match in ("^SELECT name", "^INSERT INTO ccusage_usage_monthly", "^DELETE"):
         server.arm("exit", match=match, when="after")
         done = machine.main()
         assert done.code in (1, 3)

@@ -197,5 +197,5 @@ def test_a_disk_without_locks_is_named(machine: Machine, monkeypatch: pytest.Mon
     monkeypatch.setattr(fcntl, "flock", refuse)
     done = machine.main()
     assert done.code == 2
-    text = f"{lock_file(machine)}: cannot be locked: No locks available; put CCUSAGE_STATE_DIR on"
-    assert text in done.err
+    assert f"{lock_file(machine)}: cannot be locked: No locks available\n" in done.err
+    assert "remedy: set CCUSAGE_STATE_DIR to a directory of yours on a local disk" in done.err

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from project import Project
 from proxy import Proxy
 
-from ccusage_importer import ConfigError, Settings, StoreError, connect, proxy_url
+from ccusage_importer import ConfigError, Settings, StoreError, _proxy, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,24 +86,22 @@ def test_what_the_setup_keeps_of_proxies_reaches_ccusage_and_clickhouse_under_cr
         ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
         ({"HTTPS_PROXY": "  "}, None),
         ({"https_proxy": "http://p:1", "HTTPS_PROXY": "http://p:2"}, "http://p:1"),
-        ({"https_proxy": "", "HTTPS_PROXY": "http://p:2"}, "http://p:2"),
+        ({"https_proxy": "", "HTTPS_PROXY": "http://p:2"}, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
         ({"HTTPS_PROXY": "http://p:1", "no_proxy": "a.org, DB.example.com"}, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "example.com"}, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".example.com"}, None),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "a.org *.example.com"}, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "db.example.com:8443"}, None),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "db.example.com:1"}, "http://p:1"),
         ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "b.example.com,ample.com,,"}, "http://p:1"),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "::1", "CH_HOST": "[::1]"}, None),
-        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[::1]", "CH_HOST": "::1"}, None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "[::1]", "CH_HOST": "[::1]"}, None),
     ],
 )
 def test_the_proxy_is_that_of_the_protocol_unless_the_server_is_excepted(
     env: dict[str, str], proxy: str | None
 ) -> None:
     place = {"CH_HOST": "db.example.com", "CH_PORT": "8443"}
-    assert proxy_url(Settings.from_env(place | env)) == proxy
+    assert _proxy(Settings.from_env(place | env)).get("http_proxy") == proxy
 
 
 def test_a_tunnel_leads_to_an_https_server(secure: ClickHouseServer) -> None:
@@ -132,7 +130,7 @@ def test_a_proxy_that_is_no_http_proxy_is_told_without_its_password(
 def test_a_dead_proxy_is_named_in_the_remedy_without_its_password(
     secure: ClickHouseServer,
 ) -> None:
-    with pytest.raises(StoreError, match=r"remedy: .* HTTPS_PROXY leads through a proxy") as failed:
+    with pytest.raises(StoreError, match=r"remedy: check CH_HOST .* HTTPS_PROXY") as failed:
         ask(secure, HTTPS_PROXY="http://me:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(failed.value)
 
@@ -148,9 +146,8 @@ def test_certificates_that_ccusage_trusts_are_trusted_here(
     with pytest.raises(StoreError, match="set CH_CA_CERT"):
         ask(secure)
     assert ask(secure, **{name: str(secure.certificate)}) == "here"
-    with pytest.raises(ConfigError, match=f"^{name}: /no/where: no certificate can be read: No"):
-        ask(secure, **{name: "/no/where"})
-    with pytest.raises(ConfigError, match=f"^{name}: {__file__}: no certificate"):
-        ask(secure, **{name: __file__})
+    for path in ("/no/where", __file__):
+        with pytest.raises(StoreError, match=f"remedy: set CH_CA_CERT .*{name}"):
+            ask(secure, **{name: path})
     assert ask(secure, CH_VERIFY="false", **{name: "/no/where"}) == "here"
     assert ask(secure, CH_CA_CERT=str(secure.certificate), **{name: "/no/where"}) == "here"

@@ -29,7 +29,7 @@ from ccusage_importer import (
     Ids,
     Record,
     Settings,
-    Stored,
+    TableRows,
     Tokens,
     connect,
     find_changes,
@@ -852,7 +852,7 @@ def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     changes = find_changes(after, nothing, "20.0.24")
     for table, changed in changes.items():
         if changed:
-            importer.upsert(table, changed, nothing, datetime.now(UTC))
+            importer.upsert(table, changed, nothing[table], datetime.now(UTC))
     wanted = tables.Expected("20.0.24", "Europe/Berlin", hidden, key).claude(feeds).tables
     found = tables.read(importer.query, importer.machine_name)  # type: ignore[arg-type]
     tables.assert_same(found, wanted)
@@ -861,7 +861,7 @@ def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     }
 
 
-def as_reported(stored: Stored) -> dict[str, Any]:
+def as_reported(stored: TableRows) -> dict[str, Any]:
     """What is stored, without what only rows know."""
     return {
         name: {
