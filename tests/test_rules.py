@@ -694,11 +694,11 @@ def test_a_block_that_goes_on_keeps_its_hours_and_entries() -> None:
     assert (row.id, row.details["end_time"], row.details["entries"]) == (old.id, at(6), 7)
 
 
-def test_a_block_that_holds_what_is_lost_keeps_its_entries() -> None:
-    old, new = block(at(1), 10), block(at(1), 4)
+def test_a_block_that_holds_what_is_lost_keeps_its_details() -> None:
+    old, new = block(at(1), 10), part(1, 2, 4)
     old = old._replace(details={**old.details, "entries": 7})
     decision = decide({"blocks": [old], "session": [of("lost", 6)]}, {"blocks": [new]})["blocks"]
-    assert [row.details["entries"] for row in decision.after.values()] == [7]
+    assert [row.details for row in decision.after.values()] == [old.details]
 
 
 @pytest.mark.parametrize(
