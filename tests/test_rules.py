@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from test_history import (
@@ -195,6 +196,21 @@ def test_a_session_that_may_have_begun_at_any_time_may_hold_what_is_lost(
     said = {"session": [of("s", 4, None, agent="codex")]}
     how = policy(previous=OLD)
     assert decided("session", {"session": stored}, said, how, agent="codex") == wanted
+
+
+@pytest.mark.parametrize(("hours", "wanted"), [((24, 25), [1, 4]), ((1.5, 3), [1, 5])])
+def test_a_session_is_corrected_if_nothing_of_its_time_is_lost(
+    hours: tuple[float, float], wanted: list[int]
+) -> None:
+    stored = {"session": [of("s", 5, version=OLD), of("lost", 1, hours)]}
+    assert decided("session", stored, {"session": [of("s", 4)]}, policy(previous=OLD)) == wanted
+
+
+def test_a_session_without_times_is_of_any_time_in_every_zone() -> None:
+    stored = {"daily": [daily(10, OLD)], "session": [timeless(of("lost", 1, version=OLD))]}
+    for zone in map(ZoneInfo, ("Asia/Tokyo", "America/Los_Angeles")):
+        how = policy(previous=OLD)._replace(zone=zone)
+        assert decided("daily", stored, {"daily": [daily(6)]}, how) == [10]
 
 
 @pytest.mark.parametrize(
