@@ -1542,11 +1542,10 @@ def parse_all(
 # this order: no day, month or block is ever above the truth; nothing that was stored is lost; all
 # is exact. Where evidence is missing, a row becomes the larger of stored and reported.
 
-# Why a row holds more than is reported.
+# Why a row holds more than is reported, and why one gets smaller.
 GONE = "their transcripts are gone"
 ELSEWHERE = "their messages are counted in another session"
 REPRICED = "ccusage's prices have changed since"
-# Why a row gets smaller.
 CORRECTED = "this version of ccusage counts less"
 MOVED = "its messages now count in another row"
 ALLOWED = "--allow-shrink"
@@ -1687,8 +1686,8 @@ class Decision:
     def accept(self, whole: Record, cause: str = "") -> None:
         """Take what a row becomes: what is reported, with all that is lost of it.
 
-        No row gets smaller without a `cause`: then the stored one stays, with all its details, and
-        so it does where it holds just that. What is not reported and empty goes.
+        No row gets smaller without a `cause`: then the stored one stays, and so it does, with all
+        its details, where it holds just that. What is not reported and empty goes.
         """
         old, new = (rows.get(whole.id, emptied(whole)) for rows in (self.stored, self.reported))
         if self.policy.allow_shrink:
@@ -1833,11 +1832,10 @@ def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
 def follow_moves(
     olds: dict[Key, Session], news: dict[Key, Session], agents: Container[str]
 ) -> list[Session]:
-    """Take the sessions that are here, but not at the path where they are stored, for the same.
+    """The sessions that are here, but not where they are stored: before and after they moved.
 
-    Where there is evidence, they are stored where they are now; else they are reported where they
-    are stored, so that the next run with evidence still sees that they moved. Returns the former,
-    as they were stored and as they are reported.
+    They are stored where they are now; but without evidence they are reported where they are
+    stored, so that the next run still sees that they moved.
     """
     homes: dict[tuple[str, str], Session] = {}
     for session in news.values():
@@ -1862,8 +1860,8 @@ def follow_moves(
 class Evidence(NamedTuple):
     """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
 
-    Of the stored sessions, the transcripts of the `lost` are gone; those of the `uncounted` lie on
-    the disk, but count nowhere. The `shifted` moved, or gave messages to other sessions.
+    Of the stored sessions, the `missing` are not reported; the transcripts of the `lost` are gone,
+    those of the others count nowhere. The `shifted` moved, or gave messages to other sessions.
     Conversations (sessions that share messages) are `following` when they become what is reported,
     and `unclear` when less is reported of them than stored; all their keys, of new sessions too,
     are `waiting`. The `repriced` are decided, and keep a former cost.
@@ -1872,7 +1870,7 @@ class Evidence(NamedTuple):
     policy: Policy
     agents: Container[str]
     lost: SessionIndex
-    uncounted: SessionIndex
+    missing: SessionIndex
     shifted: SessionIndex
     unclear: SessionIndex
     following: set[Key]
@@ -1925,7 +1923,7 @@ def gather_evidence(
         policy,
         agents,
         lost=SessionIndex(old for old in missing if old.name not in policy.on_disk),
-        uncounted=SessionIndex(old for old in missing if old.name in policy.on_disk),
+        missing=SessionIndex(missing),
         shifted=SessionIndex([*moved, *(olds[key] for key in fallen if key in following)]),
         unclear=SessionIndex(olds[key] for key in waiting if key in olds),
         following=following,
@@ -2066,7 +2064,7 @@ def decide_each(
         cause = evidence.corrects(old, span)
         if new:
             decision.accept(whole(new, span), cause)
-        elif cause and evidence.uncounted.touching(span):
+        elif cause and evidence.missing.touching(span):
             decision.drop(key, cause)
 
 
@@ -2140,9 +2138,8 @@ def beyond_report(decision: Decision) -> Iterator[RowPart]:
 def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> None:
     """Decide the rows of projects between which messages moved, from what their days hold.
 
-    Each becomes what is reported of it, and the lost sessions within it; what the day holds beside
-    goes to the one that lost most. Where the projects together hold more than the day, sessions
-    moved that no run had seen before.
+    Each becomes what is reported, and the lost sessions within it; what the day holds beside goes
+    to the one that lost most. Where they exceed the day, sessions moved that no run had seen.
     """
     keys: dict[Key, list[Key]] = defaultdict(list)
     for key in {**projects.stored, **projects.reported}:
@@ -2159,8 +2156,9 @@ def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> N
             take_reported(projects, moved, evidence)
         if moved and whole:
             rows = [projects.after[key] for key in mine if key in projects.after]
-            if total_of(rows) < tokens_of(whole):
-                fill_up(projects, moved, add(whole, less=rows))
+            rest = add(whole, less=rows)
+            if 0 < tokens_of(rest) <= tokens_of(whole) - total_of(rows):
+                fill_up(projects, moved, rest)
             share_prices(projects, moved)
 
 
@@ -2314,7 +2312,7 @@ def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
         if block.details["start_time"] >= end:
             stretches.append([])
         stretches[-1].append(block)
-        end = max(end, block.details["end_time"])
+        end = block.details["end_time"]
     return stretches
 
 

@@ -469,16 +469,35 @@ def test_what_a_session_that_stays_no_longer_holds_comes_on_top_of_nothing() -> 
     }
     decisions = decide(stored, said)
     assert held(decisions["daily"]) == [9]
-    assert held(decisions["projects"]) == [2, 9]
+    assert sum(held(decisions["projects"])) <= 9
+
+
+def test_a_row_keeps_what_is_lost_while_its_day_grows() -> None:
+    stored = {
+        "session": [of("s", 3), of("lost", 20, (5, 30))],
+        "projects": [project(9)],
+        "daily": [daily(9)],
+    }
+    said = {
+        "session": [of("s", 3), of("t", 5, (8, 9), project="q")],
+        "projects": [project(3), project(5, "q")],
+        "daily": [daily(8)],
+    }
+    decisions = decide(stored, said)
+    assert held(decisions["daily"]) == [14]
+    assert held(decisions["projects"]) == [5, 9]
+    assert decisions["projects"].kept == {project(9).id: GONE}
 
 
 def test_a_model_of_which_nothing_was_used_stays_in_what_is_reported() -> None:
     shares = {OPUS: (4, 0.4), SONNET: (0, 0.0)}
     one, day = of("s", 4), record((DAY,), shares)
     one = one._replace(shares=day.shares, models=day.models)
-    rows = {"session": [one], "daily": [day]}
-    (row,) = decide(rows, rows)["daily"].after.values()
-    assert row.models == {OPUS, SONNET}
+    projects = [day._replace(key=project(4).key, details=project(4).details)]
+    rows = {"session": [one], "daily": [day], "projects": projects}
+    for feed in ("daily", "projects"):
+        (row,) = decide(rows, rows)[feed].after.values()
+        assert row.models == {OPUS, SONNET}
 
 
 def test_a_month_holds_no_more_than_its_days_whatever_is_used_between_the_feeds() -> None:
@@ -569,6 +588,7 @@ def test_what_is_lost_keeps_its_price_beside_what_is_priced_anew(
 
 def test_what_is_stored_as_reported_is_told_as_nothing() -> None:
     rows = {"daily": [daily(4)], "monthly": [month(4)], "session": [of("s", 4)]}
+    rows["blocks"] = [block(at(1), 4)]
     for decision in decide(rows, rows).values():
         assert not decision.kept
         assert not decision.lowered
@@ -690,6 +710,8 @@ def part(start: float, end: float | None, number: int) -> Record:
         ([part(0, 4.5, 6)], [of("lost", 6, (1, 2))], {0: 12}),
         ([part(3, None, 6)], [of("lost", 6, (1, 2))], {1: 10}),
         ([part(3, 4.5, 6)], [], {1: 10}),
+        ([part(3, 4.5, 11)], [], {3: 11}),
+        ([part(3, 4.5, 6), part(40, 41, 2)], [of("lost", 6, (1, 2))], {1: 12, 40: 2}),
         ([part(3, 4.5, 6)], [of("lost", 6, (7, 8))], {1: 10}),
         ([part(2, 4.5, 4), part(-3, -2, 2)], [of("lost", 6, (1, 2))], {1: 10}),
     ],
@@ -701,9 +723,11 @@ def test_a_block_whose_first_messages_are_lost_goes_on_in_the_stored_one(
     assert rows == {at(start): number for start, number in wanted.items()}
 
 
-def test_a_block_that_goes_on_keeps_its_hours_and_entries() -> None:
+@pytest.mark.parametrize(("before", "now"), [(7, 1), (1, 7)])
+def test_a_block_that_goes_on_keeps_its_hours_and_entries(before: int, now: int) -> None:
     old, new = block(at(1), 10), part(3, 4.5, 6)
-    old = old._replace(details={**old.details, "entries": 7})
+    old = old._replace(details={**old.details, "entries": before})
+    new = new._replace(details={**new.details, "entries": now})
     (row,) = decide({"blocks": [old], "session": [of("lost", 6, (1, 2))]}, {"blocks": [new]})[
         "blocks"
     ].after.values()
@@ -735,7 +759,7 @@ def test_where_only_the_day_of_the_last_activity_is_known_it_may_be_any_time_of_
     [
         ({"previous": NEW}, 9, {1: 10}, []),
         ({"previous": NEW}, 11, {3: 11}, []),
-        ({"allow_shrink": True}, 9, {3: 9}, [ALLOWED]),
+        ({"previous": NEW, "allow_shrink": True}, 9, {3: 9}, [ALLOWED]),
         ({"previous": OLD}, 9, {3: 9}, [CORRECTED]),
     ],
 )
@@ -748,6 +772,15 @@ def test_of_two_cuts_the_larger_stays_unless_something_speaks_for_the_new_one(
     assert rows == {at(start): number for start, number in wanted.items()}
     assert [row.cause for row in decision.lowered.values()] == lowered
     assert [*decision.kept.values()] == [GONE] * (1 in wanted)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+def test_a_block_that_is_not_reported_stays_and_is_told_as_nothing(allow: bool) -> None:
+    stored = {"blocks": [block(at(1), 10, OLD)]}
+    how = policy(previous=OLD, allow_shrink=allow)
+    decision = decide(stored, {"blocks": [block(at(30), 4)]}, how)["blocks"]
+    assert held(decision) == [4, 10]
+    assert decision.kept == decision.lowered == {}
 
 
 def test_gaps_are_those_of_the_latest_feed_within_its_range() -> None:
