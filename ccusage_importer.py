@@ -33,12 +33,11 @@ Words that are neither ccusage's nor ClickHouse's own:
     correction    a row gets smaller, because another version of ccusage counts better
     evidence      what the sessions tell of the transcripts: which are there, moved, or gone
     lost          a stored session whose transcripts are gone
-    uncounted     a session that is not reported, although its transcript lies on the disk
+    missing       a stored session that is not reported, although its transcript may lie on the disk
     moved         a session that is reported under another path than the stored one
-    adrift        a session of which messages now count in another one, nobody can tell how many
+    shifted       a session that moved, or of which messages now count in another one
     conversation  sessions that share messages, as when one resumes another
     following     said of a conversation that becomes what is reported; `unclear`: it stays
-    growth        what a session used since it was stored
     span          the time, and perhaps the project, that a row stands for
     touches       something of the session may be in that span; `within`: all of it is
     parts         what a row is summed from: a month's days, a day's projects, their sessions
@@ -2872,7 +2871,6 @@ class Past(NamedTuple):
     upgraded: bool = False  # sessions were imported by ccusage 19 or newer
     installations: Mapping[str, datetime] = {}  # when each last imported
     complete_version: str = ""  # the ccusage of the last run in which no feed failed
-    complete: bool = True  # that was the last run
     previous: Mapping[str, Any] | None = None  # of the row of the last run
 
 
@@ -2981,7 +2979,6 @@ class ClickHouseImporter:
                     AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
                 ),
                 argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
-                argMax(empty(feeds_failed), updated_at),
                 {", ".join(f"argMax({name}, updated_at)" for name in last)}
             FROM ccusage_import_history
             WHERE machine_name = {{machine:String}}
@@ -2992,7 +2989,7 @@ class ClickHouseImporter:
         if not rows:
             return Past()
         ids, _, _, newest, periods, upgrades, *_ = zip(*rows, strict=True)
-        _, zone, key, _, _, _, version, complete, *values = rows[0]
+        _, zone, key, _, _, _, version, *values = rows[0]
         return Past(
             identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
@@ -3000,7 +2997,6 @@ class ClickHouseImporter:
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
             complete_version=version,
-            complete=bool(complete),
             previous=dict(zip(last, values, strict=True)),
         )
 
