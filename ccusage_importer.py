@@ -1932,16 +1932,17 @@ def gather_evidence(
 
 
 def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> Iterable[set[Key]]:
-    """Sessions of Claude that share messages, as resumed and forked ones do: they begin together.
+    """Sessions of Claude that share messages: those that begin or end at the same instant.
 
-    Of the copies of a message, ccusage counts the first.
+    Of the copies in resumed and forked sessions, ccusage counts the first.
     """
     groups: dict[Key, set[Key]] = {}
-    first: dict[datetime, Key] = {}
+    seen: dict[datetime, Key] = {}
     for session in (*olds.values(), *news.values()):
-        if session.start and session.record.agent == "claude":
+        exact = session.start and session.record.agent == "claude"
+        for instant in (session.start, session.end) if exact else ():
             key = session.record.id
-            other = first.setdefault(session.start, key)
+            other = seen.setdefault(instant, key)
             both = groups.get(key, {key}) | groups.get(other, {other})
             groups.update(dict.fromkeys(both, both))
     return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]

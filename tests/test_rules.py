@@ -409,6 +409,15 @@ def test_a_conversation_follows_the_feed_if_that_says_no_less(
     assert held(decisions["daily"]) == [max(fork, 11 if previous == OLD else 15)]
 
 
+@pytest.mark.parametrize(("end", "wanted"), [(2, [10]), (2.5, [10, 11])])
+def test_sessions_that_end_at_the_same_instant_are_a_conversation(
+    end: float, wanted: list[int]
+) -> None:
+    """The first messages of a fork are gone, and its original is, too."""
+    said = {"session": [of("fork", 4 if end == 2 else 11, (1.5, end))]}
+    assert decided("session", {"session": [of("original", 10)]}, said) == wanted
+
+
 def test_a_conversation_of_which_less_is_said_keeps_its_day_with_another_ccusage() -> None:
     stored = {
         "session": [of("original", 10, version=OLD), of("fork", 5, (3, 4), version=OLD)],
