@@ -1938,10 +1938,9 @@ def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> I
     """
     groups: dict[Key, set[Key]] = {}
     seen: dict[datetime, Key] = {}
-    for session in (*olds.values(), *news.values()):
-        exact = session.start and session.record.agent == "claude"
-        for instant in (session.start, session.end) if exact else ():
-            key = session.record.id
+    for key, session in (*olds.items(), *news.items()):
+        exact = session.start if key[0] == "claude" else None
+        for instant in (exact, session.end) if exact else ():
             other = seen.setdefault(instant, key)
             both = groups.get(key, {key}) | groups.get(other, {other})
             groups.update(dict.fromkeys(both, both))
