@@ -2285,7 +2285,11 @@ def decide_stretch(
 
 def replace_gaps(decision: Decision, reported: Records, told: Sequence[Record]) -> None:
     """The gaps of the latest feed replace the stored ones within its range."""
-    blocks = [block for block in decision.after.values() if not block.details["is_gap"]]
+    blocks = [
+        block
+        for block in decision.after.values()
+        if not block.details["is_gap"] and block.id not in reported
+    ]
     first = min((block.details["start_time"] for block in told), default=FAR_OFF)
     last = max((block.details["end_time"] for block in told), default=LONG_AGO)
     for gap in decision.stored.values():

@@ -800,6 +800,11 @@ def test_gaps_are_those_of_the_latest_feed_within_its_range() -> None:
     assert len(blocks(stored, [])) == 3
 
 
+def test_a_gap_may_end_after_the_full_hour_at_which_a_block_begins() -> None:
+    rows = [block(at(0), 4), gap(at(9), at(40.5)), block(at(40), 4)]
+    assert len(blocks([], rows)) == 3
+
+
 def test_a_gap_in_which_a_stored_block_stays_is_none() -> None:
     rows = blocks([block(at(10), 4)], [block(at(0), 4), block(at(40), 4), gap(at(5), at(40))])
     assert rows == {at(0): 4, at(10): 4, at(40): 4}
