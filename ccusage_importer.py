@@ -33,12 +33,11 @@ Words that are neither ccusage's nor ClickHouse's own:
     correction    a row gets smaller, because another version of ccusage counts better
     evidence      what the sessions tell of the transcripts: which are there, moved, or gone
     lost          a stored session whose transcripts are gone
-    uncounted     a session that is not reported, although its transcript lies on the disk
+    missing       a stored session that is not reported, although its transcript may lie on the disk
     moved         a session that is reported under another path than the stored one
-    adrift        a session of which messages now count in another one, nobody can tell how many
+    shifted       a session that moved, or of which messages now count in another one
     conversation  sessions that share messages, as when one resumes another
     following     said of a conversation that becomes what is reported; `unclear`: it stays
-    growth        what a session used since it was stored
     span          the time, and perhaps the project, that a row stands for
     touches       something of the session may be in that span; `within`: all of it is
     parts         what a row is summed from: a month's days, a day's projects, their sessions
@@ -1409,10 +1408,10 @@ def parse_all(
 # this order: no day, month or block is ever above the truth; nothing that was stored is lost; all
 # is exact. Where evidence is missing, a row becomes the larger of stored and reported.
 
+# Why a row holds more than is reported, and why one gets smaller.
 GONE = "their transcripts are gone"
 ELSEWHERE = "their messages are counted in another session"
 REPRICED = "ccusage's prices have changed since"
-# Why a row gets smaller.
 CORRECTED = "this version of ccusage counts less"
 MOVED = "its messages now count in another row"
 ALLOWED = "--allow-shrink"
@@ -1424,9 +1423,9 @@ class Policy(NamedTuple):
 
     `version` is that of the ccusage that reports, `previous` that of the last run in which no feed
     failed. Transcripts of `window_start` and later should still exist (None: it cannot be told).
-    `steady`: in the last run no feed failed, so that all tables tell of the same moment.
     `upgraded`: the sessions of this machine were imported by ccusage 19 or newer. `on_disk` holds
-    the names of the transcripts that lie on the disk, as the first digits of their hashes.
+    the names of the transcripts that lie on the disk, as the first digits of their hashes. Without
+    `evidence`, sessions do not tell what became of their transcripts.
     """
 
     version: tuple[int, int, int]
@@ -1436,13 +1435,174 @@ class Policy(NamedTuple):
     reprice: bool = False
     upgraded: bool = True
     previous: str = ""
-    steady: bool = True
     on_disk: frozenset[str] = frozenset()
     evidence: bool = True
 
     @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
+
+
+def decide_all(
+    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
+) -> dict[str, Decision]:
+    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
+    feeds = {feed: merged(reported, feed) for feed in TABLES}
+    stored = {feed: dict(records) for feed, records in stored.items()}
+    for records in stored.values():
+        hide_names(records, ids)
+    lumped = policy.version < (19,)  # each session stands for its whole project
+    if not (policy.upgraded or lumped):
+        stored["session"] = split_lumped_sessions(stored["session"], feeds["session"])
+    agents = {agent for feed, agent in reported if feed == "session" and policy.evidence}
+    if ("projects", "claude") not in reported:
+        agents.discard("claude")
+    olds, news = (
+        {key: session_of(record, ids, policy.zone) for key, record in records.items()}
+        for records in (stored["session"], feeds["session"])
+    )
+    moved = [] if lumped else follow_moves(olds, news, agents)
+    evidence = gather_evidence(olds, news, moved, agents, policy)
+    sessions = decide_sessions(olds, news, evidence)
+    evidence = evidence._replace(repriced=repriced_sessions(sessions, news))
+    projects = decide_projects(stored["projects"], feeds["projects"], evidence)
+    days = decide_days(stored["daily"], feeds["daily"], projects, evidence)
+    settle_projects(projects, days, evidence)
+    months = decide_months(stored["monthly"], feeds["monthly"], days)
+    blocks = decide_blocks(stored["blocks"], feeds["blocks"], evidence)
+    decisions = (days, months, sessions, blocks, projects)
+    return dict(zip(TABLES, decisions, strict=True))
+
+
+def merged(reported: Reported, feed: str) -> Records:
+    """What a feed says of all agents."""
+    return {
+        key: r for (name, _), rows in reported.items() if name == feed for key, r in rows.items()
+    }
+
+
+def hide_names(records: Records, ids: Ids) -> None:
+    """Hide the names that stored records still show, if they are to be hidden."""
+    for record in list(records.values()):
+        names = displayed(record)
+        plain = not all(map(is_hash, filter(None, names.values())))
+        if plain and ids.key(*names.values()) == record.key[-1]:
+            shown = {name: value and ids.shown(value) for name, value in names.items()}
+            records[record.id] = record._replace(details={**record.details, **shown})
+
+
+def displayed(record: Record) -> dict[str, Any]:
+    """The names in a record, as people see them."""
+    return {name: record.details[name] for name in DISPLAY if name in record.details}
+
+
+def is_hash(name: str) -> bool:
+    """Whether a name may be what is shown of a hash."""
+    return re.fullmatch("[0-9a-f]{8}", name) is not None
+
+
+def split_lumped_sessions(stored: Records, reported: Records) -> Records:
+    """The stored sessions, without what ccusage 19 tells apart of those that 15 to 18 lumped.
+
+    Models' shares of a newer version were already reduced, by a run that was then killed.
+    """
+    lumps: Records = {}
+    for session in reported.values():
+        alone, former = session, session.former if session.agent == "claude" else ()
+        if before := stored.get(session.id):
+            alone, former = add(session, less=[before]), former[:1]  # never in the project's row
+        for key in ((session.agent, name) for name in former):
+            old = lumps.get(key) or stored.get(key)
+            if old is None:
+                continue
+            done = {name: share for name, share in old.shares.items() if major(share.version) >= 19}
+            rest = add(old, less=[alone])
+            shares = {**rest.shares, **done}
+            models = old.models - (old.shares.keys() - shares.keys())
+            lumps[key] = rest._replace(shares=shares, models=models, version=old.version)
+            alone = add(alone, less=[old])
+    kept = {key: rest._replace(version="") for key, rest in lumps.items() if any(rest.tokens)}
+    return {key: old for key, old in stored.items() if key not in lumps} | kept
+
+
+def major(version: str) -> int:
+    return int(version.partition(".")[0] or 0)
+
+
+# What a decision says
+
+
+class Lowered(NamedTuple):
+    """A row that gets smaller, as it was and as it becomes (None: it goes), and why."""
+
+    old: Record
+    new: Record | None
+    cause: str
+
+
+class Decision:
+    """What a table holds `after` a run, and why: the `causes` of what gets smaller, or is kept."""
+
+    def __init__(self, stored: Records, reported: Records, policy: Policy) -> None:
+        self.stored, self.reported, self.policy = stored, reported, policy
+        self.after = dict(stored)
+        self.causes: dict[Key, str] = {}
+        self.apart: set[Key] = set()  # the rows that are not decided one by one
+
+    def accept(self, whole: Record, cause: str = "") -> None:
+        """Take what a row becomes: what is reported, with all that is lost of it.
+
+        No row gets smaller without a `cause`: then the stored one stays, and so it does, with all
+        its details, where it holds just that. What is not reported and empty goes.
+        """
+        old, new = (rows.get(whole.id, emptied(whole)) for rows in (self.stored, self.reported))
+        if self.policy.allow_shrink:
+            whole, cause = new, ALLOWED
+        record = whole if self.policy.reprice else keep_prices(old, whole)
+        same = record.tokens == old.tokens != new.tokens and not self.policy.reprice
+        if same or (tokens_of(record) < tokens_of(old) and not cause):
+            record = renamed(old, new)
+        more = tokens_of(record) > tokens_of(new)
+        self.after[new.id], self.causes[new.id] = record, cause or (GONE if more else "")
+        if new.id not in self.reported and not more:
+            del self.after[new.id]
+
+    def drop(self, key: Key, cause: str) -> None:
+        del self.after[key]
+        self.causes[key] = cause
+
+    @property
+    def kept(self) -> dict[Key, str]:
+        """The reason for each row that holds more than is reported."""
+        return {key: cause for key, cause in self.causes.items() if cause in (GONE, ELSEWHERE)}
+
+    @property
+    def lowered(self) -> dict[Key, Lowered]:
+        """What gets smaller."""
+        rows = {key: self.after.get(key) for key in self.causes.keys() & self.stored.keys()}
+        return {
+            key: Lowered(self.stored[key], row, self.causes[key])
+            for key, row in rows.items()
+            if tokens_of(row) < tokens_of(self.stored[key])
+        }
+
+    @property
+    def prices(self) -> dict[Key, float]:
+        """The dollars that ccusage now asks more, for each row that keeps its cost."""
+        rows = ((self.after.get(key), new) for key, new in self.reported.items())
+        return {
+            new.id: new.cost - row.cost
+            for row, new in rows
+            if row and row.tokens == new.tokens and abs(row.cost - new.cost) > 1e-6
+        }
+
+
+def renamed(old: Record, new: Record) -> Record:
+    """A stored row under the names that are shown now."""
+    return old._replace(details={**old.details, **displayed(new)})
+
+
+# What the sessions tell
 
 
 class Span(NamedTuple):
@@ -1459,6 +1619,7 @@ class Session(NamedTuple):
 
     ccusage does not always tell when a session began: then `start` is None, and it may have begun
     at any time. Where ccusage tells the day of the last activity alone, `end` is that day's end.
+    `told` is what is reported, if that is something else.
     """
 
     record: Record
@@ -1466,6 +1627,7 @@ class Session(NamedTuple):
     name: str
     start: datetime | None
     end: datetime
+    told: Record | None = None
 
     def touches(self, span: Span) -> bool:
         """Whether something of the session may be in a row."""
@@ -1476,126 +1638,33 @@ class Session(NamedTuple):
         """Whether all of a session that touches a row is in that row."""
         return self.start is not None and self.start >= span.start and self.end < span.end
 
-    def covers(self, other: Session) -> bool:
-        """Whether the other one begins within this one."""
-        return bool(self.start and other.start and self.start <= other.start <= self.end)
-
 
 class SessionIndex:
     """Sessions by agent and day, to find those that touch a row without asking each of them."""
 
-    def __init__(self, sessions: Iterable[Session] = ()) -> None:
+    def __init__(self, sessions: Iterable[Session]) -> None:
         self.days: dict[tuple[str, int | None], list[Session]] = defaultdict(list)
-        self.add(sessions)
-
-    def add(self, sessions: Iterable[Session]) -> None:
         for session in sessions:
-            first, last = (session.start or LONG_AGO).toordinal(), session.end.toordinal()
-            days: Iterable[int | None] = range(first, last + 1) if last - first < 1000 else (None,)
-            for day in days:
+            for day in days_between(session.start or LONG_AGO, session.end) or (None,):
                 self.days[session.record.agent, day].append(session)
 
     def touching(self, span: Span) -> list[Session]:
-        if not self.days:
-            return []
-        days = (None, *range(span.start.toordinal() - 1, span.end.toordinal() + 2))
+        days = (None, *(days_between(span.start, span.end) or {day for _, day in self.days}))
         near = {id(s): s for day in days for s in self.days.get((span.agent, day), ())}
         return [session for session in near.values() if session.touches(span)]
 
 
-class Evidence(NamedTuple):
-    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
-
-    Of the stored sessions, the transcripts of the `lost` are gone; those of the `uncounted` lie on
-    the disk, but count nowhere. Messages of the `adrift` now count in another session or project.
-    Conversations (sessions that share messages) are `following` when they become what is reported,
-    and `unclear` when less is reported of them than stored; all their keys, of new sessions too,
-    are `waiting`. `growths` are what sessions used since they were stored.
-    """
-
-    policy: Policy
-    agents: frozenset[str] = frozenset()
-    lost: SessionIndex = SessionIndex()
-    uncounted: SessionIndex = SessionIndex()
-    adrift: SessionIndex = SessionIndex()
-    unclear: SessionIndex = SessionIndex()
-    growths: SessionIndex = SessionIndex()
-    following: frozenset[Key] = frozenset()
-    waiting: frozenset[Key] = frozenset()
-
-    def corrects(self, old: Record | None, span: Span) -> str:
-        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
-        start = self.policy.window_start
-        if old is None or old.agent not in self.agents:
-            return ""
-        if self.policy.version_text in (old.version, self.policy.previous):
-            return ""
-        if old.agent == "claude" and (start is None or span.start < start):
-            return ""
-        return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
-
-    def removes(self, old: Record, span: Span) -> bool:
-        """Whether a row that is not reported goes: what was in it counts nowhere any more."""
-        return bool(self.uncounted.touching(span) and self.corrects(old, span))
-
-
-class Lowered(NamedTuple):
-    """A row that gets smaller, as it was and as it becomes (None: it goes), and why."""
-
-    old: Record
-    new: Record | None
-    cause: str
-
-
-class Decision:
-    """What a table holds `after` a run, and what people are told of it.
-
-    `kept` has the reason for each row that holds more than is reported, `lowered` what gets
-    smaller, and `prices` the dollars that ccusage now asks more, for each row that keeps its cost.
-    """
-
-    def __init__(self, stored: Records) -> None:
-        self.after = dict(stored)
-        self.kept: dict[Key, str] = {}
-        self.lowered: dict[Key, Lowered] = {}
-        self.prices: dict[Key, float] = {}
-
-    def put(self, old: Record | None, record: Record, cause: str = MOVED) -> None:
-        if old and record.tokens.total < old.tokens.total:
-            self.lowered[old.id] = Lowered(old, record, cause)
-        self.after[record.id] = record
-
-    def drop(self, old: Record, cause: str = CORRECTED) -> None:
-        self.lowered[old.id] = Lowered(old, None, cause)
-        del self.after[old.id]
-
-    def keep(self, old: Record, new: Record, reason: str) -> None:
-        """Keep the stored row, under the names that are shown now."""
-        self.after[old.id] = old._replace(details={**old.details, **displayed(new)})
-        if old.tokens.total > new.tokens.total:
-            self.kept[old.id] = reason
-
-    def leave(self, key: Key, old: Record | None) -> None:
-        """Decide nothing of a row: it stays as it is stored, or is not stored."""
-        for told in (self.kept, self.lowered, self.prices, self.after):
-            told.pop(key, None)
-        if old:
-            self.after[key] = old
-
-
-def displayed(record: Record) -> dict[str, Any]:
-    """The names in a record, as people see them."""
-    return {name: record.details[name] for name in DISPLAY if name in record.details}
-
-
-# What the sessions tell
+def days_between(start: datetime, end: datetime) -> Sequence[int]:
+    """The numbers of the days, in any zone; none where they are too many to name."""
+    first, last = start.toordinal() - 1, end.toordinal() + 1
+    return range(first, last + 1) if last - first < 1000 else ()
 
 
 def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
     """A session's record as evidence."""
     project, name = record.details["project_path"], record.details["session_id"]
-    if not is_hash(name) and ids.key(project, name) == record.key[0]:  # true names
-        project, name = (part and ids.key(part)[:8] for part in (project, name))
+    if ids.key(project, name) == record.key[0]:  # true names
+        project, name = ids.key(project)[:8], ids.key(name)[:8]
     unknown, subagents = lumped_names(ids)
     if project == unknown:
         project = name
@@ -1606,11 +1675,6 @@ def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
         day = end.astimezone(zone).date() + timedelta(1)
         end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
     return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
-
-
-def is_hash(name: str) -> bool:
-    """Whether a name may be what is shown of a hash."""
-    return re.fullmatch("[0-9a-f]{8}", name) is not None
 
 
 @lru_cache
@@ -1626,208 +1690,128 @@ def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
         return Span(record.agent, start or LONG_AGO, end or FAR_OFF)
     if feed == "blocks":
         return Span(record.agent, record.details["start_time"], record.details["end_time"])
-    first = date.fromisoformat(f"{record.key[0]}-01"[:10])
-    after = (first + timedelta(31)).replace(day=1) if feed == "monthly" else first + timedelta(1)
-    start, end = (datetime.combine(day, datetime.min.time(), zone) for day in (first, after))
+    days = record.key[0], record.key[0] + timedelta(1)
+    start, end = (datetime.combine(day, datetime.min.time(), zone) for day in days)
     return Span(record.agent, start, end, record.key[1][:8] if feed == "projects" else "")
 
 
-def evidence_of(
-    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
-) -> tuple[Evidence, dict[str, Records]]:
-    """The evidence of a run, and what is stored, with the moved sessions where they are now."""
-    agents = {agent for feed, agent in reported if feed == "session" and policy.evidence}
-    if ("projects", "claude") not in reported:
-        agents.discard("claude")
-    olds, news = (
-        {
-            key: session_of(record, ids, policy.zone)
-            for key, record in records.items()
-            if record.agent in agents
-        }
-        for records in (stored["session"], merged(reported, "session"))
-    )
-    moves = find_moves(olds, news) if policy.version >= (19, 0, 0) else []
-    olds = follow_moves(olds, moves)
-    sessions = {key: row for key, row in stored["session"].items() if row.agent not in agents}
-    sessions |= {key: session.record for key, session in olds.items()}
-    evidence = gather_evidence(olds, news, frozenset(agents), policy)
-    projects = ProjectDays(stored["projects"], merged(reported, "projects"), evidence)
-    projects.carry(moves)
-    evidence.adrift.add(projects.adrift)
-    return evidence, {**stored, "session": sessions, "projects": projects.after}
+def follow_moves(
+    olds: dict[Key, Session], news: dict[Key, Session], agents: Container[str]
+) -> list[Session]:
+    """The sessions that are here, but not where they are stored: before and after they moved.
 
-
-def merged(reported: Reported, feed: str) -> Records:
-    """What a feed says of all agents."""
-    return {
-        key: r for (name, _), rows in reported.items() if name == feed for key, r in rows.items()
-    }
-
-
-Move = tuple[Session, Session]  # a session as it is stored, and as it is reported elsewhere
-
-
-def find_moves(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> list[Move]:
-    """Sessions that are here, but not at the path where they are stored."""
-    homes = {(new.record.agent, new.name): new for new in news.values()}
-    for new in news.values():  # version 1.0 stored sessions of other agents under other keys
-        keys = new.record.former if new.record.agent != "claude" else ()
-        homes |= {(new.record.agent, key): new for key in keys}
-    pairs = ((old, homes.get((key[0], old.name)) or homes.get(key)) for key, old in olds.items())
-    return [(old, new) for old, new in pairs if new and old.record.id not in news]
-
-
-def follow_moves(olds: Mapping[Key, Session], moves: Iterable[Move]) -> dict[Key, Session]:
-    """The stored sessions, each at the path where it is now: it is the same one."""
-    moved = dict(olds)
-    for old, new in moves:
-        details = {**old.record.details, **displayed(new.record)}
-        record = old.record._replace(key=new.record.key, details=details)
-        del moved[old.record.id]
-        if other := moved.get(record.id):  # both are stored: one was a copy of the other
-            record = add(record, other.record)._replace(version=other.record.version)
-        moved[record.id] = old._replace(record=record, project=new.project)
+    They are stored where they are now; but without evidence they are reported where they are
+    stored, so that the next run still sees that they moved.
+    """
+    homes: dict[tuple[str, str], Session] = {}
+    for session in news.values():
+        agent, former = session.record.agent, session.record.former
+        names = (session.name, *(former if agent != "claude" else ()))  # keys of version 1.0
+        homes |= {(agent, name): session for name in names}
+    moved: list[Session] = []
+    for key, old in [pair for pair in olds.items() if pair[0] not in news]:
+        new = homes.get((key[0], old.name)) or homes.get(key)
+        if new and key[0] in agents:
+            moved += [old, new]
+            here = renamed(olds.pop(key).record, new.record)._replace(key=new.record.key)
+            if other := olds.get(here.id):  # both are stored: one was a copy of the other
+                here = add(here, other.record)._replace(version=other.record.version)
+            olds[here.id] = old._replace(record=here, project=new.project)
+        elif new and new.record.id in news and new.record.id not in olds:
+            there = renamed(news.pop(new.record.id).record, old.record)._replace(key=key[1:])
+            news[key] = new._replace(record=there)
     return moved
 
 
-class ProjectDays:
-    """The rows of projects as stored, `after` moved sessions took their days to other projects.
+class Evidence(NamedTuple):
+    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
 
-    `adrift` are the sessions of which it is not known what a row holds, with the row's time.
+    Of the stored sessions, the `missing` are not reported; the transcripts of the `lost` are gone,
+    those of the others count nowhere. The `shifted` moved, or gave messages to other sessions.
+    Conversations (sessions that share messages) are `following` when they become what is reported,
+    and `unclear` when less is reported of them than stored; all their keys, of new sessions too,
+    are `waiting`. The `repriced` are decided, and keep a former cost.
     """
 
-    def __init__(self, stored: Records, reported: Records, evidence: Evidence) -> None:
-        self.after = dict(stored)
-        self.reported = reported
-        self.rows = {**reported, **stored}
-        self.evidence = evidence
-        self.adrift: list[Session] = []
+    policy: Policy
+    agents: Container[str]
+    lost: SessionIndex
+    missing: SessionIndex
+    shifted: SessionIndex
+    unclear: SessionIndex
+    following: set[Key]
+    waiting: set[Key]
+    repriced: SessionIndex
 
-    def carry(self, moves: Iterable[Move]) -> None:
-        """Take the days along: first those of sessions that have one day, then of the others."""
-        waiting = self.days(moves)
-        for sure in (True, False):
-            for (source, goal), sessions in list(waiting.items()):
-                if source not in self.after:  # the others took all of it
-                    continue
-                alone = [key for key in (source, goal) if sum(key in pair for pair in waiting) == 1]
-                part = self.sum_of(sessions, source) if sure else self.change(source, alone)
-                if part and part.tokens.total <= _total([self.after[source]]):
-                    self.take(part, source, goal)
-                    del waiting[source, goal]
-        for (source, _), sessions in waiting.items():
-            span = self.span(source)
-            last = span.end - timedelta(milliseconds=1)
-            self.adrift += [s._replace(start=span.start, end=last) for s in sessions]
+    def corrects(self, old: Record | None, span: Span) -> str:
+        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
+        start = self.policy.window_start
+        if old is None or old.agent not in self.agents:
+            return ""
+        if self.policy.version_text in (old.version, self.policy.previous):
+            return ""
+        if old.agent == "claude" and (start is None or span.start < start):
+            return ""
+        return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
 
-    def days(self, moves: Iterable[Move]) -> dict[tuple[Key, Key], list[Session]]:
-        """Of each row that moved sessions touch, and the row of their new project, the sessions."""
-        rows = {(*key[:2], key[2][:8]): key for key in (*self.after, *self.reported)}
-        days: dict[tuple[Key, Key], list[Session]] = defaultdict(list)
-        zone = self.evidence.policy.zone
-        for old, new in moves:
-            first, last = (t.astimezone(zone).date() for t in (old.start or old.end, old.end))
-            for day in (first + timedelta(n) for n in range((last - first).days + 1)):
-                source, goal = (
-                    rows.get((old.record.agent, day, s.project), ()) for s in (old, new)
-                )
-                if source != goal and source in self.after and goal in self.reported:
-                    days[source, goal].append(old)
-        return days
-
-    def span(self, key: Key) -> Span:
-        return span_of("projects", self.rows[key], self.evidence.policy.zone)
-
-    def sum_of(self, sessions: Sequence[Session], source: Key) -> Record | None:
-        """Of sessions that lie wholly in a row, what it holds."""
-        first, *others = (session.record for session in sessions)
-        inside = all(session.within(self.span(source)) for session in sessions)
-        return add(first, *others) if inside else None
-
-    def change(self, source: Key, keys: Iterable[Key]) -> Record | None:
-        """What a row lost otherwise than with lost sessions, or another one won but not by use."""
-        for key in keys:
-            span = self.span(key)
-            lost, used = (s.touching(span) for s in (self.evidence.lost, self.evidence.growths))
-            shared = self.evidence.unclear.touching(span) or self.evidence.adrift.touching(span)
-            if shared or not all(session.within(span) for session in (*lost, *used)):
-                continue
-            before = [*filter(None, [self.after.get(key)]), *(s.record for s in used)]
-            now = [*filter(None, [self.reported.get(key)]), *(s.record for s in lost)]
-            more, less = (before, now) if key == source else (now, before)
-            part = add(emptied(self.after[source]), *more, less=less)
-            if part.tokens.total == _total(more) - _total(less):
-                return priced_as(self.after[source], part)
-        return None
-
-    def take(self, part: Record, source: Key, goal: Key) -> None:
-        before = self.after.get(goal) or emptied(self.reported[goal])
-        rest = self.after.pop(source)
-        self.after[goal] = add(before, part)._replace(version=before.version)
-        if part.tokens != rest.tokens:
-            self.after[source] = add(rest, less=[part])._replace(version=rest.version)
-
-
-def priced_as(whole: Record, part: Record) -> Record:
-    """A part of a row at the row's price."""
-    shares = {
-        name: share._replace(cost=round(of.cost * share.tokens.total / of.tokens.total, 8))
-        for name, share in part.shares.items()
-        if (of := whole.shares.get(name)) and of.tokens.total
-    }
-    return part._replace(shares=shares, cost=round(math.fsum(s.cost for s in shares.values()), 8))
-
-
-def emptied(record: Record) -> Record:
-    """The same row without any usage."""
-    return record._replace(tokens=Tokens(), cost=0.0, shares={}, models=frozenset())
+    def restore(self, new: Record, span: Span) -> Record:
+        """What is reported of a row, and the sessions in it that are lost, or cost otherwise."""
+        sessions = (*self.lost.touching(span), *self.repriced.touching(span))
+        return with_parts(new, [(s.record, s.told) for s in sessions if s.within(span)])
 
 
 def gather_evidence(
     olds: Mapping[Key, Session],
     news: Mapping[Key, Session],
-    agents: frozenset[str],
+    moved: Iterable[Session],
+    agents: Container[str],
     policy: Policy,
 ) -> Evidence:
     """What the stored sessions (where they are now) and the reported ones tell."""
-    whole_projects = policy.version < (19, 0, 0)  # for which a session of ccusage 15 to 18 stands
-    adrift: list[Session] = []
+    olds, news = (
+        {key: session for key, session in sessions.items() if key[0] in agents}
+        for sessions in (olds, news)
+    )
+    held = {key: tokens_of(old.record) for key, old in olds.items()}
+    holds = {key: tokens_of(new.record) for key, new in news.items()}
+    fallen = [key for key in olds if holds.get(key, 0) < held[key]]
     following: set[Key] = set()
     waiting: set[Key] = set()
-    for group in () if whole_projects else conversations(olds, news, policy.on_disk):
-        before, after = ([s[key] for key in group if key in s] for s in (olds, news))
-        if _total(s.record for s in after) < _total(s.record for s in before):
-            waiting |= group if not recounted(before, news, policy) else set()
-        else:
-            together = group | copied_by(group, olds, news, _total(a.record for a in after))
-            following |= together
-            adrift += [
-                old for key in together if (old := olds.get(key)) and holds_less(old, news.get(key))
-            ]
-    lost: list[Session] = []
-    uncounted: list[Session] = []
-    for key, old in olds.items():
-        if key in following or key in waiting:
-            continue
-        if whole_projects:
-            lost += [old] if holds_less(old, news.get(key)) else []
-        elif key not in news:
-            (uncounted if old.name in policy.on_disk else lost).append(old)
-    apart = {key: new for key, new in news.items() if key not in following and key not in waiting}
-    known = policy.steady and (policy.upgraded or whole_projects)
-    grown = (growth(olds.get(key), new, policy) for key, new in apart.items() if known)
+    for group in conversations(olds, news):
+        before, after = (sum(tokens.get(key, 0) for key in group) for tokens in (held, holds))
+        if after >= before:
+            following |= group
+        elif not recounted([olds[key] for key in group & olds.keys()], news, policy):
+            waiting |= group
+    gone = set(fallen) if policy.version < (19,) else olds.keys() - news.keys()
+    missing = [olds[key] for key in gone - following - waiting]
     return Evidence(
         policy,
         agents,
-        lost=SessionIndex(lost),
-        uncounted=SessionIndex(uncounted),
-        adrift=SessionIndex(adrift),
+        lost=SessionIndex(old for old in missing if old.name not in policy.on_disk),
+        missing=SessionIndex(missing),
+        shifted=SessionIndex([*moved, *(olds[key] for key in fallen if key in following)]),
         unclear=SessionIndex(olds[key] for key in waiting if key in olds),
-        growths=SessionIndex(filter(None, grown)),
-        following=frozenset(following),
-        waiting=frozenset(waiting),
+        following=following,
+        waiting=waiting,
+        repriced=SessionIndex(()),
     )
+
+
+def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> Iterable[set[Key]]:
+    """Sessions of Claude that share messages: those that begin or end at the same instant.
+
+    Of the copies in resumed and forked sessions, ccusage counts the first.
+    """
+    groups: dict[Key, set[Key]] = {}
+    seen: dict[datetime, Key] = {}
+    for key, session in (*olds.items(), *news.items()):
+        exact = session.start if key[0] == "claude" else None
+        for instant in (exact, session.end) if exact else ():
+            other = seen.setdefault(instant, key)
+            both = groups.get(key, {key}) | groups.get(other, {other})
+            groups.update(dict.fromkeys(both, both))
+    return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]
 
 
 def recounted(conversation: Iterable[Session], news: Mapping[Key, Session], policy: Policy) -> bool:
@@ -1839,75 +1823,29 @@ def recounted(conversation: Iterable[Session], news: Mapping[Key, Session], poli
     )
 
 
-def copied_by(
-    group: set[Key], olds: Mapping[Key, Session], news: Mapping[Key, Session], room: int
-) -> set[Key]:
-    """The lost sessions whose messages a fork in a conversation seems to hold, as it has room."""
-    forks = [news[key] for key in group if key in news and begins_earlier(news[key], olds.get(key))]
-    room -= _total(olds[key].record for key in group if key in olds)
-    copied: set[Key] = set()
-    for key, old in olds.items() if forks and room else ():
-        inside = any(fork.covers(old) and fork.project == old.project for fork in forks)
-        if inside and key not in group and key not in news and old.record.tokens.total <= room:
-            room -= old.record.tokens.total
-            copied.add(key)
-    return copied
-
-
-def growth(old: Session | None, new: Session, policy: Policy) -> Session | None:
-    """What a session used since it was stored, and when: from its former end to the present one."""
-    if old is None:
-        return new
-    same_ccusage = old.record.version == policy.version_text
-    if new.record.tokens == old.record.tokens or new.end < old.end or not same_ccusage:
-        return None
-    return new._replace(record=add(new.record, less=[old.record]), start=old.end)
-
-
-def conversations(
-    olds: Mapping[Key, Session], news: Mapping[Key, Session], on_disk: Container[str]
-) -> list[set[Key]]:
-    """Sessions of Claude that share messages, as resumed and forked ones do.
-
-    Of copies, ccusage counts the first. So sessions share messages when they begin or end at the
-    same instant, or when one that now begins earlier reaches over the start of one that now holds
-    less.
-    """
-    groups: dict[Key, set[Key]] = {}
-
-    def join(one: Key, other: Key) -> None:
-        both = groups.get(one, {one}) | groups.get(other, {other})
-        groups.update(dict.fromkeys(both, both))
-
-    instants: dict[datetime, Key] = {}
-    for session in (*olds.values(), *news.values()):
-        exact = session.start is not None and session.record.agent == "claude"
-        for instant in filter(None, (session.start, session.end) if exact else ()):
-            other = instants.setdefault(instant, session.record.id)
-            if other != session.record.id:
-                join(other, session.record.id)
-    takers = [new for key, new in news.items() if begins_earlier(new, olds.get(key))]
-    for key, old in olds.items():
-        here = key in news or old.name in on_disk
-        for taker in takers if here and holds_less(old, news.get(key)) else ():
-            if taker.covers(old) and taker.record.id != key:
-                join(key, taker.record.id)
-    return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]
-
-
-def begins_earlier(new: Session, old: Session | None) -> bool:
-    """Whether a reported session begins earlier than the same one did when it was stored."""
-    return old is None or bool(new.start and old.start and new.start < old.start)
-
-
-def holds_less(old: Session, new: Session | None) -> bool:
-    """Whether some of the messages of a stored session now count elsewhere, or nowhere."""
-    if new is None or new.record.tokens.total < old.record.tokens.total:
-        return True
-    return bool(new.start and old.start and new.start > old.start)
-
-
 # What a row becomes
+
+
+def tokens_of(record: Record | None) -> int:
+    return record.tokens.total if record else 0
+
+
+def total_of(records: Iterable[Record]) -> int:
+    return sum(map(tokens_of, records))
+
+
+def costs_of(records: Iterable[Record]) -> Iterator[float]:
+    return (record.cost for record in records)
+
+
+def differ(one: Record, other: Record) -> bool:
+    """Whether two records of one row differ in what was used or what it cost."""
+    return (one.tokens, one.cost) != (other.tokens, other.cost)
+
+
+def emptied(record: Record) -> Record:
+    """The same row without any usage."""
+    return record._replace(tokens=Tokens(), cost=0.0, shares={}, models=frozenset(), version="")
 
 
 def add(record: Record, *others: Record, less: Iterable[Record] = ()) -> Record:
@@ -1934,501 +1872,298 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     sums = [sum(sign * share.tokens[i] for sign, share in parts) for i in range(5)]
     apart = sums[4] - sum(sums[:4])  # such as reasoning, in the total alone
     counters = [min(max(number, 0), UINT64_MAX) for number in sums[:4]]
-    cost = round(math.fsum(sign * share.cost for sign, share in parts), 8) + 0.0
-    if any(sign < 0 for sign, _ in parts):
-        cost = max(cost, 0.0)
+    cost = max(0.0, round(math.fsum(sign * share.cost for sign, share in parts), 8))
     total = min(max(sum(counters) + apart, 0), UINT64_MAX)
     return Share(Tokens._make([*counters, total]), cost)
-
-
-def _total(records: Iterable[Record]) -> int:
-    return sum(record.tokens.total for record in records)
-
-
-def _costs(records: Iterable[Record]) -> Iterator[float]:
-    return (record.cost for record in records)
-
-
-def _tokens_of(record: Record) -> int:
-    return record.tokens.total
 
 
 RowPart = tuple[Record, "Record | None"]  # a part of a row as decided, and as reported
 
 
-def with_parts(new: Record, parts: Iterable[RowPart], most: int = UINT64_MAX) -> Record:
+def with_parts(new: Record, parts: Sequence[RowPart], most: int = UINT64_MAX) -> Record:
     """What is reported of a row, and what its parts hold beyond what is reported of them.
 
-    So what is lost is kept, and what is used afterwards comes on top. `most` is all that the row
-    may hold, unless more is reported.
+    So what is lost is kept, and what is used afterwards comes on top. Where that is more than the
+    row may hold (`most`), it is not known what is lost.
     """
-    parts = list(parts)
-    if not parts:
-        return new
     total = add(new, *(part for part, _ in parts), less=[told for _, told in parts if told])
-    return total if total.tokens.total <= max(most, new.tokens.total) else new
+    return total if tokens_of(total) <= most else new
 
 
-def restore(old: Record | None, new: Record, span: Span, evidence: Evidence) -> Record:
-    """What is reported of a row, and the lost sessions that were in it.
-
-    Where only a part of a lost session was in the row, that part is not known. Then the row is at
-    least what is stored, with what sessions have used in it since, unless that is more than can be
-    lost: a stored row may already hold a use that its session, of an earlier scan, does not.
-    """
-    lost = evidence.lost.touching(span)
-    if not lost or evidence.unclear.touching(span):
-        return new
-    total = with_parts(new, [(session.record, None) for session in lost if session.within(span)])
-    if old and not all(session.within(span) for session in lost):
-        used = [more.record for more in evidence.growths.touching(span) if more.within(span)]
-        grown = add(old, *used)._replace(details=new.details)
-        if grown.tokens.total <= new.tokens.total + _total(session.record for session in lost):
-            total = max(total, grown, key=_tokens_of)
-    return total
-
-
-def keep_prices(old: Record | None, new: Record) -> Record:
+def keep_prices(old: Record, new: Record) -> Record:
     """A model's share whose tokens are unchanged keeps its cost, and a price that is gone stays.
 
     Where the costs of models do not add up to that of the row (blocks have none), the row as a
     whole keeps its cost in the same way.
     """
-    if old is None or not differ(old, new):
-        return new
     if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
         shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
         changes = [shares[n].cost - share.cost for n, share in new.shares.items()]
         return new._replace(shares=shares, cost=round(math.fsum([new.cost, *changes]), 8))
     whole = _former_price(Share(old.tokens, old.cost), Share(new.tokens, new.cost))
-    same = old.tokens == new.tokens and whole.cost == old.cost
-    return new._replace(cost=whole.cost, shares=old.shares if same else new.shares)
+    return new._replace(cost=whole.cost)
 
 
 def _former_price(old: Share | None, new: Share) -> Share:
-    if old is None or not old.cost or old.cost == new.cost:
+    if old is None or not old.cost:
         return new
     if old.tokens == new.tokens:
         return old
     return new if new.cost else new._replace(cost=old.cost)
 
 
-def accept_or_keep(
-    decision: Decision,
-    old: Record | None,
-    told: tuple[Record, Record],
-    evidence: Evidence,
-    cause: str = "",
-) -> None:
-    """Take what a row becomes, or keep what is stored.
-
-    `told` is the row as it is reported, and with what is lost of it. No row gets smaller without a
-    `cause`.
-    """
-    policy, (new, whole) = evidence.policy, told
-    if policy.allow_shrink:
-        whole, cause = new, ALLOWED
-    record = whole if policy.reprice else keep_prices(old, whole)
-    if old and record.tokens.total < old.tokens.total and not cause:
-        decision.keep(old, new, GONE)
-        return
-    same = old and record.tokens == old.tokens != new.tokens
-    if old and same and not policy.reprice:  # with all that is known of it
-        record = old._replace(details={**old.details, **displayed(new)})
-    if record.tokens.total > new.tokens.total:
-        decision.kept[new.id] = GONE
-    elif abs(record.cost - new.cost) > 1e-6:
-        decision.prices[new.id] = new.cost - record.cost
-    decision.put(old, record, cause)
-
-
 # Table by table
 
 
-def decide_all(
-    stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
-) -> dict[str, Decision]:
-    """A decision for each table. `reported` is by feed and agent; what failed is not in it."""
-    feeds = {feed: merged(reported, feed) for feed in TABLES}
-    stored = {feed: dict(records) for feed, records in stored.items()}
-    for records in stored.values():
-        hide_names(records, ids)
-    if not policy.upgraded and policy.version >= (19, 0, 0):
-        lumped = split_lumped_sessions(stored["session"], feeds["session"])
-        stored = {**stored, "session": lumped}
-    evidence, stored = evidence_of(stored, reported, ids, policy)
-    feeds["session"] = at_stored_paths(stored["session"], feeds["session"], ids, evidence)
-    sessions = decide_sessions(stored["session"], feeds["session"], evidence)
-    prices = FormerPrices(sessions.after, feeds["session"], ids, policy)
-    projects = decide_projects(stored["projects"], feeds["projects"], prices, evidence)
-    parts = project_parts(projects, feeds["projects"], evidence)
-    days = decide_days(stored["daily"], feeds["daily"], parts, prices, evidence)
-    settle_projects(projects, days, stored["projects"], feeds["projects"], evidence)
-    agents = evidence.agents & {agent for feed, agent in reported if feed == "daily"}
-    months = decide_months(stored, feeds, days, agents, evidence)
-    blocks = decide_blocks(stored["blocks"], feeds["blocks"], prices, evidence)
-    decisions = (days, months, sessions, blocks, projects)
-    return dict(zip(TABLES, decisions, strict=True))
+def decide_each(
+    feed: str, decision: Decision, evidence: Evidence, whole: Callable[[Record, Span], Record]
+) -> None:
+    """Decide each row by what it becomes as a `whole`, but for those that are decided apart.
 
-
-def at_stored_paths(stored: Records, reported: Records, ids: Ids, evidence: Evidence) -> Records:
-    """The reported sessions; without evidence, those that seem to have moved where they are stored.
-
-    So the next run with evidence still sees that they moved.
+    A row that is not reported goes, where what was in it counts nowhere any more.
     """
-    homes = {
-        (old.agent, session_of(old, ids, UTC).name): old
-        for old in stored.values()
-        if old.agent not in evidence.agents and old.id not in reported
-    }
-    placed = {}
-    for key, new in reported.items():
-        moves = homes and key not in stored
-        old = homes.get((new.agent, session_of(new, ids, UTC).name)) if moves else None
-        record = (
-            new._replace(key=old.key, details={**new.details, **displayed(old)}) if old else new
-        )
-        placed[record.id] = record
-    return placed
-
-
-def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> Decision:
-    """Sessions: what is reported, and those that are gone as they were.
-
-    Where the last activity of a session has not moved, it grew by copies of lost messages.
-    """
-    decision, policy = Decision(stored), evidence.policy
-    for key, new in reported.items():
-        old = stored.get(key)
-        span = span_of("session", old or new, policy.zone)
-        if key in evidence.waiting:
-            if old:
-                decision.keep(old, new, ELSEWHERE)
+    for key in {**decision.stored, **decision.reported}:
+        old, new = decision.stored.get(key), decision.reported.get(key)
+        if key in decision.apart:
             continue
-        follows = key in evidence.following
-        if old and not follows and not_used_since(old, new) and evidence.lost.touching(span):
-            decision.keep(old, new, ELSEWHERE)
-            continue
-        cause = MOVED if follows else evidence.corrects(old, span)
-        accept_or_keep(decision, old, (new, new), evidence, cause)
-    for key, old in stored.items():
+        span = span_of(feed, old or decision.reported[key], evidence.policy.zone)
+        cause = evidence.corrects(old, span)
+        if new:
+            decision.accept(whole(new, span), cause)
+        elif cause and evidence.missing.touching(span):
+            decision.drop(key, cause)
+
+
+def decide_sessions(
+    olds: Mapping[Key, Session], news: Mapping[Key, Session], evidence: Evidence
+) -> Decision:
+    """Sessions: what is reported, and those that are gone as they were."""
+    stored, reported = ({key: s.record for key, s in rows.items()} for rows in (olds, news))
+    decision = Decision(stored, reported, evidence.policy)
+    decision.apart = evidence.following | evidence.waiting
+    for key in evidence.following:
         if key in reported:
-            continue
-        if key in evidence.following:
-            decision.drop(old, MOVED)
-        elif evidence.removes(old, span_of("session", old, policy.zone)):
-            decision.drop(old)
+            decision.accept(reported[key], MOVED)
+        else:
+            decision.drop(key, MOVED)
+    for key in evidence.waiting & stored.keys() & reported.keys():
+        decision.accept(stored[key], ELSEWHERE)
+    decide_each("session", decision, evidence, lambda new, _: new)
     return decision
 
 
-def not_used_since(old: Record, new: Record) -> bool:
-    """Whether a session of Claude has more tokens, but no later activity than before."""
-    before, after = old.details["last_activity"], new.details["last_activity"]
-    more = new.tokens.total > old.tokens.total and major(old.version) >= 20
-    return bool(more and old.agent == "claude" and before and after and after <= before)
+def repriced_sessions(sessions: Decision, news: Mapping[Key, Session]) -> SessionIndex:
+    """The reported sessions that keep a former cost, which the rows that they lie in keep, too."""
+    return SessionIndex(
+        session._replace(record=row, told=session.record)
+        for key, session in news.items()
+        if (row := sessions.after.get(key)) and row.tokens == session.record.tokens
+        if row.cost != session.record.cost
+    )
 
 
-def split_lumped_sessions(stored: Records, reported: Records) -> Records:
-    """The stored sessions, without what ccusage 19 tells apart of those that 15 to 18 lumped.
-
-    Models' shares of a newer version were already reduced, by a run that was then killed.
-    """
-    lumps: Records = {}
-    for session in reported.values():
-        alone, former = session, session.former if session.agent == "claude" else ()
-        if (before := stored.get(session.id)) and major(before.version) < 19:
-            alone, former = add(session, less=[before]), former[:1]  # never in the project's row
-        for key in ((session.agent, name) for name in former):
-            old = lumps.get(key) or stored.get(key)
-            if old is None or major(old.version) >= 19:
-                continue
-            done = {n: s for n, s in old.shares.items() if s.version and major(s.version) >= 19}
-            rest = add(old, less=[alone])
-            shares = {**rest.shares, **done}
-            models = old.models - (old.shares.keys() - shares.keys())
-            lumps[key] = rest._replace(shares=shares, models=models, version=old.version)
-            alone = add(alone, less=[old])
-    kept = {key: rest._replace(version="") for key, rest in lumps.items() if any(rest.tokens)}
-    return {key: old for key, old in stored.items() if key not in lumps} | kept
-
-
-def major(version: str) -> int:
-    return int(version.partition(".")[0] or 0)
-
-
-class FormerPrices:
-    """The sessions that keep their former cost, which the rows that they lie in keep, too."""
-
-    def __init__(self, decided: Records, reported: Records, ids: Ids, policy: Policy) -> None:
-        self.reported = reported
-        self.sessions = SessionIndex(
-            session_of(record, ids, policy.zone)
-            for key, record in decided.items()
-            if key in reported
-            and record.tokens == reported[key].tokens
-            and record.cost != reported[key].cost
-        )
-
-    def parts(self, span: Span) -> list[RowPart]:
-        """Those that lie wholly in a row, as decided and as reported."""
-        inside = (s.record for s in self.sessions.touching(span) if s.within(span))
-        return [(record, self.reported[record.id]) for record in inside]
-
-
-def decide_projects(
-    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
-) -> Decision:
+def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> Decision:
     """Days of projects: what is reported, and the lost sessions of the project.
 
-    A project from which sessions moved away, or whose messages now count in another one, becomes
-    just that, even if it is less than what is stored.
+    The rows in which there were sessions that moved, or gave messages away, stay apart.
     """
-    decision = Decision(stored)
-    for key in {**stored, **reported}:
-        old, new = stored.get(key), reported.get(key)
-        span = span_of("projects", new or stored[key], evidence.policy.zone)
-        adrift = evidence.adrift.touching(span)
-        if new:
-            whole = restore(None if adrift else old, new, span, evidence)
-            whole = with_parts(whole, prices.parts(span))
-            cause = MOVED if adrift else evidence.corrects(old, span)
-            accept_or_keep(decision, old, (new, whole), evidence, cause)
-        elif old and adrift:
-            rest = restore(None, emptied(old), span, evidence)
-            decision.put(old, rest) if any(rest.tokens) else decision.drop(old, MOVED)
-        elif old and evidence.removes(old, span):
-            decision.drop(old)
+    decision, zone = Decision(stored, reported, evidence.policy), evidence.policy.zone
+    rows = {**reported, **stored}.values()
+    spans = ((row.id, span_of("projects", row, zone)) for row in rows)
+    decision.apart = {key for key, span in spans if evidence.shifted.touching(span)}
+    decide_each("projects", decision, evidence, evidence.restore)
     return decision
-
-
-def settle_projects(
-    projects: Decision, days: Decision, stored: Records, reported: Records, evidence: Evidence
-) -> None:
-    """Make projects agree with their days where the evidence leaves them open.
-
-    Of a row that lost both moved and lost sessions, it is not known what is left: then it is what
-    the day has beside its other projects. Where the projects of a day together hold more than the
-    day, sessions moved that no run had seen before: then their rows become what is reported, if
-    that is all of the day, and else stay as they are stored.
-    """
-    keys: dict[Key, list[Key]] = defaultdict(list)
-    for key in {**stored, **reported}:
-        keys[key[:2]].append(key)
-    for day, mine in keys.items():
-        old, told, after = (
-            {key: rows[key] for key in mine if key in rows}
-            for rows in (stored, reported, projects.after)
-        )
-        whole = days.after.get(day)
-        most = max(_total(rows.values()) for rows in (old, told, {day: whole} if whole else {}))
-        unknown = [row for row in old.values() if is_adrift(row, evidence)]
-        if whole and len(unknown) == 1:
-            fill_up(projects, unknown[0], whole, after)
-        elif _total(after.values()) > most:
-            complete = whole and _total(told.values()) == whole.tokens.total
-            rows = {k: keep_prices(old.get(k), new) for k, new in told.items()} if complete else old
-            for key in mine:
-                projects.leave(key, rows.get(key))
-
-
-def is_adrift(row: Record, evidence: Evidence) -> bool:
-    """Whether sessions went away from a project's row that hold an unknown part of it."""
-    return bool(evidence.adrift.touching(span_of("projects", row, evidence.policy.zone)))
-
-
-def fill_up(projects: Decision, row: Record, day: Record, rows: Mapping[Key, Record]) -> None:
-    """Give a row what its day holds beside the others, but not more than it held."""
-    rest = add(emptied(row), day, less=[other for key, other in rows.items() if key != row.id])
-    least = _tokens_of(rows[row.id]) if row.id in rows else 0
-    if least < rest.tokens.total <= row.tokens.total:
-        projects.leave(row.id, rest._replace(version=row.version))
-
-
-def project_parts(
-    projects: Decision, reported: Records, evidence: Evidence
-) -> dict[Key, list[tuple[Record, Record | None]]]:
-    """By day of Claude, the rows of its projects as decided and as reported."""
-    parts: dict[Key, list[RowPart]] = defaultdict(list)
-    for key, record in projects.after.items():
-        if record.agent in evidence.agents:
-            parts[key[:2]].append((record, reported.get(key)))
-    return parts
 
 
 def decide_days(
-    stored: Records,
-    reported: Records,
-    projects: Mapping[Key, Sequence[RowPart]],
-    prices: FormerPrices,
-    evidence: Evidence,
+    stored: Records, reported: Records, projects: Decision, evidence: Evidence
 ) -> Decision:
-    """Days: what is reported, and what is lost of the day's projects (or of its sessions)."""
-    decision, zone = Decision(stored), evidence.policy.zone
-    for key, new in reported.items():
-        old, span = stored.get(key), span_of("daily", new, zone)
-        whole = new
-        if new.agent == "claude" and not evidence.unclear.touching(span):
-            whole = with_projects(new, projects.get(key, ()), span, evidence)
-        if new.agent != "claude" or evidence.adrift.touching(span):
-            alone = with_parts(restore(old, new, span, evidence), prices.parts(span))
-            whole = max(whole, alone, key=_tokens_of)
-        accept_or_keep(decision, old, (new, whole), evidence, evidence.corrects(old, span))
-    for key, old in stored.items():
-        if key not in reported and evidence.removes(old, span_of("daily", old, zone)):
-            decision.drop(old)
+    """Days: what is reported, and what is lost of the day's projects, or of its sessions."""
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    for row, told in beyond_report(projects):
+        span = span_of("projects", row, evidence.policy.zone)
+        if (told and told.tokens == row.tokens) or evidence.lost.touching(span):
+            parts[row.id[:2]].append((row, told))
+
+    def whole(new: Record, span: Span) -> Record:
+        return max(with_parts(new, parts[new.id]), evidence.restore(new, span), key=tokens_of)
+
+    decision = Decision(stored, reported, evidence.policy)
+    decide_each("daily", decision, evidence, whole)
     return decision
 
 
-def with_projects(
-    new: Record, projects: Sequence[RowPart], span: Span, evidence: Evidence
-) -> Record:
-    """A day as reported, and what its projects hold beyond that by lost sessions and prices."""
-    lost = _total(session.record for session in evidence.lost.touching(span))
-    most = min(_total(row for row, _ in projects), new.tokens.total + lost)
-    return with_parts(new, [part for part in projects if lost_or_dearer(part, evidence)], most)
+def beyond_report(decision: Decision) -> Iterator[RowPart]:
+    """The decided rows that hold or cost something else than is reported of them."""
+    for key, row in decision.after.items():
+        told = decision.reported.get(key)
+        if key not in decision.apart and (told is None or differ(row, told)):
+            yield row, told
 
 
-def lost_or_dearer(part: RowPart, evidence: Evidence) -> bool:
-    """Whether a project's row holds more than is reported since sessions are lost, or cost more."""
-    row, told = part
-    if told and told.tokens == row.tokens:
-        return told.cost != row.cost
-    span = span_of("projects", row, evidence.policy.zone)
-    return bool(evidence.lost.touching(span)) and not is_adrift(row, evidence)
+def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> None:
+    """Decide the rows of projects between which messages moved, from what their days hold.
+
+    Each becomes what is reported, and the lost sessions within it; what the day holds beside goes
+    to the one that lost most. Where they exceed the day, sessions moved that no run had seen.
+    """
+    keys: dict[Key, list[Key]] = defaultdict(list)
+    for key in {**projects.stored, **projects.reported}:
+        keys[key[:2]].append(key)
+    for day, mine in keys.items():
+        moved, whole = [key for key in mine if key in projects.apart], days.after.get(day)
+        take_reported(projects, moved, evidence)
+        before, after = (
+            total_of(rows[key] for key in mine if key in rows)
+            for rows in (projects.stored, projects.after)
+        )
+        if after > max(before, tokens_of(whole)):
+            moved = mine
+            take_reported(projects, moved, evidence)
+        if moved and whole:
+            rows = [projects.after[key] for key in mine if key in projects.after]
+            rest = add(whole, less=rows)
+            if 0 < tokens_of(rest) <= tokens_of(whole) - total_of(rows):
+                fill_up(projects, moved, rest)
+            share_prices(projects, moved)
 
 
-def decide_months(
-    stored: Mapping[str, Records],
-    reported: Mapping[str, Records],
-    days: Decision,
-    agents: Container[str],
-    evidence: Evidence,
-) -> Decision:
+def take_reported(projects: Decision, keys: Iterable[Key], evidence: Evidence) -> None:
+    """Let rows become what is reported of them, and the lost sessions within them."""
+    for key in keys:
+        new = projects.reported.get(key) or emptied(projects.stored[key])
+        span = span_of("projects", new, evidence.policy.zone)
+        projects.accept(evidence.restore(new, span), MOVED)
+
+
+def fill_up(projects: Decision, keys: Iterable[Key], rest: Record) -> None:
+    """Give what a day holds beside its projects to the one that lost most."""
+    stored, after = projects.stored, projects.after
+    key = max(keys, key=lambda key: tokens_of(stored.get(key)) - tokens_of(after.get(key)))
+    cost = round(math.fsum(share.cost for share in rest.shares.values()), 8)
+    row = after.get(key) or emptied(stored[key])
+    after[key], projects.causes[key] = add(row, rest._replace(cost=cost)), MOVED
+
+
+def share_prices(projects: Decision, keys: Sequence[Key]) -> None:
+    """Keep what a model's tokens cost in all these rows together, if none were used since."""
+    olds, rows = ([t[key] for key in keys if key in t] for t in (projects.stored, projects.after))
+    if not olds or not rows or projects.policy.reprice:
+        return
+    asked = add(*rows)
+    paid = keep_prices(add(*olds), asked)
+    rates = {n: paid.shares[n].cost / share.cost for n, share in asked.shares.items() if share.cost}
+    for row in rows:
+        shares = {
+            name: share._replace(cost=round(share.cost * rates.get(name, 1), 8))
+            for name, share in row.shares.items()
+        }
+        cost = round(math.fsum(share.cost for share in shares.values()), 8)
+        projects.after[row.id] = row._replace(shares=shares, cost=cost)
+
+
+def decide_months(stored: Records, reported: Records, days: Decision) -> Decision:
     """Months: what is reported, and what their days hold beyond what is reported of these.
 
-    A month may get smaller by what its days do. `agents` are those whose days are known.
+    A month may get smaller by what its days do.
     """
-    decision = Decision(stored["monthly"])
+    decision = Decision(stored, reported, days.policy)
     parts: dict[Key, list[RowPart]] = defaultdict(list)
+    most: Counter[Key] = Counter()  # what is in the days of a month
     fallen: Counter[Key] = Counter()
-    for key in {**stored["daily"], **days.after}:
-        month, day = (key[0], f"{key[1]:%Y-%m}"), days.after.get(key)
-        if day:
-            parts[month].append((day, reported["daily"].get(key)))
-        if key in days.lowered:
-            fallen[month] += _tokens_of(stored["daily"][key]) - (_tokens_of(day) if day else 0)
-    for key, new in reported["monthly"].items():
-        old, own = stored["monthly"].get(key), parts[key] if new.agent in agents else []
-        beyond = [part for part in own if not part[1] or differ(part[0], part[1])]
-        whole = with_parts(new, beyond, most=_total(day for day, _ in own))
-        falls = old and old.tokens.total - whole.tokens.total <= fallen[key]
-        accept_or_keep(decision, old, (new, whole), evidence, CORRECTED if falls else "")
-    for key, old in stored["monthly"].items():
-        if key not in reported["monthly"] and fallen[key] and not parts[key]:
-            decision.drop(old)
+    for row, told in beyond_report(days):
+        parts[row.agent, f"{row.key[0]:%Y-%m}"].append((row, told))
+    for key in {**days.stored, **days.after}:
+        month, after = (key[0], f"{key[1]:%Y-%m}"), tokens_of(days.after.get(key))
+        most[month] += after
+        fallen[month] += tokens_of(days.stored.get(key)) - after
+    for key, new in reported.items():
+        whole, old = with_parts(new, parts[key], most[key]), stored.get(key)
+        falls = 0 < tokens_of(old) - tokens_of(whole) <= fallen[key]
+        decision.accept(whole, CORRECTED if falls else "")
+    for key in stored.keys() - reported.keys():
+        if fallen[key] and not most[key]:
+            decision.drop(key, CORRECTED)
     return decision
 
 
-def differ(one: Record, other: Record) -> bool:
-    """Whether two records of one row differ in what was used or what it cost."""
-    return (one.tokens, one.cost) != (other.tokens, other.cost)
-
-
-def decide_blocks(
-    stored: Records, reported: Records, prices: FormerPrices, evidence: Evidence
-) -> Decision:
+def decide_blocks(stored: Records, reported: Records, evidence: Evidence) -> Decision:
     """Blocks: what is reported, and the lost sessions within each; of two cuts, the larger one.
 
     When a purge takes the first messages of a chain of blocks, ccusage cuts the rest anew.
     """
-    decision, zone = Decision(stored), evidence.policy.zone
     before, now = (
         [block for block in blocks.values() if not block.details["is_gap"]]
         for blocks in (stored, reported)
     )
-    cut: dict[Key, tuple[Record, Record]] = {}
-    for new in now:
-        told, old = new, stored.get(new.id)
-        if old is None and (old := continued(new, now, before, evidence)):
-            told = new._replace(key=old.key, details=prolonged(old, new))
-        span = span_of("blocks", told, zone)
-        whole = with_parts(restore(old, told, span, evidence), prices.parts(span))
-        cut[told.id] = told, whole._replace(shares={})
-    for stretch in _stretches([*before, *(whole for _, whole in cut.values())]):
+    placed = (continued(new, now, before, evidence) for new in now)
+    told = {new.id: new for new in placed}
+    decision, zone = Decision(stored, told, evidence.policy), evidence.policy.zone
+    wholes = {
+        key: evidence.restore(new, span_of("blocks", new, zone))._replace(shares={})
+        for key, new in told.items()
+    }
+    for stretch in _stretches([*before, *wholes.values()]):
         olds = [block for block in stretch if stored.get(block.id) is block]
-        news = [cut[block.id] for block in stretch if stored.get(block.id) is not block]
-        _decide_stretch(decision, olds, news, evidence)
-    _decide_gaps(decision, stored, reported, now)
+        news = [block for block in stretch if stored.get(block.id) is not block]
+        decide_stretch(decision, olds, news, evidence)
+    replace_gaps(decision, reported, now)
     return decision
 
 
 def continued(
     new: Record, now: Sequence[Record], before: Sequence[Record], evidence: Evidence
-) -> Record | None:
-    """The stored block, no longer reported, in which a reported one goes on alone."""
+) -> Record:
+    """A reported block; in place of a stored one that lost sessions, if it goes on in it alone."""
     start, end = new.details["start_time"], new.details["actual_end_time"]
     for old in before:
         span = span_of("blocks", old, evidence.policy.zone)
-        if not (end and span.start <= start and end < span.end and evidence.lost.touching(span)):
+        inside = end and span.start <= start and end < span.end
+        if not inside or [block for block in now if _overlap(block, old)] != [new]:
             continue
-        beside = [block for block in now if _overlap(block, old)]
-        if len(beside) == 1 and old.key != new.key:
-            return old
-    return None
+        if evidence.lost.touching(span):
+            hours = {name: old.details[name] for name in ("start_time", "end_time")}
+            entries = max(old.details["entries"], new.details["entries"])
+            return new._replace(key=old.key, details={**new.details, **hours, "entries": entries})
+    return new
 
 
-def prolonged(old: Record, new: Record) -> dict[str, Any]:
-    """The details of a stored block in which a reported one goes on."""
-    hours = {name: old.details[name] for name in ("start_time", "end_time")}
-    return {**new.details, **hours, "entries": max(old.details["entries"], new.details["entries"])}
-
-
-def _decide_stretch(
-    decision: Decision,
-    olds: Sequence[Record],
-    news: Sequence[tuple[Record, Record]],
-    evidence: Evidence,
+def decide_stretch(
+    decision: Decision, olds: Sequence[Record], news: Sequence[Record], evidence: Evidence
 ) -> None:
-    """Of blocks that overlap, take the reported ones (as told, and as they become) or keep all."""
-    if not news:
+    """Of blocks that overlap, take the reported ones with what is lost of them, or keep all."""
+    causes = [evidence.corrects(old, span_of("blocks", old, evidence.policy.zone)) for old in olds]
+    if [old.id for old in olds] == [new.id for new in news]:
+        for new, cause in zip(news, causes, strict=True):
+            decision.accept(new, cause)
         return
-    zone = evidence.policy.zone
-    causes = [evidence.corrects(old, span_of("blocks", old, zone)) for old in olds]
-    if [old.id for old in olds] == [told.id for told, _ in news]:
-        for old, told, cause in zip(olds, news, causes, strict=True):
-            accept_or_keep(decision, old, told, evidence, cause)
-        return
-    grows = _total(whole for _, whole in news) > _total(olds)
-    if not (grows or evidence.policy.allow_shrink or all(causes)):
-        decision.kept.update((old.id, GONE) for old in olds)
-        return
-    for old in olds:
-        del decision.after[old.id]
-        if not grows:
-            cause = ALLOWED if evidence.policy.allow_shrink else CORRECTED
-            decision.lowered[old.id] = Lowered(old, None, cause)
-    for told in news:
-        accept_or_keep(decision, None, told, evidence)
+    cause = ALLOWED if decision.policy.allow_shrink else CORRECTED
+    grows = total_of(news) > total_of(olds)
+    if news and (grows or decision.policy.allow_shrink or all(causes)):
+        for old in olds:
+            decision.drop(old.id, cause)
+        for new in news:
+            decision.accept(new, cause)
+        for old in olds if grows else ():  # which people need not be told
+            decision.causes.pop(old.id, None)
+    elif news:
+        decision.causes.update((old.id, GONE) for old in olds)
 
 
-def _decide_gaps(
-    decision: Decision, stored: Records, reported: Records, told: Sequence[Record]
-) -> None:
+def replace_gaps(decision: Decision, reported: Records, told: Sequence[Record]) -> None:
     """The gaps of the latest feed replace the stored ones within its range."""
-    if not told:
-        return
-    kept = [
+    blocks = [
         block
         for block in decision.after.values()
-        if not (block.details["is_gap"] or block.id in reported)
+        if not block.details["is_gap"] and block.id not in reported
     ]
-    first = min(block.details["start_time"] for block in told)
-    last = max(block.details["end_time"] for block in told)
-    for gap in stored.values():
+    first = min((block.details["start_time"] for block in told), default=FAR_OFF)
+    last = max((block.details["end_time"] for block in told), default=LONG_AGO)
+    for gap in decision.stored.values():
         if gap.details["is_gap"] and first <= gap.details["start_time"] <= last:
             del decision.after[gap.id]
     for gap in reported.values():
-        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in blocks):
             decision.after[gap.id] = gap
 
 
@@ -2447,18 +2182,8 @@ def _stretches(blocks: Iterable[Record]) -> list[list[Record]]:
         if block.details["start_time"] >= end:
             stretches.append([])
         stretches[-1].append(block)
-        end = max(end, block.details["end_time"])
+        end = block.details["end_time"]
     return stretches
-
-
-def hide_names(records: Records, ids: Ids) -> None:
-    """Hide the names that stored records still show, if they are to be hidden."""
-    for record in list(records.values()) if ids.hidden else ():
-        names = displayed(record)
-        plain = not all(map(is_hash, filter(None, names.values())))
-        if plain and ids.key(*names.values()) == record.key[-1]:
-            shown = {name: value and ids.shown(value) for name, value in names.items()}
-            records[record.id] = record._replace(details={**record.details, **shown})
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -2949,7 +2674,6 @@ class MachineHistory(NamedTuple):
     upgraded: bool = False  # sessions were imported by ccusage 19 or newer
     installations: Mapping[str, datetime] = {}  # when each last imported
     complete_version: str = ""  # the ccusage of the last run in which no feed failed
-    complete: bool = True  # that was the last run
     previous: Mapping[str, Any] | None = None  # of the row of the last run
 
 
@@ -3047,7 +2771,6 @@ class ClickHouseImporter:
                     AND toUInt16OrZero(splitByChar('.', ccusage_version)[1]) >= 19
                 ),
                 argMaxIf(ccusage_version, updated_at, empty(feeds_failed)),
-                argMax(empty(feeds_failed), updated_at),
                 {", ".join(f"argMax({name}, updated_at)" for name in last)}
             FROM ccusage_import_history WHERE machine_name = {{machine:String}}
             GROUP BY installation_id ORDER BY newest DESC
@@ -3057,7 +2780,7 @@ class ClickHouseImporter:
         if not rows:
             return MachineHistory(cleanup_period_days=period)
         ids, newest, periods, upgrades, *_ = zip(*rows, strict=True)
-        _, _, _, _, version, complete, zone, key, *run = rows[0]
+        _, _, _, _, version, zone, key, *run = rows[0]
         return MachineHistory(
             identity=Identity(self.machine_name, zone, key, ids[0]),
             newest=newest[0],
@@ -3065,7 +2788,6 @@ class ClickHouseImporter:
             upgraded=any(upgrades),
             installations=dict(zip(ids, newest, strict=True)),
             complete_version=version,
-            complete=bool(complete),
             previous=dict(zip(last[2:], run, strict=True)),
         )
 
@@ -3470,7 +3192,6 @@ def plan_import(
         upgraded=history.upgraded
         or any(major(old.version) >= 19 for old in sessions.values() if old.agent == "claude"),
         previous=history.complete_version,
-        steady=history.complete and not killed,
         on_disk=names_on_disk(sessions, feeds.reported, settings, ids),
     )
     accept_feeds(feeds, policy)
@@ -3766,7 +3487,7 @@ def open_both(
 def holds(*records: Record) -> tuple[int, bool, int]:
     """What to compare of rows, to keep those that hold more."""
     parts = sum(len(record.shares) + len(record.models) for record in records)
-    return _total(records), any(_costs(records)), parts
+    return total_of(records), any(costs_of(records)), parts
 
 
 def merge_rows(here: Records, there: Records) -> Records:
@@ -4586,8 +4307,8 @@ def result_of(plan: Plan) -> ImportResult:
         tables={t.name: TableCount.of(rows, plan.stored[t]) for t, rows in plan.changes.items()},
         held=kept_reasons(decisions),
         lowered=list(lowered_rows(decisions)),
-        total_tokens=min(_total(days.values()) + tokens, UINT64_MAX),
-        total_cost=round(math.fsum([cost, *_costs(days.values())]), 8),
+        total_tokens=min(total_of(days.values()) + tokens, UINT64_MAX),
+        total_cost=round(math.fsum([cost, *costs_of(days.values())]), 8),
         previous=plan.history.previous,
         hashed=bool(plan.identity.hashed),
         dry_run=settings.dry_run,
@@ -4667,8 +4388,8 @@ def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterato
         before = [row.old for row in counted_rows]
         after = [row.new for row in counted_rows if row.new]
         versions = ", ".join(sorted({old.version for old in before if old.version}))
-        tokens = _total(before) - _total(after)
-        cost = math.fsum(_costs(before)) - math.fsum(_costs(after))
+        tokens = total_of(before) - total_of(after)
+        cost = math.fsum(costs_of(before)) - math.fsum(costs_of(after))
         yield (
             f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
             f"{versions} did, in {number:,} rows"
@@ -5695,7 +5416,7 @@ class Checkup:
                 if feed == "daily" and records:
                     self.reported[agent] = max(day for _, day in records)
                 if feed == "daily" or agent == "claude":  # the others say the same of an agent
-                    tokens, cost = _total(records.values()), math.fsum(_costs(records.values()))
+                    tokens, cost = total_of(records.values()), math.fsum(costs_of(records.values()))
                     detail = f"{counted(len(records), 'record')}, {tokens:,} tokens, ${cost:,.2f}"
                     self.note(feed_label(feed, agent), detail)
             self.check_transcripts(follows_links=ccusage.version < (19, 0, 0))

@@ -340,7 +340,6 @@ class Program:
     zone: ZoneInfo
     stored: Feeds = field(default_factory=lambda: {feed: {} for feed in FEEDS})
     version: str = ""
-    steady: bool = True
 
     def run(self, reported: Feeds, sessions: Rows, world: World, now: datetime) -> Feeds:
         """What an import stores. Asked once more which sessions there are, ccusage says so."""
@@ -349,7 +348,6 @@ class Program:
             window_start=now - timedelta(days=world.retention - 1),
             zone=self.zone,
             previous=self.version,
-            steady=self.steady,
             on_disk=frozenset(digits(file.session)[:8] for file in world.visible()),
         )
         said = {(feed, "claude"): rows for feed, rows in reported.items()}
@@ -666,7 +664,7 @@ def import_once(
         happened.add("fail")
     before, corrects = program.stored, world.version != program.version
     after = program.run(reported, sessions, world, event.at)
-    program.stored, program.version, program.steady = after, world.version, not failed
+    program.stored, program.version = after, world.version
     again = program.run(reported, sessions, world, event.at + timedelta(minutes=1))
     full = {feed: reported.get(feed, {}) for feed in FEEDS}
     return Import(before, full, after, again, truth, frozenset(happened), corrects, changed)

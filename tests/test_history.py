@@ -281,14 +281,6 @@ def test_projects_rows_are_reduced_once_and_only_by_19_or_newer(more: Any) -> No
     assert rows["Unknown Project", "p"].tokens == tokens(100)
 
 
-def test_a_reduced_row_is_of_the_new_ccusage_and_so_reduced_once() -> None:
-    stored = [lumped("p", 100)]
-    first = upgraded(stored, session("s", 60))
-    second = upgraded(first.values(), session("s", 60))
-    assert second["Unknown Project", "p"].tokens == tokens(40)
-    assert second["Unknown Project", "p"].version == NEW
-
-
 # --- whatever happens --------------------------------------------------------------------------
 
 EPOCH = datetime(2026, 3, 3, tzinfo=UTC)

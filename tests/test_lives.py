@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # in several files, or that vanish from one which stays, leave too little to see.
 MEASURED = {
     ("above-sum", "session"): 12,  # a fork is counted beside its original, which is lost
-    ("above", "blocks"): 1,  # something was used while the feeds were read, then a session lost
-    ("above-sum", "blocks"): 1,
     ("above-sum", "projects"): 1,
     ("below-sum", "projects"): 1,
     ("cost-sums", "projects"): 3,
