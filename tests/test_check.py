@@ -64,7 +64,11 @@ def crontab(tmp_path: Path) -> Crontab:
 
 @pytest.fixture
 def machine(tmp_path: Path, database: Database, crontab: Crontab) -> Machine:
-    """On a server, with a day of usage."""
+    return on_a_server(tmp_path, database, crontab)
+
+
+def on_a_server(tmp_path: Path, database: Database, crontab: Crontab) -> Machine:
+    """With a day of usage."""
     machine = Machine(tmp_path, database=database)
     machine.env["PATH"] = crontab.path(machine.env["PATH"])
     use(machine, noon())
@@ -131,7 +135,11 @@ def test_a_check_leaves_an_embedded_database_as_it_is(alone: Machine) -> None:
     assert found["schema"]["detail"] == "all tables, views and columns are there"
 
 
-def test_a_check_leaves_no_trace_on_a_server(machine: Machine, database: Database) -> None:
+def test_a_check_leaves_no_trace_on_a_server(
+    tmp_path: Path, new_database: Database, crontab: Crontab
+) -> None:
+    database = new_database
+    machine = on_a_server(tmp_path, database, crontab)
     before = tree(machine.home)
     found = check(machine, code=0)
     exists = "SELECT count() FROM system.databases WHERE name = {name:String}"
@@ -154,7 +162,7 @@ def test_a_check_leaves_no_trace_on_a_server(machine: Machine, database: Databas
 def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab) -> None:
     crontab.file.write_text("0 0 * * * true\n7 * * * * cd /; import # ccusage-import\n")
     machine.imports()
-    found = check(machine, code=0)
+    found = check(machine, code=0, CCUSAGE_COMMAND=machine.command)
     assert {one["section"] for one in found.values()} == set(SECTIONS)
     assert {name for name, one in found.items() if one["status"] != "ok"} == set()
     feeds = machine.feeds()
@@ -164,7 +172,7 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
         count = len(feeds[name][key])
         noun = "record" if count == 1 else "records"
         assert found[name]["detail"].startswith(f"{count} {noun}, 110 tokens, $"), found[name]
-    assert found["version"]["detail"] == f"20.0.24: {machine.env['CCUSAGE_COMMAND']}"
+    assert found["version"]["detail"] == f"20.0.24: {machine.command}"
     assert re.search(r" answers in \d+ ms$", found["connection"]["detail"])
     assert found["schema"]["detail"] == "all tables, views and columns are there"
     assert found["writing"]["detail"] == "has the rights that an import needs"

@@ -86,9 +86,11 @@ def surroundings(machine: Machine) -> str:
     ],
 )
 def test_every_table_equals_ccusages_own_json_and_stays_as_it_is(
-    version: str, where: str, tmp_path: Path, database: Database
+    version: str, where: str, tmp_path: Path, new_database: Database
 ) -> None:
-    machine = Machine(tmp_path, version=version, database=database if where == "server" else None)
+    machine = Machine(
+        tmp_path, version=version, database=new_database if where == "server" else None
+    )
     machine.populate(resumed=not credits_at_random(version))
     run = machine.run if where == "embedded" else machine.main
     done = run("--no-hash-projects")
@@ -610,11 +612,11 @@ def test_a_dry_run_writes_nothing_anywhere(machine: Machine) -> None:
 
 @pytest.mark.parametrize("where", ["embedded", "server"])
 def test_a_dry_run_needs_nothing_to_be_there(
-    where: str, tmp_path: Path, database: Database
+    where: str, tmp_path: Path, new_database: Database
 ) -> None:
-    machine = Machine(tmp_path, database=database if where == "server" else None)
+    machine = Machine(tmp_path, database=new_database if where == "server" else None)
     machine.populate(days=5)
     machine.imports("--dry-run")
-    assert (database.name,) not in database.server.query("SHOW DATABASES")
+    assert (new_database.name,) not in new_database.server.query("SHOW DATABASES")
     assert not machine.path.exists()
     assert not (machine.state / "machine.json").exists()
