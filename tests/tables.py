@@ -514,6 +514,12 @@ class Machine:
         self.version = version
         self.command = self.env["CCUSAGE_COMMAND"] = shlex.join(real_ccusage.command(version))
 
+    def repeat(self) -> None:
+        """From now on ccusage repeats what it first says of the present files."""
+        if question := self.question():
+            command = real_ccusage.repeater(self.version, question)
+            self.env["CCUSAGE_COMMAND"] = shlex.join(command)
+
     def stub(self) -> Stub:
         """From now on the program asks a stub, which asks ccusage where it is told nothing else."""
         stub = Stub(self.home / "stub", self.version)

@@ -105,8 +105,9 @@ def without_gaps(tables: Tables) -> Tables:
 @pytest.mark.parametrize(
     ("version", "retention", "days", "every"),
     [
-        ("20.0.24", 7, 40, 3.7),
+        ("20.0.24", 7, 30, 4.7),
         pytest.param("19.0.3", 7, 36, 5.3, marks=pytest.mark.stress),
+        pytest.param("20.0.24", 7, 40, 3.7, marks=pytest.mark.stress),
         pytest.param("20.0.24", 7, 60, 3.7, marks=pytest.mark.stress),
         pytest.param("19.0.3", 7, 60, 5.3, marks=pytest.mark.stress),
         pytest.param("20.0.24", 30, 60, 5.9, marks=pytest.mark.stress),
