@@ -231,9 +231,9 @@ class Old:
 
 
 @pytest.fixture
-def place(tmp_path: Path, database: Database) -> Place:
+def place(tmp_path: Path, new_database: Database) -> Place:
     """A machine called box-a, and a database on the server."""
-    return Place(Machine(tmp_path, "box-a", database=database))
+    return Place(Machine(tmp_path, "box-a", database=new_database))
 
 
 def tokens(place: Place, table: str, key: str) -> dict[Any, int]:

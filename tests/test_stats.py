@@ -622,7 +622,6 @@ def test_help_and_version_load_neither_rich_nor_the_database(alone: Machine) -> 
 @pytest.fixture
 def facts(database: Database) -> Iterator[ClickHouseImporter]:
     """A database of ours to fill with SQL."""
-    database.server.query(f"CREATE DATABASE {database.name}")
     settings = Settings.from_env(database.env())
     with open_client(settings, writing=True) as client:
         importer = ClickHouseImporter(client, settings, "")
