@@ -40,8 +40,11 @@ FEEDS = {
 ENVIRONMENT = dict(os.environ)
 CACHE = Path(ENVIRONMENT.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccusage-import-tests"
 
-ANSWERS = Path(tempfile.mkdtemp(prefix="ccusage-answers-"))
-atexit.register(shutil.rmtree, ANSWERS, ignore_errors=True)
+# What was answered during this run of the tests, for all its processes; the first one clears up.
+if "ANSWERS_OF_CCUSAGE" not in os.environ:
+    os.environ["ANSWERS_OF_CCUSAGE"] = tempfile.mkdtemp(prefix="answers-of-ccusage-")
+    atexit.register(shutil.rmtree, os.environ["ANSWERS_OF_CCUSAGE"], ignore_errors=True)
+ANSWERS = Path(os.environ["ANSWERS_OF_CCUSAGE"])
 
 
 class Unavailable(Exception):
@@ -146,7 +149,9 @@ def repeater(version: str, question: Question) -> list[str]:
             others=others if major(version) >= 19 else claude,
             real=shlex.join(command(version)),
         )
-        script.write_text(text)
+        new = script.with_suffix(f".{os.getpid()}")
+        new.write_text(text)
+        new.rename(script)
     return ["/bin/sh", str(script)]
 
 
