@@ -613,8 +613,15 @@ def test_a_timeout_ends_what_the_node_wrapper_of_20_started(tmp_path: Path) -> N
     assert_gone(native / "bin")
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize(
+    ("how", "first"),
+    [
+        *((signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, True)),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.stress),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.stress),
+        pytest.param(signal.SIGHUP, False, marks=pytest.mark.stress),
+    ],
+)
 def test_an_interrupt_ends_at_once_with_130_and_leaves_no_child(
     tmp_path: Path, how: signal.Signals, first: bool
 ) -> None:
