@@ -708,7 +708,9 @@ NOISE = {
 
 def reports(env: dict[str, str], version: str) -> dict[str, Any]:
     command = shlex.join(real_ccusage.command(version))
-    wanted = Settings.from_env({**env, "CCUSAGE_COMMAND": command, "CCUSAGE_ARGS": "--offline"})
+    env = {**env, "CCUSAGE_COMMAND": command, "CCUSAGE_ARGS": "--offline"}
+    agents = frozenset({"claude", "codex"} if real_ccusage.major(version) >= 19 else {"claude"})
+    wanted = Settings.from_env(env, agents=agents)
     contents = fetch_all(wanted, "UTC").reports
     assert not [error for error in contents.values() if isinstance(error, FeedError)]
     return {feed.label: content for feed, content in contents.items()}
