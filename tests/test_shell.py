@@ -34,8 +34,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServ
 
 
 @pytest.fixture
-def project(tmp_path: Path, database: Database) -> Project:
-    return Project(tmp_path, database)
+def project(tmp_path: Path, new_database: Database) -> Project:
+    return Project(tmp_path, new_database)
 
 
 def forget(project: Project) -> None:
