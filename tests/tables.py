@@ -570,7 +570,10 @@ class Machine:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = ccusage_importer.main(args)
+            try:
+                code = ccusage_importer.main(args)
+            except SystemExit as left:  # of argparse
+                code = int(left.code or 0)
         return Done(code, out.getvalue(), err.getvalue())
 
     def imports(self, *args: str, code: int = 0, **more: str) -> Done:
