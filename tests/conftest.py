@@ -18,9 +18,9 @@ _numbers = itertools.count(1)
 # A file is run by one worker. The files that take longest come first, so that all workers end at
 # about the same time; test_cron.py waits for the next minute, while others work.
 LONGEST = (
-    *("cron", "faithful", "cutoff", "crash", "field_reports", "year", "cron_years"),
-    *("real_lives", "lives"),
-    *("agents", "check", "report", "privacy", "identity", "lock", "watched"),
+    *("cron", "stats", "faithful", "legacy", "check", "field_reports", "copy", "cutoff", "shell"),
+    *("crash", "agents", "year", "cron_years", "feeds", "query_cli", "privacy", "identity"),
+    *("lives", "real_lives", "cluster", "lock", "inputs", "html"),
 )
 
 # A process in the background, or under nohup, ignores these signals, and so would the programs
