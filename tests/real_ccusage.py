@@ -149,9 +149,9 @@ def repeater(version: str, question: Question) -> list[str]:
             others=others if major(version) >= 19 else claude,
             real=shlex.join(command(version)),
         )
-        new = script.with_suffix(f".{os.getpid()}")
-        new.write_text(text)
-        new.rename(script)
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as new:
+            new.write(text)
+        os.replace(new.name, script)
     return ["/bin/sh", str(script)]
 
 
