@@ -35,7 +35,7 @@ def stress(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.stress)
 
 
-@pytest.fixture(params=["embedded", pytest.param("server", marks=pytest.mark.stress)])
+@pytest.fixture(params=["server", pytest.param("embedded", marks=pytest.mark.stress)])
 def life(request: pytest.FixtureRequest, tmp_path: Path) -> History:
     if request.param == "server":
         return History(Machine(tmp_path, database=request.getfixturevalue("database")), NOON)
