@@ -613,15 +613,18 @@ class Machine:
                 digest.update(f"{name}={value.replace(str(self.home), '~')}\0".encode())
         digests = []
         for name in SOURCES:  # Claude's is the last one
-            contents = self.contents(env.get(name, ""))
+            contents = self.contents(env.get(name, ""), active=name == "CLAUDE_CONFIG_DIR")
             if contents is None:
                 return None
             digest.update(name.encode() + contents)
             digests.append(digest.hexdigest())
         return real_ccusage.Question(claude=digests[-1], others=digests[-2])
 
-    def contents(self, folder: str) -> bytes | None:
-        """What is in a folder of this machine; none where it is in doubt."""
+    def contents(self, folder: str, *, active: bool) -> bytes | None:
+        """What is in a folder of this machine; none where it is in doubt.
+
+        What is said of an `active` block, of today's messages, changes each minute.
+        """
         if not folder.startswith(f"{self.home}/") or "," in folder:
             return None
         contents, now = [str(Path(folder).is_dir()).encode()], datetime.now().timestamp()
@@ -631,7 +634,7 @@ class Machine:
             if not kept and not stat.S_ISDIR(status.st_mode):
                 return None
             written = f"{path.relative_to(folder)} {status.st_mode}"
-            if kept and status.st_mtime > now - 86_400:  # a block may be active for so many minutes
+            if active and kept and status.st_mtime > now - 86_400:
                 written += f" {now // 60}"
             contents.append(written.encode("utf-8", "surrogateescape"))
             contents.append(path.read_bytes() if kept else b"")

@@ -327,8 +327,8 @@ def test_a_broken_report_fails_the_check_with_a_remedy(machine: Machine) -> None
 def test_a_ccusage_that_does_not_run_fails_the_check(
     machine: Machine, command: str, remedy: str
 ) -> None:
-    found = check(machine, CCUSAGE_COMMAND=command, code=1)
-    assert failures(found) == ["version"]
+    found = check(machine, CCUSAGE_COMMAND=command, code=1, **NO_SERVER)
+    assert failures(found) == ["connection", "version"]
     assert remedy in found["version"]["remedy"]
 
 
@@ -337,7 +337,7 @@ def test_a_node_that_is_too_old_is_named(machine: Machine, tmp_path: Path) -> No
     old = tmp_path / "ccusage19"
     old.write_text("#!/bin/sh\necho 'ccusage needs Node.js >= 22' >&2\n")
     old.chmod(0o755)
-    found = check(machine, CCUSAGE_COMMAND=str(old), code=1)
+    found = check(machine, CCUSAGE_COMMAND=str(old), code=1, **NO_SERVER)
     assert "needs Node.js >= 22" in found["version"]["detail"]
     assert "install the Node.js version" in found["version"]["remedy"]
 
@@ -348,8 +348,8 @@ def test_a_ccusage_that_hangs_is_asked_once_and_named(machine: Machine) -> None:
         (stub.folder / "ccusage").read_text().replace("if [ -e slow ]", 'if [ "$feed" = blocks ]')
     )
     stub.slow(30)
-    found = check(machine, CCUSAGE_TIMEOUT="1", code=1)
-    assert failures(found) == ["blocks"]
+    found = check(machine, CCUSAGE_TIMEOUT="1", code=1, **NO_SERVER)
+    assert failures(found) == ["connection", "blocks"]
     assert "no answer within 1 s" in found["blocks"]["detail"]
     assert stub.called().count("blocks") == 1
 

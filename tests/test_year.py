@@ -135,7 +135,7 @@ def test_with_ccusage_18_no_table_ever_shows_less_than_before(
 ) -> None:
     machine = Machine(tmp_path, version="18.0.11", database=database)
     before = None
-    for _ in Life(machine, 7, days=24).live(every=5.9):
+    for _ in Life(machine, 7, days=20).live(every=6.7):
         after = machine.tables()
         never_less(before or after, after)
         before = after
