@@ -193,7 +193,7 @@ def test_wrong_names_and_parameters_are_code_2_and_told(
     [
         (["--query", "x", "--param", "days"], "expected NAME=VALUE, got 'days'"),
         (["--query", "x", "--param", "=3"], "expected NAME=VALUE, got '=3'"),
-        (["--param", "days=3"], "argument --param: only with --query"),
+        (["--param", "days=3"], "argument --param: not with an import, only with --query"),
         (["--query", "x", "--list-queries"], "not allowed with argument"),
         (["--query", ""], "expected a name, or - for SQL from stdin"),
         (["--query", "x", "--agents", "codex"], "argument --agents: not with --query"),

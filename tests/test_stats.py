@@ -310,15 +310,15 @@ def test_one_row_is_enough(served: Machine) -> None:
     ("args", "message"),
     [
         (["--stats", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
-        (["--days", "3"], "argument --days: only with --stats"),
+        (["--days", "3"], "argument --days: not with an import, only with --stats"),
         (
             ["--machine", "x"],
-            "argument --machine: not with an import, but with --stats, --query or --copy-from",
+            "argument --machine: not with an import, only with --",
         ),
         (["--stats", "--days", "0"], "expected a number of days, got '0'"),
         (["--stats", "--days", "x"], "expected a number of days, got 'x'"),
         (["--stats", "--check"], "not allowed with argument --stats"),
-        (["--stats", "--param", "days=3"], "argument --param: only with --query"),
+        (["--stats", "--param", "days=3"], "argument --param: not with --stats, only with --query"),
     ],
 )
 def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) -> None:
