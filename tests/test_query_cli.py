@@ -175,7 +175,7 @@ def test_parameters_are_bound_and_never_pasted(
         (["budget-left", "--param", "budget=nan"], "budget: expected a number, got 'nan'"),
         (["hours-of-day", "--param", "timezone=Mars/Base"], "'Mars/Base' is no IANA time zone"),
         (["statistics-models", "--param", "since=May"], "since: expected a day such as 2026-01-"),
-        (["model-costs", "--param", "machine=m2"], "--param machine: 'm2' never imported; m1 did"),
+        (["model-costs", "--param", "machine=m2"], "--machine: 'm2' never imported; m1 did"),
         (["model-costs", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
         (["month-forecast", "--machine", "m1"], "it has no parameter machine"),
     ],
