@@ -18,9 +18,9 @@ _numbers = itertools.count(1)
 # A file is run by one worker. The files that take longest come first, so that all workers end at
 # about the same time; test_cron.py waits for the next minute, while others work.
 LONGEST = (
-    *("cron", "faithful", "cutoff", "crash", "field_reports", "year", "cron_years"),
-    *("real_lives", "lives"),
-    *("agents", "check", "report", "privacy", "identity", "lock", "watched"),
+    *("cron", "stats", "faithful", "legacy", "check", "field_reports", "copy", "cutoff", "shell"),
+    *("crash", "agents", "year", "cron_years", "feeds", "query_cli", "privacy", "identity"),
+    *("lives", "real_lives", "cluster", "lock", "inputs", "html"),
 )
 
 # A process in the background, or under nohup, ignores these signals, and so would the programs
@@ -49,10 +49,38 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 
 
 @pytest.fixture
-def database(clickhouse: ClickHouseServer) -> Iterator[Database]:
+def new_database(clickhouse: ClickHouseServer) -> Iterator[Database]:
     """A database for one test, not yet created; the server's log is empty, no fault is armed."""
-    name = f"test_{next(_numbers)}"
+    database = Database(clickhouse, f"test_{next(_numbers)}")
     clickhouse.control(reset=True, disarm=True)
-    yield Database(clickhouse, name)
+    yield database
     clickhouse.control(reset=True, disarm=True, latency=0, pretend={})
-    clickhouse.query(f"DROP DATABASE IF EXISTS {name}")
+    database.drop()
+
+
+@pytest.fixture(scope="session")
+def emptied() -> list[Database]:
+    """What tests have left to others."""
+    return []
+
+
+@pytest.fixture
+def database(clickhouse: ClickHouseServer, emptied: list[Database]) -> Iterator[Database]:
+    """As new_database, but its tables and views are there, and empty.
+
+    Creating them is most of the work of a first import, so another test gets them afterwards.
+    """
+    clickhouse.control(reset=True, disarm=True)
+    if not emptied:
+        emptied.append(Database(clickhouse, f"test_{next(_numbers)}"))
+        emptied[0].create()
+    database = emptied.pop()
+    made = database.schema()
+    yield database
+    _, running = clickhouse.progress()
+    clickhouse.control(reset=True, disarm=True, latency=0, pretend={})
+    if database.schema() == made and not running:
+        database.empty()
+        emptied.append(database)
+    else:
+        database.drop()

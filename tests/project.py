@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +30,14 @@ def setup_helper() -> str:
     return text.partition("<<'PYTHON'\n")[2].partition("\nPYTHON\n")[0] + "\n"
 
 
+@functools.cache
+def compiled() -> bytes:
+    """The program as Python keeps it beside its source, which takes a while to make."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = py_compile.compile(str(PROGRAM), f"{folder}/made", doraise=True)
+        return Path(str(made)).read_bytes()
+
+
 class Project:
     """The program in a directory with a difficult name, and a machine that uses it."""
 
@@ -33,7 +45,10 @@ class Project:
         self.folder = home / NAME
         self.folder.mkdir(parents=True)
         for name in FILES:
-            shutil.copy(PROGRAM.with_name(name), self.folder)
+            shutil.copy2(PROGRAM.with_name(name), self.folder)
+        kept = Path(importlib.util.cache_from_source(str(self.folder / PROGRAM.name)))
+        kept.parent.mkdir()
+        kept.write_bytes(compiled())
         self.dotenv = self.folder / ".env"
         self.crontab = Crontab(home / "bin")
         self.machine = Machine(home, database=database)
@@ -41,6 +56,7 @@ class Project:
             f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         )
         self.machine.populate(days=2)
+        self.machine.repeat()
 
     def run(
         self, script: str, *args: str, code: int = 0, **env: str

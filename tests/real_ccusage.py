@@ -6,18 +6,20 @@ of this is needed to use the importer.
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import functools
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,6 +40,12 @@ FEEDS = {
 ENVIRONMENT = dict(os.environ)
 CACHE = Path(ENVIRONMENT.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccusage-import-tests"
 
+# What was answered during this run of the tests, for all its processes; the first one clears up.
+if "ANSWERS_OF_CCUSAGE" not in os.environ:
+    os.environ["ANSWERS_OF_CCUSAGE"] = tempfile.mkdtemp(prefix="answers-of-ccusage-")
+    atexit.register(shutil.rmtree, os.environ["ANSWERS_OF_CCUSAGE"], ignore_errors=True)
+ANSWERS = Path(os.environ["ANSWERS_OF_CCUSAGE"])
+
 
 class Unavailable(Exception):
     """A ccusage that these tests need cannot be installed or does not answer."""
@@ -56,14 +64,22 @@ def command(version: str, *, wrapper: bool = False) -> list[str]:
     return [str(node), str((prefix / "node_modules/.bin/ccusage").resolve())]
 
 
-def report(version: str, feed: str, env: Mapping[str, str], *args: str, zone: str = "UTC") -> Any:
+def report(
+    version: str,
+    feed: str,
+    env: Mapping[str, str],
+    *args: str,
+    zone: str = "UTC",
+    question: Question | None = None,
+) -> Any:
     """What this ccusage itself reports, for tests to compare with.
 
     The feeds of FEEDS are those of Claude alone, in every version. "all daily" is the report of
     all agents, and "codex daily" that of another one (19 and newer).
     """
-    argv = [*command(version), *feed_arguments(version, feed), *args]
-    argv += ["--json", "--offline", "-z", zone]
+    shared = question and feed in FEEDS and not args
+    argv = repeater(version, question) if question and shared else command(version)
+    argv = [*argv, *feed_arguments(version, feed), *args, "-z", zone, "--offline"]
     if major(version) >= 16:
         argv += ["--config", str(installed(version) / "empty-config.json")]
     done = subprocess.run(
@@ -79,12 +95,64 @@ def report(version: str, feed: str, env: Mapping[str, str], *args: str, zone: st
 def feed_arguments(version: str, feed: str) -> list[str]:
     if feed in FEEDS:
         claude = ["claude"] if major(version) >= 19 else []
-        return [*claude, *FEEDS[feed], "--order", "asc", "--mode", "auto"]
-    return feed.removeprefix("all ").split()
+        return [*claude, *FEEDS[feed], "--json", "--order", "asc", "--mode", "auto"]
+    return [*feed.removeprefix("all ").split(), "--json"]
 
 
 def major(version: str) -> int:
     return int(version.partition(".")[0])
+
+
+# A ccusage that is asked once
+
+
+class Question(NamedTuple):
+    """Digests of all that answers depend on: those about Claude, and those about the others."""
+
+    claude: str
+    others: str
+
+
+# Answers are known by their words, but for the paths, which are others in each run.
+REPEATER = """#!/bin/sh
+answer={claude}/
+case $1 in --version | --help) answer={always}/ ;; claude) ;; *) answer={others}/ ;; esac
+for word do
+    case $word in
+        /*) ;;
+        */*/*) exec {real} "$@" ;;
+        */*) answer="$answer ${{word%/*}}+${{word#*/}}" ;;
+        *) answer="$answer $word" ;;
+    esac
+done
+if [ -e "$answer" ]; then exec cat "$answer"; fi
+{real} "$@" > "$answer $$" 2> "$answer $$ error"
+code=$?
+cat "$answer $$"
+cat "$answer $$ error" >&2
+if [ $code = 0 ] && [ ! -s "$answer $$ error" ]; then mv "$answer $$" "$answer"; fi
+exit $code
+"""
+
+
+def repeater(version: str, question: Question) -> list[str]:
+    """As command(), but what was answered once to the same question is repeated."""
+    folder = ANSWERS / version
+    script = folder / f"{question.claude}-{question.others}"
+    if not script.exists():
+        claude, others = (folder / name for name in question)
+        for path in (claude, others):
+            path.mkdir(parents=True, exist_ok=True)
+        text = REPEATER.format(
+            always=folder,
+            claude=claude,
+            others=others if major(version) >= 19 else claude,
+            real=shlex.join(command(version)),
+        )
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as new:
+            new.write(text)
+        os.replace(new.name, script)
+    return ["/bin/sh", str(script)]
 
 
 # Installing

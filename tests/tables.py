@@ -14,7 +14,9 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shlex
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -100,6 +102,10 @@ RECORD_TYPES = {
     "blocks": "block",
     "projects": "project_daily",
 }
+# Variables that lead to what ccusage reads, and the beginnings of those which it does not know.
+SOURCES = ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", *reversed(transcripts.DATA_DIRS.values()))
+ASIDE = ("CCUSAGE_COMMAND", "CCUSAGE_STATE_DIR", "CH_", "MACHINE_NAME", "PROJECT_HASH_KEY")
+ANSWERS: dict[tuple[Any, ...], str] = {}  # of the real ccusage, as JSON
 VIEWS = (
     "ccusage_v_daily_summary",
     "ccusage_v_session_summary",
@@ -410,6 +416,25 @@ class Database(NamedTuple):
             sql = sql.replace(f"INTO {table}", f"INTO {self.name}.{table}")
         return self.server.query(sql, **parameters)
 
+    def create(self) -> None:
+        """With the tables and views of the schema's file, which are empty."""
+        self.server.query(f"CREATE DATABASE {self.name}")
+        file = PROGRAM.with_name("ccusage_clickhouse_schema.sql")
+        text = re.sub(r"^ *--.*\n", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        for statement in filter(str.strip, text.split(";\n")):
+            self.server.query(re.sub(r"(EXISTS|FROM) (ccusage_)", rf"\1 {self.name}.\2", statement))
+
+    def schema(self) -> list[tuple[Any, ...]]:
+        sql = "SELECT name, create_table_query FROM system.tables WHERE database = {db:String}"
+        return self.server.query(f"{sql} ORDER BY name", db=self.name)
+
+    def empty(self) -> None:
+        for table in (*KEYS, "ccusage_import_history"):
+            self.server.query(f"TRUNCATE TABLE {self.name}.{table}")
+
+    def drop(self) -> None:
+        self.server.query(f"DROP DATABASE IF EXISTS {self.name}")
+
     def env(self, user: str | None = None, password: str | None = None) -> dict[str, str]:
         return self.server.env(user, password, database=self.name)
 
@@ -462,7 +487,6 @@ class Machine:
         self.home = home / name
         self.name = name
         self.zone = zone
-        self._asked: tuple[Any, str] = (None, "")  # the last question to ccusage, and its answer
         self.database = database
         self.path = self.home / "clickhouse"
         self.claude = self.home / "claude"
@@ -488,7 +512,13 @@ class Machine:
     def use(self, version: str) -> None:
         """Another version of ccusage from now on."""
         self.version = version
-        self.env["CCUSAGE_COMMAND"] = shlex.join(real_ccusage.command(version))
+        self.command = self.env["CCUSAGE_COMMAND"] = shlex.join(real_ccusage.command(version))
+
+    def repeat(self) -> None:
+        """From now on ccusage repeats what it first says of the present files."""
+        if question := self.question():
+            command = real_ccusage.repeater(self.version, question)
+            self.env["CCUSAGE_COMMAND"] = shlex.join(command)
 
     def stub(self) -> Stub:
         """From now on the program asks a stub, which asks ccusage where it is told nothing else."""
@@ -530,6 +560,9 @@ class Machine:
 
     def main(self, *args: str, **more: str) -> Done:
         """The program in this process, which is quicker."""
+        if self.env["CCUSAGE_COMMAND"] == self.command and (question := self.question(**more)):
+            command = real_ccusage.repeater(self.version, question)
+            more = {"CCUSAGE_COMMAND": shlex.join(command), **more}
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.dict(os.environ, self.env | more, clear=True),
@@ -537,7 +570,10 @@ class Machine:
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):
-            code = ccusage_importer.main(args)
+            try:
+                code = ccusage_importer.main(args)
+            except SystemExit as left:  # of argparse
+                code = int(left.code or 0)
         return Done(code, out.getvalue(), err.getvalue())
 
     def imports(self, *args: str, code: int = 0, **more: str) -> Done:
@@ -553,23 +589,56 @@ class Machine:
     # what ccusage says, and what is stored
 
     def report(self, feed: str, *args: str) -> Any:
-        return real_ccusage.report(self.version, feed, self.env, *args, zone=self.zone)
+        """What ccusage says now; of the same files it is asked the same once."""
+        question = self.question()
+        asked = (self.version, self.zone, question, feed, *args)
+        if not question or asked not in ANSWERS:
+            report = real_ccusage.report(
+                self.version, feed, self.env, *args, zone=self.zone, question=question
+            )
+            ANSWERS[asked] = json.dumps(report)
+        return json.loads(ANSWERS[asked])  # a copy, which tests may change
 
     def feeds(self) -> dict[str, Any]:
-        """What ccusage says of Claude now; it is asked once as long as nothing has changed."""
-        question = (self.version, self.zone, self.env.copy(), self.transcripts())
-        if question != self._asked[0]:
-            with ThreadPoolExecutor(3) as pool:
-                answers = pool.map(self.report, FEED_TABLES)
-                feeds = dict(zip(FEED_TABLES, answers, strict=True))
-            self._asked = (question, json.dumps(feeds))
-        copy: dict[str, Any] = json.loads(self._asked[1])  # which tests may change
-        return copy
+        """What ccusage says of Claude now."""
+        with ThreadPoolExecutor(3) as pool:
+            return dict(zip(FEED_TABLES, pool.map(self.report, FEED_TABLES), strict=True))
 
-    def transcripts(self) -> dict[Path, bytes]:
-        """The files below Claude's directory and what they hold."""
-        paths = Path(self.env["CLAUDE_CONFIG_DIR"]).rglob("*.jsonl")
-        return {path: path.read_bytes() for path in paths if path.is_file()}
+    def question(self, **more: str) -> real_ccusage.Question | None:
+        """What ccusage's answers depend on, where it is of this machine alone."""
+        env = self.env | more
+        digest = hashlib.sha256()
+        for name, value in sorted(env.items()):
+            if not name.startswith(ASIDE) and name not in SOURCES:
+                digest.update(f"{name}={value.replace(str(self.home), '~')}\0".encode())
+        digests = []
+        for name in SOURCES:  # Claude's is the last one
+            contents = self.contents(env.get(name, ""), active=name == "CLAUDE_CONFIG_DIR")
+            if contents is None:
+                return None
+            digest.update(name.encode() + contents)
+            digests.append(digest.hexdigest())
+        return real_ccusage.Question(claude=digests[-1], others=digests[-2])
+
+    def contents(self, folder: str, *, active: bool) -> bytes | None:
+        """What is in a folder of this machine; none where it is in doubt.
+
+        What is said of an `active` block, of today's messages, changes each minute.
+        """
+        if not folder.startswith(f"{self.home}/") or "," in folder:
+            return None
+        contents, now = [str(Path(folder).is_dir()).encode()], datetime.now().timestamp()
+        for path in sorted(Path(folder).rglob("*")):
+            status = path.lstat()
+            kept = stat.S_ISREG(status.st_mode)
+            if not kept and not stat.S_ISDIR(status.st_mode):
+                return None
+            written = f"{path.relative_to(folder)} {status.st_mode}"
+            if active and kept and status.st_mtime > now - 86_400:
+                written += f" {now // 60}"
+            contents.append(written.encode("utf-8", "surrogateescape"))
+            contents.append(path.read_bytes() if kept else b"")
+        return b"\0".join(contents)
 
     def expected(self, *, hidden: bool = True) -> Tables:
         """What ccusage says of Claude now."""
@@ -588,13 +657,16 @@ class Machine:
         with self.asking() as query:
             return read(query, self.name, **how)
 
-    def check(self, wanted: Tables | None = None, tolerance: float = 0.0) -> None:
-        """The tables, even without FINAL, and the views are as ccusage's JSON wants them."""
+    def check(
+        self, wanted: Tables | None = None, tolerance: float = 0.0, *, views: bool = False
+    ) -> None:
+        """The tables, without FINAL too (and `views`), are as ccusage's JSON wants them."""
         wanted = self.expected() if wanted is None else wanted
         with self.asking() as query:
             found = read(query, self.name)
             assert_same(found, wanted, tolerance)
-            check_views(query, self.name, found)
+            if views:
+                check_views(query, self.name, found)
 
     def history(self, *columns: str) -> list[tuple[Any, ...]]:
         names = ", ".join(columns or ("feeds_imported",))

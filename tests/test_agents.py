@@ -174,7 +174,11 @@ def test_a_failing_feed_of_the_others_leaves_claudes_import_whole(machine: Machi
 
 
 @pytest.mark.parametrize(
-    ("version", "others"), [("19.0.3", OTHERS[:2]), ("20.0.11", OTHERS), ("20.0.14", OTHERS)]
+    ("version", "others"),
+    [
+        *(("19.0.3", OTHERS[:2]), ("20.0.14", OTHERS)),
+        pytest.param("20.0.11", OTHERS, marks=pytest.mark.stress),
+    ],
 )
 def test_before_20_0_17_the_other_agents_say_what_their_own_feeds_say(
     version: str, others: tuple[str, ...], tmp_path: Path, database: Database

@@ -401,8 +401,10 @@ def test_servers_behind_one_name_that_share_no_tables_are_found(
 
 
 def test_servers_behind_one_name_are_found_before_the_first_import(
-    machine: Machine, database: Database
+    tmp_path: Path, new_database: Database, feeds: dict[str, Any]
 ) -> None:
+    database = new_database
+    machine = hearing(Machine(tmp_path, database=database), feeds)
     database.server.pretend(BALANCER)
     assert check(machine)["replicas"]["status"] == "FAILED"
     assert "replicas" not in check(machine, CH_CLUSTER="both")  # which an import creates them on

@@ -118,8 +118,9 @@ def moved_to(database: Database) -> dict[str, str]:
 
 
 def test_a_history_moves_from_database_to_database_and_stays_the_same(
-    fleet: Fleet, database: Database, tmp_path: Path
+    fleet: Fleet, new_database: Database, tmp_path: Path
 ) -> None:
+    database = new_database
     wanted, machine = fleet.wanted, fleet.first
     other, back, last = another(database), tmp_path / "back", tmp_path / "last"
     machine.stores(*fleet.copy, **moved_to(database))

@@ -86,12 +86,19 @@ def test_the_other_entries_survive_byte_for_byte(project: Project) -> None:
     assert project.crontab.writes == 3
 
 
-def test_removing_needs_no_python(project: Project, tmp_path: Path) -> None:
+def test_a_last_line_without_an_end_stays_one_and_removing_needs_no_python(
+    project: Project, tmp_path: Path
+) -> None:
+    last = b"1 2 3 4 5 last"
+    project.crontab.file.write_bytes(last)
     project.setup()
+    assert project.crontab.text
+    assert project.crontab.text.startswith(last + b"\n")
+    assert len(project.crontab.entries) == 1
     tools = tmp_path / "tools"
     stub(tools / "python3", "exit 1")
     project.setup("--remove", PATH=project.crontab.path(f"{tools}:/usr/bin:/bin"))
-    assert project.crontab.text == b""
+    assert project.crontab.text == last + b"\n"
 
 
 def test_an_installation_says_what_and_when_and_where_the_log_is(project: Project) -> None:
@@ -101,14 +108,6 @@ def test_an_installation_says_what_and_when_and_where_the_log_is(project: Projec
     assert where == f"Log: {project.machine.state}/ccusage_import.log"
     when = project.setup("--schedule", "@reboot").stdout.splitlines()[1]
     assert when == "First run: when this machine next starts"
-
-
-def test_a_last_line_without_an_end_stays_a_line_of_its_own(project: Project) -> None:
-    project.crontab.file.write_bytes(b"1 2 3 4 5 last")
-    project.setup()
-    assert project.crontab.text
-    assert project.crontab.text.startswith(b"1 2 3 4 5 last\n")
-    assert len(project.crontab.entries) == 1
 
 
 @pytest.mark.parametrize("args", [(), ("--force",), ("--remove",), ("--print",)])
@@ -309,6 +308,8 @@ def test_env_is_for_its_owner_alone_and_says_what_the_environment_said(alone: Pr
         "CCUSAGE_TIMEZONE": "UTC",
         "CCUSAGE_JOBS": "2",
         "CODEX_HOME": "~/co dex, /other",
+        "NODE_EXTRA_CA_CERTS": "corp,1.pem",
+        "SSL_CERT_FILE": "~/all.pem",
     }
     previous = os.umask(0)
     try:
@@ -326,6 +327,8 @@ def test_env_is_for_its_owner_alone_and_says_what_the_environment_said(alone: Pr
         if name not in ("environment", "ca_cert"):
             assert getattr(found, name) == getattr(wanted, name), name
     assert env["CH_CA_CERT"] == "/a.crt"
+    assert env["NODE_EXTRA_CA_CERTS"] == "/corp,1.pem"
+    assert env["SSL_CERT_FILE"] == f"{alone.machine.env['HOME']}/all.pem"
     assert "GOOSE_PATH_ROOT" not in env
     assert "CH_HOST" not in env
     assert not alone.machine.state.exists()
@@ -342,9 +345,10 @@ def test_a_present_env_is_left_alone_and_its_differences_are_named(project: Proj
     assert "se-cret" not in done.stdout + done.stderr
 
 
-def test_no_setting_and_no_secret_is_in_the_line(project: Project) -> None:
-    project.machine.env["PROJECT_HASH_KEY"] = "se-cret"
+def test_no_setting_and_no_secret_is_in_the_line_and_no_host_name_in_env(project: Project) -> None:
+    project.machine.env |= {"PROJECT_HASH_KEY": "se-cret", "MACHINE_NAME": ""}
     project.setup()
+    assert "MACHINE_NAME" not in dotenv_values(project.dotenv)
     text = project.crontab.entries[0]
     assert "se-cret" not in text
     assert set(re.findall(r"(\w+)=", text)) == {"HOME", "PATH"}
@@ -365,24 +369,11 @@ def test_a_copy_of_env_leaves_each_machine_its_recorded_name(
         assert query("SELECT machine_name FROM ccusage_import_history") == [("m1",), ("m1",)]
 
 
-def test_a_host_name_that_nobody_chose_is_not_written_down(alone: Project) -> None:
-    alone.machine.env["MACHINE_NAME"] = ""
-    alone.setup()
-    assert "MACHINE_NAME" not in dotenv_values(alone.dotenv)
-
-
-def test_certificates_are_kept_as_absolute_paths(alone: Project) -> None:
-    alone.machine.env |= {"NODE_EXTRA_CA_CERTS": "corp,1.pem", "SSL_CERT_FILE": "~/all.pem"}
-    alone.setup()
-    env = dotenv_values(alone.dotenv)
-    assert env["NODE_EXTRA_CA_CERTS"] == "/corp,1.pem"
-    assert env["SSL_CERT_FILE"] == f"{alone.machine.env['HOME']}/all.pem"
-
-
 # --- as cron runs it ---------------------------------------------------------------------------
 
 
 def test_cron_fills_the_same_embedded_database(alone: Project, tmp_path: Path) -> None:
+    alone.machine.use(real_ccusage.NEWEST)  # itself, which Project has repeated
     alone.setup()
     done = run_as_cron(alone.crontab.entries[0], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -488,7 +479,14 @@ def link(place: Path, target: Path) -> None:
     place.symlink_to(target)
 
 
-@pytest.mark.parametrize("name", MANAGERS)
+# A link of nvm's is as one of mise's.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.stress) if name == "nvm, with a link" else name
+        for name in MANAGERS
+    ],
+)
 def test_cron_goes_on_after_a_reboot_and_an_update_of_node(
     project: Project, name: str, tmp_path: Path
 ) -> None:
@@ -617,6 +615,7 @@ def test_uv_comes_last(project: Project, tmp_path: Path) -> None:
     os.getuid() != 0 or not shutil.which("cron"), reason="needs root and Debian's cron"
 )
 def test_the_cron_daemon_runs_the_entry_within_two_minutes(alone: Project) -> None:
+    alone.machine.use(real_ccusage.NEWEST)
     env = alone.machine.env
     env["PATH"] = env["PATH"].removeprefix(f"{alone.crontab.folder}:")
     before = subprocess.run(["crontab", "-l"], capture_output=True, check=False)

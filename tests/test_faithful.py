@@ -86,16 +86,18 @@ def surroundings(machine: Machine) -> str:
     ],
 )
 def test_every_table_equals_ccusages_own_json_and_stays_as_it_is(
-    version: str, where: str, tmp_path: Path, database: Database
+    version: str, where: str, tmp_path: Path, new_database: Database
 ) -> None:
-    machine = Machine(tmp_path, version=version, database=database if where == "server" else None)
+    machine = Machine(
+        tmp_path, version=version, database=new_database if where == "server" else None
+    )
     machine.populate(resumed=not credits_at_random(version))
     run = machine.run if where == "embedded" else machine.main
     done = run("--no-hash-projects")
     assert done.code == 0, done.err
     feeds = machine.freeze()
     wanted = Expected(version, hidden=False).claude(feeds).tables
-    machine.check(wanted)
+    machine.check(wanted, views=True)
     for feed in ("daily", "monthly", "session", "projects"):
         assert total(wanted, feed) == feeds[feed]["totals"]["totalTokens"] > 0
     name = machine.database.name if machine.database else "default"
@@ -123,7 +125,7 @@ def test_each_kind_of_transcript_arrives_as_ccusage_counts_it(kinds: str, machin
     features = NOTHING_BUT | dict.fromkeys(kinds.split(), True)
     machine.populate(days=8, seed=5, **features)
     machine.stores()
-    machine.check()
+    machine.check(views=True)
     machine.database.server.statements(reset=True)
     machine.stores()
     assert [w.split()[2] for w in machine.database.writes()] == ["ccusage_import_history"]
@@ -139,7 +141,7 @@ def test_days_are_those_of_the_machines_zone(
     machine = Machine(tmp_path, version=version, database=database, zone=zone)
     machine.populate(days=6, resumed=False)
     machine.imports()
-    machine.check()
+    machine.check(views=True)
     assert machine.history("timezone") == [(zone,)]
 
 
@@ -153,7 +155,7 @@ def test_the_years_1970_and_2199_are_years_too(
         write_session(machine.claude, "-p", f"s{year}", [Message(moment) for moment in moments])
     machine.freeze()
     machine.imports()
-    machine.check()
+    machine.check(views=True)
     dates = [key[1] for key in machine.tables()["ccusage_usage_daily"]]
     assert sorted(dates) == [date(1970, 1, 2), date(2199, 1, 2)]
 
@@ -365,7 +367,7 @@ def test_nasty_names_arrive_exactly(version: str, tmp_path: Path, database: Data
         grow(path, [Message(NOON + timedelta(hours=1), model=f"claude-{name}-2", text=name)])
     machine.freeze()
     machine.stores()
-    machine.check()
+    machine.check(views=True)
 
 
 def test_names_that_no_file_can_have_arrive_exactly(machine: Machine) -> None:
@@ -610,11 +612,11 @@ def test_a_dry_run_writes_nothing_anywhere(machine: Machine) -> None:
 
 @pytest.mark.parametrize("where", ["embedded", "server"])
 def test_a_dry_run_needs_nothing_to_be_there(
-    where: str, tmp_path: Path, database: Database
+    where: str, tmp_path: Path, new_database: Database
 ) -> None:
-    machine = Machine(tmp_path, database=database if where == "server" else None)
+    machine = Machine(tmp_path, database=new_database if where == "server" else None)
     machine.populate(days=5)
     machine.imports("--dry-run")
-    assert (database.name,) not in database.server.query("SHOW DATABASES")
+    assert (new_database.name,) not in new_database.server.query("SHOW DATABASES")
     assert not machine.path.exists()
     assert not (machine.state / "machine.json").exists()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from history import History, comparable
+from scenes import CHOICES
 from tables import FEED_TABLES, NO_OTHERS, Database, Machine, assert_same, total
 from transcripts import OPUS, SONNET, Message, write_codex, write_gemini
 
@@ -21,19 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from scenes import Choose
+
 NOON = datetime(2025, 9, 20, 12, tzinfo=timezone.utc)
 BEFORE, AFTER = "20.0.20", "20.0.24"
 MAIN, WORKTREE, OTHER = "-home-dev-repo", "-home-dev-repo--claude-worktrees-fix", "-home-dev-other"
 TEXTS = itertools.count()  # equal messages would be copies
-# Of four feeds, which are read after something happened; a few are tried daily.
-DAILY = ((False, True, False, True), (True, False, False, True), (False, False, True, True))
-SIDES = [
-    sides if sides in DAILY else pytest.param(sides, marks=pytest.mark.stress)
-    for sides in itertools.product((False, True), repeat=4)
-]
 
 
-@pytest.fixture(params=["embedded", pytest.param("server", marks=pytest.mark.stress)])
+def stress(*values: Any) -> Any:
+    """A case that is tried under stress alone: in the others each of its values is tried, too."""
+    return pytest.param(*values, marks=pytest.mark.stress)
+
+
+@pytest.fixture(params=["server", pytest.param("embedded", marks=pytest.mark.stress)])
 def life(request: pytest.FixtureRequest, tmp_path: Path) -> History:
     if request.param == "server":
         return History(Machine(tmp_path, database=request.getfixturevalue("database")), NOON)
@@ -61,8 +63,9 @@ def ago(days: float, hours: float = 0) -> datetime:
 # --- transcripts that move ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stays", [0, 3], ids=["alone", "beside another"])
-@pytest.mark.parametrize("hours", [3, 14], ids=["in a day", "across midnight"])
+@pytest.mark.parametrize(
+    ("hours", "stays"), [(3, 3), (14, 0), stress(3, 0), stress(14, 3)]
+)  # 14 hours ago was yesterday
 def test_a_session_that_enters_a_worktree_and_leaves_it_counts_once(
     stays: int, hours: int, life: History
 ) -> None:
@@ -83,8 +86,10 @@ def test_a_session_that_enters_a_worktree_and_leaves_it_counts_once(
     assert life.machine.history("rows_held")[-1] == (0,)
 
 
-@pytest.mark.parametrize("days", [0, 1, 40])
-@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize(
+    ("days", "used"),
+    [(0, True), (1, False), (40, True), stress(0, False), stress(1, True), stress(40, False)],
+)
 def test_a_project_that_is_renamed_with_its_repository_counts_once(
     days: int, used: bool, quick: History
 ) -> None:
@@ -132,8 +137,10 @@ def tokens(machine: Machine, agent: str) -> list[int]:
 # --- transcripts that go -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gone", ["s", "st", "stm"])
-@pytest.mark.parametrize("days", [3, 40])
+@pytest.mark.parametrize(
+    ("days", "gone"),
+    [(3, "s"), (40, "st"), (3, "stm"), stress(40, "s"), stress(3, "st"), stress(40, "stm")],
+)
 def test_a_new_ccusage_erases_nothing_of_a_worktree_that_was_deleted(
     gone: str, days: int, life: History
 ) -> None:
@@ -153,8 +160,9 @@ def test_a_new_ccusage_erases_nothing_of_a_worktree_that_was_deleted(
     life.check()
 
 
-@pytest.mark.parametrize("agent", ["codex", "gemini"])
-@pytest.mark.parametrize("days", [3, 40])
+@pytest.mark.parametrize(
+    ("days", "agent"), [(3, "codex"), (40, "gemini"), stress(40, "codex"), stress(3, "gemini")]
+)
 def test_a_new_ccusage_erases_nothing_of_what_other_agents_purge(
     agent: str, days: int, quick: History
 ) -> None:
@@ -174,8 +182,9 @@ def test_a_new_ccusage_erases_nothing_of_what_other_agents_purge(
     assert tokens(machine, agent) == [12_000] * 3
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(
+    ("times", "at_once"), [(3, False), (1, True), stress(1, False), stress(3, True)]
+)
 def test_what_is_used_on_the_day_of_a_loss_comes_on_top(
     at_once: bool, times: int, life: History
 ) -> None:
@@ -242,7 +251,7 @@ def costs(machine: Machine) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("factors", [(0.8, 1.0, 0.8), (1.25, 0.5), (0.0, 1.0), (0.0, 0.0)])
+@pytest.mark.parametrize("factors", [(0.8, 1.0, 0.8), (0.0, 1.0), (0.0, 0.0), stress((1.25, 0.5))])
 def test_the_past_keeps_its_price_while_prices_move(
     factors: Sequence[float], quick: History
 ) -> None:
@@ -325,8 +334,14 @@ EVENTS: dict[str, Callable[[History], None]] = {
 }
 
 
-@pytest.mark.parametrize("update", [False, True], ids=["same", "updated"])
-@pytest.mark.parametrize("event", [*EVENTS])
+@pytest.mark.parametrize(
+    ("event", "update"),
+    [
+        *(("purge", True), ("delete", False), ("move", True), ("move of days", False)),
+        *(stress("purge", False), stress("delete", True)),
+        *(stress("move", False), stress("move of days", True)),
+    ],
+)
 def test_a_session_feed_that_fails_doubles_and_drops_nothing(
     event: str, update: bool, quick: History
 ) -> None:
@@ -352,17 +367,25 @@ def test_a_session_feed_that_fails_doubles_and_drops_nothing(
     quick.check()
 
 
-@pytest.mark.parametrize("event", [*EVENTS])
-@pytest.mark.parametrize("sides", SIDES)
+# What happens, and which of the four feeds behind that of sessions are read afterwards.
+CASES = [*itertools.product(EVENTS, itertools.product((False, True), repeat=4))]
+
+
+@CHOICES
 def test_what_happens_between_any_two_feeds_doubles_and_drops_nothing(
-    sides: Sequence[bool], event: str, quick: History
+    choose: Choose, tmp_path: Path, database: Database
 ) -> None:
-    """The session feed comes first; each of the others sees it before or after."""
-    machine = quick.machine
-    some_days(quick)
-    quick.imports()
+    for number, (event, sides) in enumerate(choose(CASES, 9)):
+        life = History(Machine(tmp_path, f"m{number}", database=database), NOON)
+        happens_between_two_feeds(life, event, sides)
+
+
+def happens_between_two_feeds(life: History, event: str, sides: Sequence[bool]) -> None:
+    machine = life.machine
+    some_days(life)
+    life.imports()
     feeds = machine.feeds()
-    EVENTS[event](quick)
+    EVENTS[event](life)
     later = machine.feeds()
     stub = machine.stub()
     stub.say_once(session=feeds["session"])
@@ -370,20 +393,20 @@ def test_what_happens_between_any_two_feeds_doubles_and_drops_nothing(
     pairs = zip(others, sides, strict=True)
     said = {feed: (later if side else feeds)[feed] for feed, side in pairs}
     stub.say(session=later["session"], agents=NO_OTHERS, **said)
-    quick.imports()
+    life.imports()
     tables = machine.tables()
-    truth = quick.truth()
+    truth = life.truth()
     for feed in FEED_TABLES:
-        assert total(tables, feed) == total(truth, feed), feed
+        assert total(tables, feed) == total(truth, feed), (feed, event, sides)
     stub.say(**later)
-    quick.imports()
-    quick.check()
+    life.imports()
+    life.check()
 
 
 # --- the upgrade from 18 -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gone", ["", "s", "stu"])
+@pytest.mark.parametrize("gone", ["s", "stu", stress("")])
 def test_after_an_upgrade_from_18_each_table_holds_all_that_ever_was(
     gone: str, quick: History
 ) -> None:

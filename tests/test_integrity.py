@@ -155,14 +155,25 @@ def machine(
     clickhouse.query("DROP DATABASE integrity")
 
 
-def findings(database: Database, machine: str) -> list[tuple[Any, ...]]:
-    """What the queries find of a machine, with their names before it."""
-    rows = [
-        (name, *row)
-        for name, sql in ASKED.items()
-        for row in database.query(sql.replace("currentDatabase()", "'integrity'"))
-    ]
-    return [(row[0], *row[2:]) for row in rows if row[1] == machine]
+def findings(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """What the queries find of each machine that has a fault, with their names before it."""
+    found: dict[str, list[tuple[Any, ...]]] = {fault: [] for fault in FAULTS}
+    for name, sql in ASKED.items():
+        for machine, *row in database.query(sql.replace("currentDatabase()", "'integrity'")):
+            found.setdefault(machine, []).append((name, *row))
+    return {fault: found[fault] for fault in FAULTS}
+
+
+@pytest.fixture(scope="module")
+def found(machine: Machine) -> dict[str, list[tuple[Any, ...]]]:
+    """What they find once each machine has its fault, and had nothing before."""
+    database = machine.database
+    assert database
+    assert not any(findings(database).values())
+    for fault, (statements, _) in FAULTS.items():
+        for statement in statements:
+            database.query(statement, machine=fault)
+    return findings(database)
 
 
 def integrity(machine: Machine) -> list[dict[str, str]]:
@@ -173,18 +184,17 @@ def integrity(machine: Machine) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found_and_nothing_beside_it(machine: Machine, fault: str) -> None:
+def test_a_fault_is_found_and_nothing_beside_it(
+    machine: Machine, found: dict[str, list[tuple[Any, ...]]], fault: str
+) -> None:
     database = machine.database
     assert database
-    assert findings(database, fault) == []
-    statements, wanted = FAULTS[fault]
-    for statement in statements:
-        database.query(statement, machine=fault)
+    _, wanted = FAULTS[fault]
     sql = f"SELECT session_key FROM {SESSIONS} FINAL WHERE machine_name = {{name:String}}"
     keys = [key for (key,) in database.query(sql, name=fault)]
-    found = [row for row in findings(database, fault) if not is_version(row, wanted)]
-    assert len(found) == len(wanted), found
-    for row, (query, table, key, word) in zip(found, wanted, strict=True):
+    rows = [row for row in found[fault] if not is_version(row, wanted)]
+    assert len(rows) == len(wanted), rows
+    for row, (query, table, key, word) in zip(rows, wanted, strict=True):
         assert row[:2] == (query, table)
         assert row[2] == key or (key == "claude KEY" and row[2].removeprefix("claude ") in keys)
         assert word in row[3]

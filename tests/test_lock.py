@@ -54,6 +54,7 @@ def held(path: Path) -> Iterator[None]:
 
 def holder(machine: Machine) -> subprocess.Popen[str]:
     """An import that is in the middle of asking ccusage."""
+    machine.freeze()
     stub = machine.stub()
     stub.slow(0.7)
     process = machine.start()

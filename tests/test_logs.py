@@ -38,13 +38,13 @@ def lines(machine: Machine) -> list[str]:
 
 
 def test_every_event_of_a_run_is_a_line_with_its_time_and_level(machine: Machine) -> None:
+    assert machine.database
+    machine.database.query("DROP TABLE ccusage_usage_daily SYNC")
     machine.imports("--quiet")
     text = "\n".join(lines(machine))
-    assert machine.database
     server = machine.database.server.url
     assert re.search(rf"start: ccusage-import \S+ into ClickHouse at {server}$", text, re.M)
     assert f"lock: {machine.state / '.ccusage_import.lock'}" in text
-    assert machine.database
     assert f"INFO {machine.database.name}: create the table ccusage_usage_daily\n" in text
     for feed in ("daily", "monthly", "session", "blocks", "projects"):
         assert re.search(rf"^INFO \d/5 {feed} +\d+\.\d\d s$", text, re.M), feed

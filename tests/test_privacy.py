@@ -188,7 +188,7 @@ def test_a_transcript_that_cannot_be_read_is_not_named(machine: Machine) -> None
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     machine.env["CCUSAGE_COMMAND"] = shlex.join(command)
     done = subprocess.run(
-        [*command, *real_ccusage.feed_arguments(version, "daily"), "--json"],
+        [*command, *real_ccusage.feed_arguments(version, "daily")],
         check=False, env=machine.env, capture_output=True, text=True,
     )  # fmt: skip
     assert MARK in done.stderr

@@ -42,23 +42,34 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=["embedded", "server"])
-def machine(
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-    clickhouse: ClickHouseServer,
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """With an embedded database."""
+    return two_days(Machine(tmp_path_factory.mktemp("machine")))
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, clickhouse: ClickHouseServer
 ) -> Iterator[Machine]:
+    database = Database(clickhouse, "query_cli")
+    yield two_days(Machine(tmp_path_factory.mktemp("machine"), database=database))
+    database.drop()
+
+
+@pytest.fixture(params=["alone", "served"])
+def machine(request: pytest.FixtureRequest) -> Machine:
+    machine: Machine = request.getfixturevalue(request.param)
+    return machine
+
+
+def two_days(machine: Machine) -> Machine:
     """Two days of usage, imported once for all that only reads."""
-    on_server = request.param == "server"
-    database = Database(clickhouse, "query_cli") if on_server else None
-    machine = Machine(tmp_path_factory.mktemp("machine"), database=database)
     for number, ago in enumerate((0, 1)):
         name = f"{number:08d}-0000-4000-8000-000000000000"
         write_session(machine.claude, "-home-dev", name, [Message(at=noon() - timedelta(ago))])
     machine.imports()
-    yield machine
-    if on_server:
-        clickhouse.query("DROP DATABASE query_cli")
+    return machine
 
 
 def ask(machine: Machine, sql: str, *args: str, monkeypatch: pytest.MonkeyPatch) -> Done:
@@ -169,9 +180,9 @@ def test_parameters_are_bound_and_never_pasted(
     ],
 )
 def test_wrong_names_and_parameters_are_code_2_and_told(
-    args: list[str], message: str, machine: Machine
+    args: list[str], message: str, served: Machine
 ) -> None:
-    done = machine.main("--query", *args)
+    done = served.main("--query", *args)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
 

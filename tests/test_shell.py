@@ -34,8 +34,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServ
 
 
 @pytest.fixture
-def project(tmp_path: Path, database: Database) -> Project:
-    return Project(tmp_path, database)
+def project(tmp_path: Path, new_database: Database) -> Project:
+    return Project(tmp_path, new_database)
 
 
 def forget(project: Project) -> None:
@@ -174,7 +174,7 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     assert "UNKNOWN_TABLE" in project.verify(code=1)["ccusage_v_daily_summary"][1]
 
 
-@pytest.mark.parametrize("name", ["m1", "a \"b\\c' d"])
+@pytest.mark.parametrize("name", [pytest.param("m1", marks=pytest.mark.stress), "a \"b\\c' d"])
 def test_the_machine_is_the_one_that_the_first_import_recorded(project: Project, name: str) -> None:
     project.machine.stores(MACHINE_NAME=name)
     project.machine.env["MACHINE_NAME"] = ""

@@ -310,15 +310,15 @@ def test_one_row_is_enough(served: Machine) -> None:
     ("args", "message"),
     [
         (["--stats", "--machine", "m2"], "--machine: 'm2' never imported; m1 did"),
-        (["--days", "3"], "argument --days: only with --stats"),
+        (["--days", "3"], "argument --days: not with an import, only with --stats"),
         (
             ["--machine", "x"],
-            "argument --machine: not with an import, but with --stats, --query or --copy-from",
+            "argument --machine: not with an import, only with --",
         ),
         (["--stats", "--days", "0"], "expected a number of days, got '0'"),
         (["--stats", "--days", "x"], "expected a number of days, got 'x'"),
         (["--stats", "--check"], "not allowed with argument --stats"),
-        (["--stats", "--param", "days=3"], "argument --param: only with --query"),
+        (["--stats", "--param", "days=3"], "argument --param: not with --stats, only with --query"),
     ],
 )
 def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) ->
     work(machine, noon())
     if "m2" in args:
         machine.imports()
-    done = machine.run(*args)
+    done = machine.main(*args)
     assert done.code == 2
     assert message in done.err
 
@@ -543,6 +543,7 @@ def test_an_answer_that_nobody_can_read_is_no_crash(
     redirection: str, code: int, message: str, served: Machine
 ) -> None:
     work(served, noon())
+    served.repeat()
     script = f"set -o pipefail; {shlex.join(served.argv('--verbose'))} {redirection}"
     bash = ["bash", "-c", script]
     done = subprocess.run(bash, env=served.env, capture_output=True, text=True, check=False)
@@ -555,6 +556,7 @@ def test_an_answer_that_nobody_can_read_is_no_crash(
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
 def test_an_ascii_locale_gets_ascii(env: dict[str, str], served: Machine) -> None:
     work(served, noon(), model="claude-ünïcode-☃")
+    served.repeat()
     done = served.run(**env)
     assert done.code == 0, done.err
     assert not re.search("[·░▒▓█━–…]", done.out)
@@ -583,6 +585,7 @@ def on_a_terminal(machine: Machine, *args: str, width: int = 80, **env: str) -> 
 
 def test_a_terminal_gets_progress_colours_and_a_spinner(alone: Machine) -> None:
     work(alone, noon(), model=OPUS)
+    alone.repeat()
     shown = on_a_terminal(alone)
     for number in range(1, 6):
         assert re.search(rf"{number}/5 \w+ +\d\.\d\d s", shown)
@@ -622,7 +625,6 @@ def test_help_and_version_load_neither_rich_nor_the_database(alone: Machine) -> 
 @pytest.fixture
 def facts(database: Database) -> Iterator[ClickHouseImporter]:
     """A database of ours to fill with SQL."""
-    database.server.query(f"CREATE DATABASE {database.name}")
     settings = Settings.from_env(database.env())
     with open_client(settings, writing=True) as client:
         importer = ClickHouseImporter(client, settings, "")
@@ -800,6 +802,7 @@ def test_a_terminal_shows_names_on_demand_and_nothing_keeps_them(alone: Machine)
     work(alone, noon())
     write_session(alone.claude, other, name_of(2), [Message(at=noon(), model=OPUS)])
     write_codex(alone.home / "codex", name_of(7), [Message(at=noon(), model="gpt-5")])
+    alone.repeat()
     shown = on_a_terminal(alone, "--names", "--verbose", width=120)
     assert PROJECT not in shown  # a summary names no projects
     shown = on_a_terminal(alone, "--stats", "--names", width=120)
@@ -834,7 +837,7 @@ def test_names_match_under_the_key_that_they_were_hashed_with(alone: Machine) ->
     ],
 )
 def test_names_are_for_a_terminal_alone(args: list[str], alone: Machine) -> None:
-    done = alone.run(*args)
+    done = alone.main(*args)
     assert (done.code, done.out) == (2, "")
     assert "argument --names: " in done.err
     assert ("only on a terminal" in done.err) == (args[0] not in ("--check", "--list-queries"))

@@ -79,7 +79,7 @@ def working(feeds: dict[str, Any], now: datetime) -> dict[str, Any]:
     return feeds
 
 
-@pytest.mark.parametrize("runs", [6, pytest.param(300, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("runs", [4, pytest.param(300, marks=pytest.mark.stress)])
 def test_a_reader_never_sees_less_than_before_a_run_nor_more_than_after_it(
     runs: int, tmp_path: Path, database: Database
 ) -> None:
