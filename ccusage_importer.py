@@ -1754,10 +1754,14 @@ class Evidence(NamedTuple):
             return ""
         return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
 
+    def sessions_in(self, span: Span) -> list[Session]:
+        """The sessions that lie wholly in a row, and are lost or cost otherwise than reported."""
+        sessions = (*self.lost.touching(span), *self.repriced.touching(span))
+        return [session for session in sessions if session.within(span)]
+
     def restore(self, new: Record, span: Span) -> Record:
         """What is reported of a row, and the sessions in it that are lost, or cost otherwise."""
-        sessions = (*self.lost.touching(span), *self.repriced.touching(span))
-        return with_parts(new, [(s.record, s.told) for s in sessions if s.within(span)])
+        return with_parts(new, [(s.record, s.told) for s in self.sessions_in(span)])
 
 
 def gather_evidence(
@@ -1774,7 +1778,7 @@ def gather_evidence(
     )
     held = {key: tokens_of(old.record) for key, old in olds.items()}
     holds = {key: tokens_of(new.record) for key, new in news.items()}
-    fallen = [key for key in olds if holds.get(key, 0) < held[key]]
+    fallen = [key for key, old in olds.items() if gives_away(old, news.get(key))]
     following: set[Key] = set()
     waiting: set[Key] = set()
     for group in conversations(olds, news):
@@ -1796,6 +1800,13 @@ def gather_evidence(
         waiting=waiting,
         repriced=SessionIndex(()),
     )
+
+
+def gives_away(old: Session, new: Session | None) -> bool:
+    """Whether some messages of a stored session are not counted in it any more."""
+    if new is None or tokens_of(new.record) < tokens_of(old.record):
+        return True
+    return bool(new.start and old.start and new.start > old.start)
 
 
 def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> Iterable[set[Key]]:
@@ -1978,15 +1989,24 @@ def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> D
 def decide_days(
     stored: Records, reported: Records, projects: Decision, evidence: Evidence
 ) -> Decision:
-    """Days: what is reported, and what is lost of the day's projects, or of its sessions."""
+    """Days: what is reported, and what is lost of the day's projects.
+
+    Of projects that stay apart, and of agents without projects, that is told by the sessions.
+    """
     parts: dict[Key, list[RowPart]] = defaultdict(list)
     for row, told in beyond_report(projects):
         span = span_of("projects", row, evidence.policy.zone)
         if (told and told.tokens == row.tokens) or evidence.lost.touching(span):
             parts[row.id[:2]].append((row, told))
+    told_by_projects = {(*key[:2], key[2][:8]) for key in projects.after.keys() - projects.apart}
 
     def whole(new: Record, span: Span) -> Record:
-        return max(with_parts(new, parts[new.id]), evidence.restore(new, span), key=tokens_of)
+        apart = (
+            (session.record, session.told)
+            for session in evidence.sessions_in(span)
+            if (*new.id, session.project) not in told_by_projects
+        )
+        return with_parts(new, [*parts[new.id], *apart])
 
     decision = Decision(stored, reported, evidence.policy)
     decide_each("daily", decision, evidence, whole)
@@ -2024,7 +2044,7 @@ def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> N
             rows = [projects.after[key] for key in mine if key in projects.after]
             rest = add(whole, less=rows)
             if 0 < tokens_of(rest) <= tokens_of(whole) - total_of(rows):
-                fill_up(projects, moved, rest)
+                fill_up(projects, moved, rest, evidence)
             share_prices(projects, moved)
 
 
@@ -2036,10 +2056,16 @@ def take_reported(projects: Decision, keys: Iterable[Key], evidence: Evidence) -
         projects.accept(evidence.restore(new, span), MOVED)
 
 
-def fill_up(projects: Decision, keys: Iterable[Key], rest: Record) -> None:
-    """Give what a day holds beside its projects to the one that lost most."""
+def fill_up(projects: Decision, keys: Iterable[Key], rest: Record, evidence: Evidence) -> None:
+    """Give what a day holds beside its projects to one that lost sessions, else the most."""
     stored, after = projects.stored, projects.after
-    key = max(keys, key=lambda key: tokens_of(stored.get(key)) - tokens_of(after.get(key)))
+
+    def loss(key: Key) -> tuple[bool, int]:
+        row = stored.get(key) or after[key]
+        lost = evidence.lost.touching(span_of("projects", row, evidence.policy.zone))
+        return bool(lost), tokens_of(stored.get(key)) - tokens_of(after.get(key))
+
+    key = max(keys, key=loss)
     cost = round(math.fsum(share.cost for share in rest.shares.values()), 8)
     row = after.get(key) or emptied(stored[key])
     after[key], projects.causes[key] = add(row, rest._replace(cost=cost)), MOVED
