@@ -368,8 +368,10 @@ def _is_relative(name: str, value: str) -> bool:
         return bool(re.match(r"""\s*['"]?[^'"\s/~]+/""", value))
     if not PLACES.fullmatch(name):
         return False
-    # ccusage takes several directories, and ~ for a name.
-    paths, begins = ([value], "/~") if name in VARIABLES else (value.split(","), "/")
+    ours = name in VARIABLES
+    # ccusage and its agents take several directories, and ~ for a name.
+    several = not ours and name.endswith(("_DIR", "_HOME", "_PATH", "_ROOT"))
+    paths, begins = value.split(",") if several else [value], "/~" if ours else "/"
     return any(path.strip() and path.strip()[0] not in begins for path in paths)
 
 
@@ -426,18 +428,23 @@ class Identity(NamedTuple):
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    if path.is_relative_to("/dev") or (path.exists() and not path.is_file()):
-        with path.open("a", encoding="utf-8") as stream:
+    # By these names the shell's own file, with something in it, would be replaced.
+    opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
+    if opened or (path.exists() and not path.is_file()):
+        with open(os.dup(opened) if opened else path, "w", encoding="utf-8") as stream:
             stream.write(text)
         return
     path = path.resolve()
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)  # a killed run left it
-    part.touch(mode=0o600, exist_ok=False)
-    part.write_text(text, encoding="utf-8")
-    if path.exists():
-        part.chmod(path.stat().st_mode)
-    part.replace(path)
+    try:
+        part.touch(mode=0o600, exist_ok=False)
+        part.write_text(text, encoding="utf-8")
+        if path.exists():
+            part.chmod(path.stat().st_mode)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -1883,7 +1890,9 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     sums = [sum(sign * share.tokens[i] for sign, share in parts) for i in range(5)]
     apart = sums[4] - sum(sums[:4])  # such as reasoning, in the total alone
     counters = [min(max(number, 0), UINT64_MAX) for number in sums[:4]]
-    cost = max(0.0, round(math.fsum(sign * share.cost for sign, share in parts), 8))
+    cost = round(math.fsum(sign * share.cost for sign, share in parts), 8) + 0.0
+    if any(sign < 0 for sign, _ in parts):
+        cost = max(cost, 0.0)
     total = min(max(sum(counters) + apart, 0), UINT64_MAX)
     return Share(Tokens._make([*counters, total]), cost)
 
@@ -2853,7 +2862,8 @@ class ClickHouseImporter:
             "GROUP BY machine_name ORDER BY count() DESC"
         )
         found: Counter[str] = Counter()
-        for keys in _batches(session_keys):
+        for batch in _batches([(key,) for key in session_keys]):
+            keys = [key for (key,) in batch]
             for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
                 found[name] += number
         return dict(found.most_common())
@@ -2965,9 +2975,19 @@ def _as_text(value: date | datetime) -> str:
     return value.isoformat()
 
 
-def _batches(keys: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """So many keys that they fit into a field of ClickHouse's forms (128 KiB)."""
-    return (keys[at : at + 500] for at in range(0, len(keys), 500))
+def _batches(keys: Sequence[Key]) -> Iterator[list[Key]]:
+    """Keys that even escaped fit into a request's line, which servers and proxies limit."""
+    batch: list[Key] = []
+    size = 0
+    for key in keys:
+        length = sum(2 * len(str(part).encode()) + 4 for part in key)
+        if batch and size + length > 60_000:
+            yield batch
+            batch, size = [], 0
+        batch.append(key)
+        size += length
+    if batch:
+        yield batch
 
 
 # --- import ---------------------------------------------------------------------------
@@ -3693,7 +3713,7 @@ def month_before(day: date) -> date:
     return (day.replace(day=1) - timedelta(1)).replace(day=1)
 
 
-BRIEF = ("days", "machines", "models", "blocks", "clock", "spending")  # figures of an import
+BRIEF = ("days", "machines", "unpriced", "blocks", "clock", "spending")  # figures of an import
 
 
 def read_figures(

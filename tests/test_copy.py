@@ -67,6 +67,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ccusage_importer, "WRITING", 0.1)
 
 
+@pytest.fixture
+def database(new_database: Database) -> Database:
+    """A database that is not there yet, as what is copied comes with its tables."""
+    return new_database
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     home = tmp_path_factory.mktemp("fleet")
@@ -548,8 +554,8 @@ def test_no_password_in_an_address_is_repeated(tmp_path: Path, address: str) -> 
 def test_what_an_address_says() -> None:
     settings = Settings.from_env({"COPY_FROM_PASSWORD": "p", "CH_PASSWORD": "q", "CH_USER": "u"})
     source = source_settings(settings, "https://me%40work@[::1]/my%20data")
-    assert source[5:10] == ("[::1]", 8443, "me@work", "p", "my data")
-    assert source_settings(settings, "http://db:9/x")[5:9] == ("db", 9, "default", "p")
+    assert source[4:9] == ("[::1]", 8443, "me@work", "p", "my data")
+    assert source_settings(settings, "http://db:9/x")[4:8] == ("db", 9, "default", "p")
     assert "p" not in child_environment({"COPY_FROM_PASSWORD": "p"}).values()
 
 

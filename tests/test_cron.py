@@ -181,7 +181,7 @@ def test_wrong_usage_is_one_line_before_anything_else(
     ("variable", "value", "said"),
     [
         ("CH_PORT", "many", "CH_PORT: expected a whole number"),
-        ("CCUSAGE_COMMAND", "'", "CCUSAGE_COMMAND: No closing quotation"),
+        ("CCUSAGE_COMMAND", "'", "CCUSAGE_COMMAND: expected a command as in a shell"),
     ],
 )
 def test_a_wrong_configuration_is_told_in_a_line_with_force_too(
