@@ -33,7 +33,7 @@ Words that are neither ccusage's nor ClickHouse's own:
     correction    a row gets smaller, because another version of ccusage counts better
     evidence      what the sessions tell of the transcripts: which are there, moved, or gone
     lost          a stored session whose transcripts are gone
-    missing       a stored session that is not reported, although its transcript may lie on the disk
+    missing       a stored session that is not reported: it is lost, or counts nowhere any more
     moved         a session that is reported under another path than the stored one
     shifted       a session that moved, or of which messages now count in another one
     conversation  sessions that share messages, as when one resumes another
