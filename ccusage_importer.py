@@ -94,7 +94,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 if TYPE_CHECKING:
     import subprocess
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from clickhouse_connect.driver.client import Client
     from rich.table import Table as Grid
@@ -436,15 +436,18 @@ def write_whole(path: Path, text: str) -> None:
         return
     path = path.resolve()
     part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)  # a killed run left it
     try:
+        part.unlink(missing_ok=True)  # a killed run left it
         part.touch(mode=0o600, exist_ok=False)
         part.write_text(text, encoding="utf-8")
         if path.exists():
             part.chmod(path.stat().st_mode)
         part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @contextlib.contextmanager
@@ -785,6 +788,16 @@ def in_background() -> Iterator[ThreadPoolExecutor]:
                 _kill(child)
             background.shutdown()
             _stopping.clear()
+
+
+def await_result(call: Future[Any]) -> Any:
+    """What a call in the background returns. An interrupt that Python has lost ends the wait."""
+    from concurrent.futures import wait
+
+    while not wait([call], timeout=0.2).done:
+        if _interrupted.is_set():
+            raise KeyboardInterrupt
+    return call.result()
 
 
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
@@ -2961,12 +2974,12 @@ def _select(table: Table, *, recent: bool) -> str:
     Of a killed run's rows, not even the parent may be there, which tells how old they are.
     """
     names = ("agent", *table.key, *table.columns, *SYSTEM_COLUMNS)
-    rows = (
+    select = (
         f"SELECT {', '.join(f'`{name}`' for name in names)} FROM {table.name} "  # noqa: S608 (ours)
         f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1}) "
         "ORDER BY updated_at"
     )
-    return f"(SELECT array_agg(tuple(*)) FROM ({rows}))"  # noqa: S608
+    return f"(SELECT array_agg(tuple(*)) FROM ({select}))"  # noqa: S608
 
 
 def _as_text(value: date | datetime) -> str:
@@ -3099,7 +3112,7 @@ def import_usage(settings: Settings, *, summary: bool = True, brief: bool = Fals
             missing = missing_run(importer, recorded, history)
             identity = recognise(importer, recorded, history)
             fetching = fetching or background.submit(fetch_all, settings, identity.timezone)
-            feeds = read_feeds(settings, identity, fetching.result(), background)
+            feeds = read_feeds(settings, identity, await_result(fetching), background)
             if recorded is None:
                 refuse_twins(importer, identity, history, feeds.reported)
             hiding = bool(identity.hashed and not (recorded and recorded.hashed))
@@ -3171,7 +3184,7 @@ def read_feeds(
     def ask_again() -> dict[tuple[str, str], Records]:
         sessions = [feed for feed in ccusage.feeds(settings.agents) if feed.name == "session"]
         fetch = partial(fetch_feeds, sessions, ccusage, identity.timezone, settings)
-        again = background.submit(lambda: dict(fetch())).result()
+        again = await_result(background.submit(lambda: dict(fetch())))
         reported, _ = parse_all(Fetched(ccusage, again), ids, zone, settings.agents)
         return {("session", f.agent): reported.get(("session", f.agent), {}) for f in sessions}
 
@@ -5449,7 +5462,7 @@ class Checkup:
         settings = self.settings._replace(patience=0)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
-            fetched = background.submit(fetch_all, settings, self.zone).result()
+            fetched = await_result(background.submit(fetch_all, settings, self.zone))
             ccusage = fetched.ccusage
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
             ids, zone = Ids(settings.hash_key), ZoneInfo(self.zone)

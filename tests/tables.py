@@ -560,7 +560,7 @@ class Machine:
 
     def main(self, *args: str, **more: str) -> Done:
         """The program in this process, which is quicker."""
-        if self.env["CCUSAGE_COMMAND"] == self.command and (question := self.question(**more)):
+        if self.env.get("CCUSAGE_COMMAND") == self.command and (question := self.question(**more)):
             command = real_ccusage.repeater(self.version, question)
             more = {"CCUSAGE_COMMAND": shlex.join(command), **more}
         out, err = io.StringIO(), io.StringIO()

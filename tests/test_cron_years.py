@@ -36,7 +36,7 @@ TROUBLES = {
     "code: 243": 2,
     "No space left on device": 1,
     "Connection refused": 4,
-    "check CH_USER and CH_PASSWORD": 3,
+    "Authentication failed": 3,
 }
 
 
