@@ -1919,6 +1919,8 @@ def with_parts(new: Record, parts: Sequence[RowPart], most: int = UINT64_MAX) ->
     So what is lost is kept, and what is used afterwards comes on top. Where that is more than the
     row may hold (`most`), it is not known what is lost.
     """
+    if not parts:
+        return new
     total = add(new, *(part for part, _ in parts), less=[told for _, told in parts if told])
     return total if tokens_of(total) <= most else new
 
@@ -2144,7 +2146,7 @@ def decide_blocks(stored: Records, reported: Records, evidence: Evidence) -> Dec
         [block for block in blocks.values() if not block.details["is_gap"]]
         for blocks in (stored, reported)
     )
-    placed = (continued(new, now, before, evidence) for new in now)
+    placed = (new if new.id in stored else continued(new, now, before, evidence) for new in now)
     told = {new.id: new for new in placed}
     decision, zone = Decision(stored, told, evidence.policy), evidence.policy.zone
     wholes = {

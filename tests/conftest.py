@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import signal
 import time
+from collections import Counter
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +32,16 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; of the cases of a test that rotates, leave most to stress."""
+    today, cases = date.today().toordinal(), Counter[str]()
+    for item in items:
+        if rotates := item.get_closest_marker("rotates"):
+            test = item.nodeid.partition("[")[0]
+            if (cases[test] + today) % rotates.args[0]:
+                item.add_marker("stress")
+            cases[test] += 1
     order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 

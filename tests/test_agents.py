@@ -131,6 +131,7 @@ def without_times(tables: Tables) -> Tables:
     }
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("version", ["19.0.3", "20.0.24"])
 def test_an_invalid_directory_of_claude_hides_no_other_agent(
     version: str, tmp_path: Path, database: Database

@@ -399,6 +399,7 @@ def test_of_two_states_of_a_machine_the_larger_rows_stay(
     assert_same(read(database.query, "m1"), wanted)  # what was deleted has come back
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("cut", [2, 5])
 @pytest.mark.parametrize("half_done", ["there", "here"])
 def test_what_a_killed_import_left_half_done_is_copied_row_by_row_with_its_models(

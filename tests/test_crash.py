@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tables import Database
 
 
+@pytest.mark.rotates(3)
 @CHOICES
 @pytest.mark.parametrize("what", [first_import, an_hour, upgrade])
 def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(

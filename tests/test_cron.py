@@ -479,6 +479,7 @@ def link(place: Path, target: Path) -> None:
     place.symlink_to(target)
 
 
+@pytest.mark.rotates(2)
 # A link of nvm's is as one of mise's.
 @pytest.mark.parametrize(
     "name",

@@ -112,6 +112,7 @@ def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
         scene.reset()
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("match", "nth", "when"),
     [

@@ -715,6 +715,7 @@ def reports(env: dict[str, str], version: str) -> dict[str, Any]:
     return {feed.label: content for feed, content in contents.items()}
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("version", real_ccusage.VERSIONS)
 def test_a_users_configuration_and_environment_change_no_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str

@@ -63,6 +63,7 @@ def ago(days: float, hours: float = 0) -> datetime:
 # --- transcripts that move ---------------------------------------------------------------------
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("hours", "stays"), [(3, 3), (14, 0), stress(3, 0), stress(14, 3)]
 )  # 14 hours ago was yesterday
@@ -86,6 +87,7 @@ def test_a_session_that_enters_a_worktree_and_leaves_it_counts_once(
     assert life.machine.history("rows_held")[-1] == (0,)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("days", "used"),
     [(0, True), (1, False), (40, True), stress(0, False), stress(1, True), stress(40, False)],
@@ -137,6 +139,7 @@ def tokens(machine: Machine, agent: str) -> list[int]:
 # --- transcripts that go -----------------------------------------------------------------------
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("days", "gone"),
     [(3, "s"), (40, "st"), (3, "stm"), stress(40, "s"), stress(3, "st"), stress(40, "stm")],
@@ -182,6 +185,7 @@ def test_a_new_ccusage_erases_nothing_of_what_other_agents_purge(
     assert tokens(machine, agent) == [12_000] * 3
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("times", "at_once"), [(3, False), (1, True), stress(1, False), stress(3, True)]
 )
@@ -251,6 +255,7 @@ def costs(machine: Machine) -> dict[str, float]:
     }
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("factors", [(0.8, 1.0, 0.8), (0.0, 1.0), (0.0, 0.0), stress((1.25, 0.5))])
 def test_the_past_keeps_its_price_while_prices_move(
     factors: Sequence[float], quick: History
@@ -295,6 +300,7 @@ def test_a_model_without_a_price_costs_what_it_costs_once_that_is_known(quick: H
     quick.check()
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_reprice_takes_the_present_prices(factor: float, quick: History) -> None:
     machine = quick.machine
@@ -334,6 +340,7 @@ EVENTS: dict[str, Callable[[History], None]] = {
 }
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("event", "update"),
     [
@@ -406,6 +413,7 @@ def happens_between_two_feeds(life: History, event: str, sides: Sequence[bool]) 
 # --- the upgrade from 18 -----------------------------------------------------------------------
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("gone", ["s", "stu", stress("")])
 def test_after_an_upgrade_from_18_each_table_holds_all_that_ever_was(
     gone: str, quick: History

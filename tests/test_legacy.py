@@ -376,6 +376,7 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return found
 
 
+@pytest.mark.rotates(2)
 def test_after_the_first_import_days_on_disk_are_ccusages_and_purged_days_are_the_adopted(
     whole: Whole, feeds: dict[str, dict[str, Any]]
 ) -> None:

@@ -170,6 +170,7 @@ def test_only_the_embedded_database_makes_other_commands_wait(
             assert "4711" in done.out + done.err
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_import_that_is_interrupted_frees_the_lock_and_ends_ccusage(
     number: signal.Signals, machine: Machine

@@ -276,6 +276,7 @@ def assert_untold(text: str, password: str) -> None:
         assert spelling not in text
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("args", "more"),
     [

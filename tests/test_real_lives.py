@@ -126,6 +126,7 @@ def used(row: dict[str, Any] | None) -> Any:
     return row and (row["total_tokens"], row["total_cost"].__round__(6), row["models_count"])
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     "seed", [*range(2), *(pytest.param(n, marks=pytest.mark.stress) for n in range(2, 100))]
 )

@@ -114,6 +114,7 @@ def test_the_password_reaches_curl_on_stdin_and_an_https_server_whole(
     assert project.verify(CH_CA_CERT="", CH_VERIFY="false")["server"][0] == "ok"
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("line", "value"),
     [
@@ -184,6 +185,7 @@ def test_the_machine_is_the_one_that_the_first_import_recorded(project: Project,
     assert project.verify()["last import"] == ("ok", f"{name}: 0 hours ago")
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize(
     ("value", "code"), [("False", 0), ("OFF", 0), ("No", 0), (" ", 1), ("TRUE", 1), ("never", 1)]
 )

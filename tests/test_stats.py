@@ -529,6 +529,7 @@ def test_a_stored_zone_that_this_machine_does_not_know_is_named(served: Machine)
         assert "import history: 'Mars/Base' is no IANA time zone; update the tz" in done.err
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("redirection", "code", "message"),
     [
