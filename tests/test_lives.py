@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # in several files, or that vanish from one which stays, leave too little to see.
 MEASURED = {
     ("above-sum", "session"): 12,  # a fork is counted beside its original, which is lost
-    ("above-sum", "projects"): 1,
-    ("below-sum", "projects"): 1,
     ("cost-sums", "projects"): 3,
     ("cost-sums", "monthly"): 1,
 }
@@ -70,3 +68,19 @@ def test_with_copies_and_lost_parts_few_lives_break_a_promise(seeds: range) -> N
         seed, one = examples[kind]
         allowed = MEASURED.get(kind, 0) * len(seeds) / 1_000
         assert number <= allowed, f"{kind}: {number} {tell(seed, kinds, 14, one)}"
+
+
+@pytest.mark.parametrize(
+    ("seed", "kinds", "broken"),
+    [
+        pytest.param(2108, PLAIN, "", id="prices of a session of two days change beside another"),
+        pytest.param(2453, PLAIN, "", id="a price changes, and a project is renamed"),
+        pytest.param(2558, PLAIN, "", id="a session moves into a project that lost another one"),
+        pytest.param(1319, {**PLAIN, **MIXED}, "cost-sums", id="a fork takes what began a session"),
+    ],
+)
+def test_lives_that_broke_a_promise_keep_it(
+    seed: int, kinds: Mapping[str, float], broken: str
+) -> None:
+    found = found_in(seed, kinds, 14)
+    assert {violation.kind for violation in found} <= {broken}, tell(seed, kinds, 14, found[0])
