@@ -2015,7 +2015,8 @@ def decide_days(
 ) -> Decision:
     """Days: what is reported, and what is lost of the day's projects.
 
-    Of projects that stay apart, and of agents without projects, that is told by the sessions.
+    Of projects that stay apart, and of agents without projects, that is told by the sessions. So it
+    is of a day whose projects seem to have lost more than its lost sessions hold.
     """
     parts: dict[Key, list[RowPart]] = defaultdict(list)
     for row, told in beyond_report(projects):
@@ -2030,7 +2031,9 @@ def decide_days(
             for session in evidence.sessions_in(span)
             if (*new.id, session.project) not in told_by_projects
         )
-        return with_parts(new, [*parts[new.id], *apart])
+        most = tokens_of(new) + total_of(s.record for s in evidence.lost.touching(span))
+        whole = with_parts(new, [*parts[new.id], *apart], most)
+        return max(whole, evidence.restore(new, span), key=tokens_of)
 
     decision = Decision(stored, reported, evidence.policy)
     decide_each("daily", decision, evidence, whole)
