@@ -1839,10 +1839,10 @@ def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> I
     for key, session in (*olds.items(), *news.items()):
         exact = session.start if key[0] == "claude" else None
         for instant in (exact, session.end) if exact else ():
-            other = seen.setdefault(instant, key)
-            both = groups.get(key, {key}) | groups.get(other, {other})
-            groups.update(dict.fromkeys(both, both))
-    return [group for group in {id(g): g for g in groups.values()}.values() if len(group) > 1]
+            if (other := seen.setdefault(instant, key)) != key:
+                both = groups.get(key, {key}) | groups.get(other, {other})
+                groups.update(dict.fromkeys(both, both))
+    return {id(group): group for group in groups.values()}.values()
 
 
 def recounted(conversation: Iterable[Session], news: Mapping[Key, Session], policy: Policy) -> bool:
