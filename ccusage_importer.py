@@ -42,6 +42,7 @@ Words that are neither ccusage's nor ClickHouse's own:
     touches       something of the session may be in that span; `within`: all of it is
     parts         what a row is summed from: a month's days, a day's projects, their sessions
     stretch       blocks that overlap, of which one cut, stored or reported, stays whole
+    apart         said of a row that is decided together with others, after those that stand alone
     lumped        counted in one row by ccusage 15 to 18: all sessions of a project
     identity      the name, zone and key of this machine, as its first import recorded them
     fingerprint   a digest that tells whether the hash key is the recorded one
@@ -240,6 +241,7 @@ def _read(env: Mapping[str, str], name: str) -> Any:
 
 
 def state_directory(env: Mapping[str, str]) -> Path:
+    """The directory of machine.json, the lock and the log."""
     return _read(env, "CCUSAGE_STATE_DIR") or _xdg(env, "XDG_STATE_HOME", ".local/state")
 
 
@@ -259,7 +261,7 @@ def _is_utf8(text: str) -> bool:
     return not re.search("[\ud800-\udfff]", text)
 
 
-# What reads a variable raises ValueError or KeyError for what it does not expect.
+# A function that reads a variable raises ValueError or KeyError for a value that is not expected.
 
 
 def _matching(pattern: str, text: str) -> str:
@@ -281,9 +283,9 @@ def _positive(kind: type[float], limit: float, text: str) -> float:
     return value
 
 
-def _words(text: str, without: str = "(?!)") -> tuple[str, ...]:
+def _words(text: str, without: tuple[str, ...] = ()) -> tuple[str, ...]:
     words = tuple(shlex.split(text))
-    if any(re.match(without, word) for word in words):
+    if any(word.startswith(without) for word in words):
         raise ValueError
     return words
 
@@ -318,7 +320,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "CH_EMBEDDED_PATH": ("embedded_path", _folder, "a directory"),
     "MACHINE_NAME": ("machine_name", str, "a text"),
     "CCUSAGE_COMMAND": ("ccusage_command", _words, "a command as in a shell"),
-    "CCUSAGE_ARGS": ("ccusage_args", partial(_words, without="-z|--timezone"), ARGUMENTS),
+    "CCUSAGE_ARGS": ("ccusage_args", partial(_words, without=("-z", "--timezone")), ARGUMENTS),
     "CCUSAGE_TIMEZONE": ("timezone", partial(zone_name, "CCUSAGE_TIMEZONE"), "a time zone"),
     "CCUSAGE_JOBS": ("jobs", partial(_positive, int, 65536), f"a whole {NUMBER}"),
     "CCUSAGE_TIMEOUT": ("timeout", partial(_positive, float, 65536), f"a {NUMBER}"),
@@ -327,7 +329,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "BUDGET_MONTH": ("budget_month", partial(_positive, float, 1e9), "dollars, such as 200"),
     "BUDGET_DAY": ("budget_day", partial(_positive, float, 1e9), "dollars, such as 200"),
 }
-# How the variables end that name a place, also those of ccusage, of its agents, and of TLS.
+# The endings of variables that name a place: ours, and those of ccusage, of its agents, and of TLS.
 PLACES = re.compile(r"\w+_(DIR|HOME|PATH|ROOT|FILE|CERTS?)|TMPDIR")
 
 
@@ -369,7 +371,7 @@ def _is_relative(name: str, value: str) -> bool:
     if not PLACES.fullmatch(name):
         return False
     ours = name in VARIABLES
-    # ccusage and its agents take several directories, and ~ for a name.
+    # ccusage and its agents take several directories with commas between, and do not expand ~.
     several = not ours and name.endswith(("_DIR", "_HOME", "_PATH", "_ROOT"))
     paths, begins = value.split(",") if several else [value], "/~" if ours else "/"
     return any(path.strip() and path.strip()[0] not in begins for path in paths)
@@ -428,7 +430,7 @@ class Identity(NamedTuple):
 
 def write_whole(path: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads half of it. A pipe is just written to."""
-    # By these names the shell's own file, with something in it, would be replaced.
+    # Opened by one of these names, a file that the shell writes this output to would be emptied.
     opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
     if opened or (path.exists() and not path.is_file()):
         with open(os.dup(opened) if opened else path, "w", encoding="utf-8") as stream:
@@ -801,7 +803,7 @@ def await_result(call: Future[Any]) -> Any:
 
 
 def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home: Path) -> Any:
-    """What a feed holds, asked for up to three times. `home` holds what fences ccusage."""
+    """What a feed holds, asked for up to three times. `home` keeps the user's ccusage.json away."""
     began = time.monotonic()
     argv = ccusage.command(feed, zone, settings.ccusage_args, home)
     env = {**ccusage.env, "CLAUDE_CONFIG_DIR": str(home)} if feed is UNIFIED else ccusage.env
@@ -818,8 +820,9 @@ def fetch_feed(feed: Feed, ccusage: Ccusage, zone: str, settings: Settings, home
             pause *= 2
 
 
-# What to do about what ccusage says, which is a regular expression; the first that is found counts.
-LASTING = {  # what it would say again
+# What to do about an answer of ccusage: the first of these regular expressions that is found in it
+# counts. After one of the LASTING, ccusage would answer the same once more.
+LASTING = {
     "No valid Claude data": "ccusage looked in {directories}: start Claude Code once, set "
     "CLAUDE_CONFIG_DIR to the directory that Claude Code writes to, or name other agents with "
     "--agents",
@@ -874,11 +877,10 @@ def failure_lines(failed: Mapping[str, str]) -> list[str]:
 
 
 class Fetched(NamedTuple):
-    """What ccusage answered: what each feed holds or what went wrong, and when."""
+    """What ccusage answered: what each feed holds, or the FeedError that it ended with."""
 
     ccusage: Ccusage
-    reports: dict[Feed, Any]
-    seconds: Mapping[Feed, float] = {}
+    answers: dict[Feed, Any]
 
 
 def fetch_all(settings: Settings, zone: str) -> Fetched:
@@ -890,22 +892,22 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = ccusage.feeds(settings.agents)
-    reports: dict[Feed, Any] = dict.fromkeys(feeds)
-    seconds: dict[Feed, float] = {}
+    answers: dict[Feed, Any] = dict.fromkeys(feeds)
+    done = 0  # of Claude's feeds
     began = time.monotonic()
     sessions = [feed for feed in feeds if feed.name == "session"]
     others = [feed for feed in feeds if feed.name != "session"]
     fetch = partial(fetch_feeds, ccusage=ccusage, zone=zone, settings=settings)
     for feed, payload in chain(fetch(sessions), fetch(others)):
-        reports[feed], seconds[feed] = payload, time.monotonic() - began
+        answers[feed], seconds = payload, time.monotonic() - began
+        done += feed.agent == "claude"
         if isinstance(payload, FeedError):
             continue
         if feed.agent == "claude":
-            done = sum(other.agent == "claude" for other in seconds)
-            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds[feed])
+            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds)
         else:
-            log.debug("%s %.2f s", feed.label, seconds[feed])
-    return Fetched(ccusage, reports, seconds)
+            log.debug("%s %.2f s", feed.label, seconds)
+    return Fetched(ccusage, answers)
 
 
 def fetch_feeds(
@@ -1379,14 +1381,14 @@ def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None
     used = zip(*([*row.tokens, row.total_cost] for row in (totals, *rows)), strict=True)
     for name, (total, *parts) in zip(Totals.__struct_encode_fields__, used, strict=True):
         if name == "totalCost":
-            said, summed = dollars(total), dollars(math.fsum(parts))
-            noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(said)
+            declared, summed = dollars(total), dollars(math.fsum(parts))
+            noise = 1e-6 + 1e-8 * len(rows) + 1e-9 * abs(declared)
         else:  # above 2^53 ccusage up to 19 rounds; at 2^64 ccusage 20 saturates
-            said, summed = total, min(sum(parts), UINT64_MAX)
+            declared, summed = total, min(sum(parts), UINT64_MAX)
             noise = total * 1e-9 if total > 2**53 else 0
-        if abs(summed - said) > noise:
+        if abs(summed - declared) > noise:
             place = f"{feed.label}: {feed.name}.totals.{name}"
-            raise FeedError(f"{place}: {said}, but the rows add up to {summed}")
+            raise FeedError(f"{place}: {declared}, but the rows add up to {summed}")
 
 
 def parse_all(
@@ -1396,8 +1398,8 @@ def parse_all(
     reported: Reported = {}
     failed: dict[str, str] = {}
     told: set[str] = set()  # the agents whose days were told
-    for feed in list(fetched.reports):
-        payload = fetched.reports.pop(feed)  # large: not kept while records are built
+    for feed in list(fetched.answers):
+        payload = fetched.answers.pop(feed)  # large: not kept while records are built
         try:
             if isinstance(payload, FeedError):
                 raise payload
@@ -1748,9 +1750,9 @@ class Evidence(NamedTuple):
 
     Of the stored sessions, the `missing` are not reported; the transcripts of the `lost` are gone,
     those of the others count nowhere. The `shifted` moved, or gave messages to other sessions.
-    Conversations (sessions that share messages) are `following` when they become what is reported,
-    and `unclear` when less is reported of them than stored; all their keys, of new sessions too,
-    are `waiting`. The `repriced` are decided, and keep a former cost.
+    Conversations (sessions that share messages) are `following` when they become what is reported.
+    They are `waiting` when less is reported of them than is stored; their stored sessions are the
+    `unclear`. The `repriced` are reported sessions that keep a former cost.
     """
 
     policy: Policy
@@ -1797,24 +1799,24 @@ def gather_evidence(
         for sessions in (olds, news)
     )
     held = {key: tokens_of(old.record) for key, old in olds.items()}
-    holds = {key: tokens_of(new.record) for key, new in news.items()}
-    fallen = [key for key, old in olds.items() if gives_away(old, news.get(key))]
+    reported = {key: tokens_of(new.record) for key, new in news.items()}
+    giving = [key for key, old in olds.items() if gives_away(old, news.get(key))]
     following: set[Key] = set()
     waiting: set[Key] = set()
     for group in conversations(olds, news):
-        before, after = (sum(tokens.get(key, 0) for key in group) for tokens in (held, holds))
+        before, after = (sum(tokens.get(key, 0) for key in group) for tokens in (held, reported))
         if after >= before:
             following |= group
         elif not recounted([olds[key] for key in group & olds.keys()], news, policy):
             waiting |= group
-    gone = set(fallen) if policy.version < (19,) else olds.keys() - news.keys()
+    gone = set(giving) if policy.version < (19,) else olds.keys() - news.keys()
     missing = [olds[key] for key in gone - following - waiting]
     return Evidence(
         policy,
         agents,
         lost=SessionIndex(old for old in missing if old.name not in policy.on_disk),
         missing=SessionIndex(missing),
-        shifted=SessionIndex([*moved, *(olds[key] for key in fallen if key in following)]),
+        shifted=SessionIndex([*moved, *(olds[key] for key in giving if key in following)]),
         unclear=SessionIndex(olds[key] for key in waiting if key in olds),
         following=following,
         waiting=waiting,
@@ -2015,8 +2017,8 @@ def decide_days(
 ) -> Decision:
     """Days: what is reported, and what is lost of the day's projects.
 
-    Of projects that stay apart, and of agents without projects, that is told by the sessions. So it
-    is of a day whose projects seem to have lost more than its lost sessions hold.
+    Where a project's row stays apart, and where an agent has no projects, the sessions tell what is
+    lost. They also do where the projects seem to have lost more than the lost sessions ever held.
     """
     parts: dict[Key, list[RowPart]] = defaultdict(list)
     for row, told in beyond_report(projects):
@@ -2025,7 +2027,7 @@ def decide_days(
             parts[row.id[:2]].append((row, told))
     told_by_projects = {(*key[:2], key[2][:8]) for key in projects.after.keys() - projects.apart}
 
-    def whole(new: Record, span: Span) -> Record:
+    def with_losses(new: Record, span: Span) -> Record:
         apart = (
             (session.record, session.told)
             for session in evidence.sessions_in(span)
@@ -2036,7 +2038,7 @@ def decide_days(
         return max(whole, evidence.restore(new, span), key=tokens_of)
 
     decision = Decision(stored, reported, evidence.policy)
-    decide_each("daily", decision, evidence, whole)
+    decide_each("daily", decision, evidence, with_losses)
     return decision
 
 
@@ -2051,8 +2053,9 @@ def beyond_report(decision: Decision) -> Iterator[RowPart]:
 def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> None:
     """Decide the rows of projects between which messages moved, from what their days hold.
 
-    Each becomes what is reported, and the lost sessions within it; what the day holds beside goes
-    to the one that lost most. Where they exceed the day, sessions moved that no run had seen.
+    Each becomes what is reported of it, and the lost sessions within it. What the day holds beside
+    these rows goes to one of them. Where all rows of a day together exceed it, sessions moved that
+    no run had seen before, so that all are decided in this way.
     """
     keys: dict[Key, list[Key]] = defaultdict(list)
     for key in {**projects.stored, **projects.reported}:
@@ -2084,7 +2087,10 @@ def take_reported(projects: Decision, keys: Iterable[Key], evidence: Evidence) -
 
 
 def fill_up(projects: Decision, keys: Iterable[Key], rest: Record, evidence: Evidence) -> None:
-    """Give what a day holds beside its projects to one that lost sessions, else the most."""
+    """Give what a day holds beside its projects to one of them: one with lost sessions, if any.
+
+    Of several, it is the one that falls most below what is stored of it.
+    """
     stored, after = projects.stored, projects.after
 
     def loss(key: Key) -> tuple[bool, int]:

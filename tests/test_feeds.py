@@ -480,7 +480,7 @@ def test_another_agents_report_is_named_as_such(tmp_path: Path) -> None:
     body = 'case "$*" in --help) cat help ;; *) exit 1 ;; esac'
     script = write_stub(tmp_path, body, version="19.0.3")
     fetched = fetch_all(settings(tmp_path, CCUSAGE_COMMAND=script, CCUSAGE_JOBS="11"), "UTC")
-    names = {str(error).partition(": exit code 1")[0] for error in fetched.reports.values()}
+    names = {str(error).partition(": exit code 1")[0] for error in fetched.answers.values()}
     others = {f"codex {name}" for name in NAMES[:3]}
     assert names == {*NAMES, *others}
 
@@ -527,7 +527,7 @@ def test_without_claude_data_it_says_where_ccusage_looked(tmp_path: Path, versio
     command = shlex.join(real_ccusage.command(version))
     env = environment(tmp_path, CLAUDE_CONFIG_DIR="/nowhere,/none", CCUSAGE_COMMAND=command)
     wanted = Settings.from_env(env, agents=frozenset({"claude"}))
-    failed = {f.label: str(error) for f, error in fetch_all(wanted, "UTC").reports.items()}
+    failed = {f.label: str(error) for f, error in fetch_all(wanted, "UTC").answers.items()}
     (line,) = failure_lines(failed)
     first, ran, remedy = line.split("\n")
     feeds = ", ".join(NAMES)
@@ -542,7 +542,7 @@ def test_an_argument_that_ccusage_does_not_know_is_told_once(tmp_path: Path) -> 
     command = shlex.join(real_ccusage.command(NEWEST))
     env = environment(tmp_path, CCUSAGE_COMMAND=command, CCUSAGE_ARGS="--bogus")
     fetched = fetch_all(Settings.from_env(env), "UTC")
-    (line,) = failure_lines({feed.label: str(e) for feed, e in fetched.reports.items()})
+    (line,) = failure_lines({feed.label: str(e) for feed, e in fetched.answers.items()})
     assert line.startswith(f"{', '.join(NAMES)}, other agents: exit code 2: Unknown ")
     assert line.endswith("\n  remedy: check CCUSAGE_ARGS")
     assert line.count("\n") == 2
@@ -710,7 +710,7 @@ def reports(env: dict[str, str], version: str) -> dict[str, Any]:
     env = {**env, "CCUSAGE_COMMAND": command, "CCUSAGE_ARGS": "--offline"}
     agents = frozenset({"claude", "codex"} if real_ccusage.major(version) >= 19 else {"claude"})
     wanted = Settings.from_env(env, agents=agents)
-    contents = fetch_all(wanted, "UTC").reports
+    contents = fetch_all(wanted, "UTC").answers
     assert not [error for error in contents.values() if isinstance(error, FeedError)]
     return {feed.label: content for feed, content in contents.items()}
 
