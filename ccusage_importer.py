@@ -3534,10 +3534,8 @@ def open_both(
         client = reading.enter_context(open_client(source, writing=False))
         importer = ClickHouseImporter(client, source, "")
         importer.prepare(create=False)
-        holdings, uuid = (
-            source_holdings(importer, machine),
-            importer.engines.get(HISTORY, Engine()).uuid,
-        )
+        holdings = source_holdings(importer, machine)
+        uuid = importer.engines.get(HISTORY, Engine()).uuid
         if both_embedded:
             file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
             for holding in (*holdings, None):
@@ -5384,7 +5382,7 @@ class Checkup:
             self.check_plain_tables(importer, spread=bool(spread))
 
     def check_plain_tables(self, importer: ClickHouseImporter, *, spread: bool) -> None:
-        """Whether one server answers to the name, as it alone has what it is given."""
+        """Whether one server answers all statements, as a plain table lies on one alone."""
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
@@ -5492,7 +5490,7 @@ class Checkup:
             self.check_transcripts(follows_links=ccusage.version < (19, 0, 0))
 
     def check_transcripts(self, *, follows_links: bool) -> None:
-        """What ccusage leaves out without a word: links, and what it may not read."""
+        """Which transcripts ccusage skips silently: links, and files that it may not read."""
         left: Counter[str] = Counter()
         for top in transcript_directories(self.settings.environment):
             for place, folders, files in os.walk(top):
@@ -5572,7 +5570,7 @@ def local_names(settings: Settings) -> dict[str, str]:
 
 @contextlib.contextmanager
 def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImporter, Scope]]:
-    """What reads the tables, and now in the zone of a machine; creates no database."""
+    """An importer that only reads, and the present moment in the time zone of a machine."""
     with contextlib.ExitStack() as stack:
         if settings.host or settings.embedded_path.exists():
             stack.enter_context(import_lock(settings, importing=False))
@@ -5677,7 +5675,7 @@ def _agents(text: str) -> frozenset[str]:
 
 
 def check_output(path: Path) -> None:
-    """Refuse now what could not be written in the end."""
+    """Refuse a file of --output that could not be written, before any work is done."""
     problem = "it is a directory" if path.is_dir() else ""
     if not path.absolute().parent.is_dir():
         problem = "its directory does not exist"
@@ -5756,14 +5754,14 @@ def log_to_file(state_dir: Path) -> None:
 
 @contextlib.contextmanager
 def at_work(says: str) -> Iterator[None]:
-    """A spinner on a terminal, unless --quiet. Rows are no garbage: to look takes a fifth more."""
+    """Show a spinner on a terminal, unless --quiet, and do without garbage collection."""
     terminal = log.handlers[0]
-    gc.disable()
+    gc.disable()  # no row is garbage before the end, and the search for some takes a fifth more
     with contextlib.ExitStack() as stack:
         if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
             stack.enter_context(terminal.console.status(says, spinner="line"))
         yield
-    gc.freeze()  # nor is what is left, when the process ends
+    gc.freeze()  # what is there now need not be searched when the process ends
     gc.enable()
 
 
@@ -5771,7 +5769,7 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
     """Print them, or with --quiet tell by the exit code whether a budget is exceeded."""
     page = args.format == "html"
     if page:
-        plotly_script()  # better missed now than in the end
+        plotly_script()  # where it is not installed, this is told before anything is read
     with reading(settings, args.machine) as (importer, now):
         scope = now._replace(days=args.days, agents=tuple(sorted(settings.agents)))
         stats = read_statistics(importer, scope)
@@ -5832,8 +5830,8 @@ def list_all(_: Settings, args: argparse.Namespace) -> int:
     return 0
 
 
-# What is asked for: what does it, and the options that go with it. Others would do nothing, and are
-# refused. The check takes the options of the import that it is about.
+# Each thing that can be asked for, with the function that does it and the options that it takes.
+# Other options would do nothing, and are refused. The check takes those of an import.
 _RULES = "--hash-projects --no-hash-projects --agents --lock-timeout --reprice --allow-shrink"
 ALWAYS = "--format --output --quiet --verbose"
 MODES: dict[str, tuple[Callable[[Settings, argparse.Namespace], int], str]] = {
