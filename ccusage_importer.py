@@ -2381,20 +2381,38 @@ def stored_records(stored: TableRows) -> dict[str, Records]:
     return records
 
 
-def find_changes(after: Mapping[str, Records], stored: TableRows, version: str) -> TableRows:
-    """The rows to write so that the tables hold these records, and nothing is half done."""
-    wanted: TableRows = {table: {} for table in ALL_TABLES}
+def find_changes(
+    before: Mapping[str, Records], after: Mapping[str, Records], stored: TableRows, version: str
+) -> TableRows:
+    """The rows to write so that the tables hold the records of `after`, and nothing is half done.
+
+    `before` are the records of what is stored. Most stay as they are: they need no comparison.
+    """
+    changes: TableRows = {table: {} for table in ALL_TABLES}
+    unfinished = {
+        table.parent(key)
+        for table, rows in stored.items()
+        for key, row in rows.items()
+        if not row.clean
+    }
+    unchanged = set()
     for feed, records in after.items():
-        for record in records.values():
-            for table, key, row in build_rows(TABLES[feed], record, version):
-                wanted[table][key] = row
-    for table, rows in wanted.items():
+        for key, record in records.items():
+            parent = TABLES[feed].parent(key)
+            if record is before[feed].get(key) and parent not in unfinished:
+                unchanged.add(parent)
+                continue
+            for table, row_key, row in build_rows(TABLES[feed], record, version):
+                changes[table][row_key] = row
+    for table, rows in changes.items():
         for key, old in stored[table].items():
+            if table.parent(key) in unchanged:
+                continue
             if key not in rows:
                 rows[key] = old._replace(live=False)
-            elif old.live and old.clean and not differs(table, old, rows[key]):
+            elif old.clean and not differs(table, old, rows[key]):
                 del rows[key]
-    return wanted
+    return changes
 
 
 def differs(table: Table, old: Row, new: Row) -> bool:
@@ -2900,24 +2918,31 @@ class ClickHouseImporter:
         stored: TableRows = {table: {} for table in ALL_TABLES}
         since = _as_text(datetime.combine(first, datetime.min.time(), zone))
         times = {"first": first, "month": f"{first:%Y-%m}", "since": since}
-        for group in ((MODELS_USED,), (BREAKDOWNS,), TABLES.values()):  # a statement for each
-            tables = [table for table in group if table in self.tables]
-            arrays = ", ".join(_select(table, recent=first > BEGINNING) for table in tables)
-            sql = f"SELECT {arrays}"
-            answer = self.query(sql, machine=self.machine_name, **times)[0] if tables else ()
-            for table, rows in zip(tables, answer, strict=True):
-                width = 1 + len(table.key)
-                for line in rows:
-                    key, (version, created_at, _, is_deleted) = line[:width], line[-4:]
-                    older = stored[table].get(key)
-                    stored[table][key] = Row(
-                        line[width:-4],
-                        version,
-                        min(older.created_at, created_at) if older else created_at,
-                        live=not is_deleted,
-                        clean=not (older or is_deleted),
-                    )
-            answer = rows = ()  # before the next ones take as much memory
+        for table, rows in stored.items():
+            width = 1 + len(table.key)
+            names = (
+                "agent",
+                *table.key,
+                *table.columns,
+                "ccusage_version",
+                "created_at",
+                "is_deleted",
+            )
+            sql = (
+                f"SELECT `{'`, `'.join(names)}` FROM {table.name} "  # noqa: S608 (our names)
+                "WHERE machine_name = {machine:String} "
+                f"AND ({table.recent if first > BEGINNING else 1}) ORDER BY updated_at"
+            )
+            for line in self.query_own(table.name, sql, **times):
+                key, (version, created_at, is_deleted) = line[:width], line[-3:]
+                older = rows.get(key)
+                rows[key] = Row(
+                    line[width:-3],
+                    version,
+                    min(older.created_at, created_at) if older else created_at,
+                    live=not is_deleted,
+                    clean=not (older or is_deleted),
+                )
         return stored
 
     def upsert(
@@ -2977,20 +3002,6 @@ class ClickHouseImporter:
     def record_runs(self, rows: Sequence[Mapping[str, Any]], at: datetime) -> None:
         """Rows of the history, in one step: the last write of a run, which now counts."""
         self._insert(HISTORY, list(rows[0]), [list(row.values()) for row in rows], at)
-
-
-def _select(table: Table, *, recent: bool) -> str:
-    """An array of a table's rows of this machine, the newest last: of the recent ones, or of all.
-
-    Of a killed run's rows, not even the parent may be there, which tells how old they are.
-    """
-    names = ("agent", *table.key, *table.columns, *SYSTEM_COLUMNS)
-    select = (
-        f"SELECT {', '.join(f'`{name}`' for name in names)} FROM {table.name} "  # noqa: S608 (ours)
-        f"WHERE machine_name = {{machine:String}} AND ({table.recent if recent else 1}) "
-        "ORDER BY updated_at"
-    )
-    return f"(SELECT array_agg(tuple(*)) FROM ({select}))"  # noqa: S608
 
 
 def _as_text(value: date | datetime) -> str:
@@ -3280,7 +3291,7 @@ def plan_import(
         stored=stored,
         before=before,
         decisions=decisions,
-        changes=find_changes(after, stored, policy.version_text),
+        changes=find_changes(before, after, stored, policy.version_text),
     )
 
 
@@ -3613,7 +3624,7 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, 
         hidden = hidden or bool(recorded and recorded.hashed)
     for records in after.values():
         hide_names(records, Ids(settings.hash_key, hidden))
-    changes = find_changes(after, here.stored, "")
+    changes = find_changes(before, after, here.stored, "")
     known = {(run["installation_id"], run["updated_at"]) for run in here.runs}
     runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in known]
     if not settings.dry_run:
