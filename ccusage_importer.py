@@ -2271,7 +2271,12 @@ class Table(NamedTuple):
         return self.columns[: self.columns.index("input_tokens")]
 
     def parent(self, key: Key) -> Key:
-        """What the keys of a row's children begin with: agent, record_type, record_key."""
+        """What the keys of children begin with, of a parent's key or of a child's own.
+
+        It is agent, record_type and record_key.
+        """
+        if not self.record_type:
+            return key[:3]
         return key[0], self.record_type, "_".join(map(str, key[1:]))
 
 

@@ -849,7 +849,7 @@ def test_any_valid_feed_is_read_back_from_clickhouse_exactly(
     reported = records_of(feeds, ids)
     nothing = importer.read_stored(BEGINNING, BERLIN)
     after = {name: records for (name, _), records in reported.items()}
-    changes = find_changes(after, nothing, "20.0.24")
+    changes = find_changes(stored_records(nothing), after, nothing, "20.0.24")
     for table, changed in changes.items():
         if changed:
             importer.upsert(table, changed, nothing[table], datetime.now(UTC))
