@@ -1505,7 +1505,7 @@ def merged(reported: Reported, feed: str) -> Records:
 
 def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
-    for record in list(records.values()):
+    for record in [*records.values()] if ids.hidden else ():
         names = displayed(record)
         plain = not all(map(is_hash, filter(None, names.values())))
         if plain and ids.key(*names.values()) == record.key[-1]:
@@ -1575,15 +1575,22 @@ class Decision:
         """Take what a row becomes: what is reported, with all that is lost of it.
 
         No row gets smaller without a `cause`: then the stored one stays, and so it does, with all
-        its details, where it holds just that. What is not reported and empty goes.
+        its details, where it holds just that. What is not reported and empty goes. A row that
+        says what is stored is the very object that is stored.
         """
-        old, new = (rows.get(whole.id, emptied(whole)) for rows in (self.stored, self.reported))
+        stored, new = self.stored.get(whole.id), self.reported.get(whole.id) or emptied(whole)
+        if stored and whole is new and says_the_same(stored, new):
+            self.after[new.id], self.causes[new.id] = stored, cause
+            return
+        old = stored or emptied(whole)
         if self.policy.allow_shrink:
             whole, cause = new, ALLOWED
         record = whole if self.policy.reprice else keep_prices(old, whole)
         same = record.tokens == old.tokens != new.tokens and not self.policy.reprice
         if same or (tokens_of(record) < tokens_of(old) and not cause):
             record = renamed(old, new)
+        if stored and says_the_same(stored, record):
+            record = stored
         more = tokens_of(record) > tokens_of(new)
         self.after[new.id], self.causes[new.id] = record, cause or (GONE if more else "")
         if new.id not in self.reported and not more:
@@ -1619,9 +1626,20 @@ class Decision:
         }
 
 
+def says_the_same(one: Record, other: Record) -> bool:
+    """Whether two records of one row differ in nothing but the versions that reported them."""
+    return (
+        (one.tokens, one.cost, one.models) == (other.tokens, other.cost, other.models)
+        and one.details == other.details
+        and one.shares.keys() == other.shares.keys()
+        and all(share[:2] == other.shares[name][:2] for name, share in one.shares.items())
+    )
+
+
 def renamed(old: Record, new: Record) -> Record:
     """A stored row under the names that are shown now."""
-    return old._replace(details={**old.details, **displayed(new)})
+    names = displayed(new)
+    return old if displayed(old) == names else old._replace(details={**old.details, **names})
 
 
 # What the sessions tell
@@ -2223,7 +2241,8 @@ def replace_gaps(decision: Decision, reported: Records, told: Sequence[Record]) 
             del decision.after[gap.id]
     for gap in reported.values():
         if gap.details["is_gap"] and not any(_overlap(gap, block) for block in blocks):
-            decision.after[gap.id] = gap
+            old = decision.stored.get(gap.id)
+            decision.after[gap.id] = old if old and says_the_same(old, gap) else gap
 
 
 def _overlap(one: Record, other: Record) -> bool:

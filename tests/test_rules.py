@@ -604,6 +604,19 @@ def test_what_is_stored_as_reported_is_told_as_nothing() -> None:
         assert not decision.prices
 
 
+def test_what_is_stored_as_reported_stays_the_object_that_is_stored() -> None:
+    """So the import need not compare it once more, nor make rows of it."""
+    rows = {"daily": [daily(4)], "monthly": [month(4)], "session": [of("s", 4)]}
+    rows |= {"blocks": [block(at(1), 4), gap(at(6), at(9))], "projects": [project(4)]}
+    stored = {feed: by_id(rows[feed]) for feed in FEEDS}
+    said = {(feed, "claude"): reported(*rows[feed]) for feed in FEEDS}
+    decisions = decide_all(stored, said, Ids("", hidden=False), policy())
+    for feed, before in stored.items():
+        after = decisions[feed].after
+        assert after.keys() == before.keys()
+        assert all(after[key] is row for key, row in before.items()), feed
+
+
 @pytest.mark.parametrize(
     ("numbers", "costs", "wanted"),
     [((4, 4), (2.0, 3.0), 2.0), ((4, 6), (2.0, 3.0), 3.0), ((4, 6), (2.0, 0.0), 2.0)],
