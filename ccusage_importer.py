@@ -2506,40 +2506,58 @@ def store_errors(settings: Settings) -> Iterator[None]:
         while isinstance(cause, BaseException) and cause.__cause__:
             cause = getattr(cause.__cause__, "reason", cause.__cause__)
         text = " ".join(str(cause).split()).partition(", Stack trace")[0][:500]
-        said = f"{settings.where}: {text}"
-        remedy = next(tell for sign, tell in STORE_REMEDIES.items() if re.search(sign, said))
-        failure = StoreError(f"{said}\n  remedy: {remedy}")
+        problem = f"{settings.where}: {text}"
+        remedy = next(text for sign, text in STORE_REMEDIES.items() if re.search(sign, problem))
+        failure = StoreError(f"{problem}\n  remedy: {remedy}")
         # Of a setting that a read-only user may not give, the client knows no code.
-        failure.code = getattr(error, "code", None) or (READONLY if "is readonly" in said else 0)
+        failure.code = getattr(error, "code", None) or (READONLY if "is readonly" in text else 0)
         raise failure from error
 
 
 def connect(settings: Settings, *, create: bool = True) -> Client:
-    """A client of the server, or of the embedded engine; creates the database."""
+    """A client of the server, or of the embedded engine; creates the database.
 
-    def make(database: str) -> Client:
-        with store_errors(settings):
-            return (_server if settings.host else _embedded)(settings, database)
-
+    Where the database is not there and is not to be created, it is one of the database `system`.
+    """
     with interrupts_wait():  # to load this takes a while
         import clickhouse_connect  # noqa: F401
+
+    def open_database(name: str) -> Client:
+        with store_errors(settings):
+            return (_server if settings.host else _embedded)(settings, name)
+
     try:
-        return make(settings.database)
+        return open_database(settings.database)
     except StoreError as error:
         if error.code != UNKNOWN_DATABASE:
             raise
     if not create:
-        return make("system")  # which has none of our tables
+        return open_database("system")
     statement = f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}"
-    statement = for_replicas(statement, settings.cluster)
-    with contextlib.closing(make("default")) as client:
+    with contextlib.closing(open_database("default")) as client:
+        steps = {"create the database": for_replicas(statement, settings.cluster)}
+        change_schema(client, settings, steps)
+    return open_database(settings.database)
+
+
+def change_schema(client: Client, settings: Settings, steps: Mapping[str, str]) -> None:
+    """Run the statement of each step, and say it; of all, where the user may not run one."""
+    for step, statement in steps.items():
+        log.info("%s: %s", settings.database, step)
         try:
             with store_errors(settings):
                 client.command(statement)
         except StoreError as error:
-            said = str(error).partition("\n")[0]
-            raise StoreError(f"{said}\n  remedy: have somebody run {statement}") from error
-    return make(settings.database)
+            if error.code not in (NOT_GRANTED, READONLY):
+                raise
+            statements = (f"USE {_quoted(client.database or 'default')}", *steps.values())
+            raise StoreError(
+                str(error).partition("\n")[0]
+                + "\n  remedy: have these statements run by somebody who may, or grant CH_USER the "
+                "rights to create, alter and drop tables and views, with CH_CLUSTER "
+                "CLUSTER ON *.*, too:"
+                + "".join(f"\n    {' '.join(each.split())};" for each in statements)
+            ) from error
 
 
 @contextlib.contextmanager
@@ -2579,11 +2597,11 @@ def _server(settings: Settings, database: str) -> Client:
         client_name=f"ccusage-import/{__version__}",
         tz_mode="aware",
     )
-    known, wanted = client.server_settings, dict(REPLICA_SETTINGS)
-    if "cloud_mode" in known and known["cloud_mode"].value == "1":
+    offered, wanted = client.server_settings, dict(REPLICA_SETTINGS)
+    if "cloud_mode" in offered and offered["cloud_mode"].value == "1":
         wanted["select_sequential_consistency"] = 1
     for name, value in wanted.items():
-        if name in known and not known[name].readonly:
+        if name in offered and not offered[name].readonly:
             client.set_client_setting(name, value)
     return client
 
@@ -2827,8 +2845,7 @@ class ClickHouseImporter:
             SELECT '', engine, toString(uuid), [] FROM system.databases
             WHERE name = currentDatabase()
         """
-        found = {name: Engine(*rest) for name, *rest in self.query(sql)}
-        self.engines = {"": Engine(), **found}
+        self.engines = {"": Engine()} | {name: Engine(*rest) for name, *rest in self.query(sql)}
 
     def prepare(self, *, create: bool) -> None:
         """See what is there, and bring the schema to this version, saying each step.
@@ -2843,21 +2860,7 @@ class ClickHouseImporter:
                 "which shows what would become of them"
             )
         changes = schema_changes(self.engines, self.settings.cluster) if create else {}
-        for step, statement in changes.items():
-            log.info("%s: %s", self.settings.database, step)
-            try:
-                self.command(statement)
-            except StoreError as error:
-                if error.code not in (NOT_GRANTED, READONLY):
-                    raise
-                statements = (f"USE {_quoted(self.settings.database)}", *changes.values())
-                raise StoreError(
-                    str(error).partition("\n")[0]
-                    + "\n  remedy: have these statements run by somebody who may, or grant CH_USER "
-                    "the rights to create, alter and drop tables and views, with CH_CLUSTER "
-                    "CLUSTER ON *.*, too:"
-                    + "".join(f"\n    {' '.join(each.split())};" for each in statements)
-                ) from error
+        change_schema(self.client, self.settings, changes)
         if changes:
             self.look()
 
@@ -2927,12 +2930,12 @@ class ClickHouseImporter:
             "WHERE machine_name != {machine:String} AND session_key IN {keys:Array(String)} "
             "GROUP BY machine_name ORDER BY count() DESC"
         )
-        found: Counter[str] = Counter()
+        machines: Counter[str] = Counter()
         for batch in _batches([(key,) for key in session_keys]):
             keys = [key for (key,) in batch]
             for name, number in self.query_own("ccusage_usage_sessions", sql, keys=keys):
-                found[name] += number
-        return dict(found.most_common())
+                machines[name] += number
+        return dict(machines.most_common())
 
     def read_stored(self, first: date, zone: tzinfo) -> TableRows:
         """The rows of this machine that reach into `first` or a later day, or have no time.
@@ -2980,8 +2983,8 @@ class ClickHouseImporter:
         columns = ["machine_name", "agent", *table.key, *table.columns, *SYSTEM_COLUMNS]
         now, lines = _as_text(at), []
         for key, row in rows.items():
-            known = [one.created_at for one in (row, before.get(key)) if one and one.created_at]
-            created_at = _as_text(min(known)) if known else now
+            times = [one.created_at for one in (row, before.get(key)) if one and one.created_at]
+            created_at = _as_text(min(times)) if times else now
             system = (row.version, created_at, now, int(not row.live))
             lines.append((self.machine_name, *key, *row.values, *system))
         self._insert(table.name, columns, lines, at)
