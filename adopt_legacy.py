@@ -1042,7 +1042,7 @@ def open_and_run(settings: Settings) -> Report | None:
         return None
     this = machine_name(settings, Identity.load(settings.state_dir))
     with (
-        import_lock(settings, importing=not settings.dry_run),
+        import_lock(settings),
         contextlib.closing(connect(settings, create=False)) as client,
         store_errors(settings),
     ):

@@ -3098,15 +3098,27 @@ def embedded_lock(settings: Settings, deadline: float) -> contextlib.AbstractCon
 
 
 @contextlib.contextmanager
-def import_lock(settings: Settings, *, importing: bool) -> Iterator[None]:
+def import_lock(settings: Settings) -> Iterator[None]:
     """One import at a time per user; one process at a time in the embedded database."""
     deadline = time.monotonic() + settings.lock_timeout
     with contextlib.ExitStack() as stack:
-        if importing or settings.host is None:
-            stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
+        stack.enter_context(locked(settings.state_dir / ".ccusage_import.lock", deadline))
         if settings.host is None:
             stack.enter_context(embedded_lock(settings, deadline))
         yield
+
+
+@contextlib.contextmanager
+def open_for_reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
+    """What is stored of a machine, for who only reads; an embedded database while it is free."""
+    with contextlib.ExitStack() as stack:
+        if settings.host is None and settings.embedded_path.exists():
+            deadline = time.monotonic() + settings.lock_timeout
+            stack.enter_context(embedded_lock(settings, deadline))
+        client = stack.enter_context(open_client(settings, writing=False))
+        importer = ClickHouseImporter(client, settings, machine)
+        importer.prepare(create=False)
+        yield importer
 
 
 class Feeds(NamedTuple):
@@ -3147,7 +3159,7 @@ def import_usage(settings: Settings, *, summary: bool = True, brief: bool = Fals
     started = datetime.now(UTC)
     log.debug("start: ccusage-import %s into %s", __version__, settings.where)
     with (
-        import_lock(settings, importing=True),
+        import_lock(settings),
         in_background() as background,
     ):
         recorded = Identity.load(settings.state_dir)
@@ -3441,13 +3453,13 @@ def stored_now(
 # the one that holds more stays, as one unit with its models.
 
 ADDRESS = "http[s]://[user@]host[:port]/database"
+ITSELF = "--copy-from: {} is the database in force itself"
 WRITING = 5.0  # seconds that an import needs at most to write its tables
 
 
 class Holding(NamedTuple):
     """What a database holds of a machine: its rows, its runs, and the newest `updated_at`."""
 
-    machine: str
     stored: TableRows
     runs: Sequence[Mapping[str, Any]]
     newest: datetime
@@ -3492,102 +3504,50 @@ def source_settings(settings: Settings, text: str) -> Settings:
                 database=unquote(match[5]),
             )
     elif os.path.isdir(_path(text) / "metadata"):
-        return embedded_source(settings, _path(text))
+        source = embedded_database(settings, _path(text))
+        both = (os.path.realpath(each.embedded_path) for each in (settings, source))
+        if settings.host is None and len(set(both)) == 1:
+            raise ConfigError(ITSELF.format(source.where))
+        return source
     raise ConfigError(  # without the text: a password may be in it
         "--copy-from: expected the directory of an embedded database, or "
         f"{ADDRESS} with the password in COPY_FROM_PASSWORD"
     )
 
 
-def embedded_source(settings: Settings, path: Path) -> Settings:
-    """The settings of an embedded database, in which CH_DATABASE is ours, or the only one is."""
-    source = settings._replace(host=None, embedded_path=path)
-    files = path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
-    found = [unquote(file.parent.name) for file in files]
-    only = len(found) == 1 and source.database not in found
-    return source._replace(database=found[0]) if only else source
+def machines_to_copy(source: Settings, machine: str) -> list[str]:
+    """All machines that are stored in the source, or the one that is asked for."""
+    with open_for_reading(source, "") as importer:
+        if not importer.tables or importer.client.database != source.database:
+            tables = f"has no tables of ours in database {source.database!r}"
+            raise ConfigError(f"--copy-from: {source.where} {tables}")
+        merged = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
+        sql = f"SELECT DISTINCT machine_name FROM {merged} ORDER BY 1"  # noqa: S608 (our names)
+        machines = [name for (name,) in importer.query(sql)]
+    if machine and machine not in machines:
+        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(machines)} did")
+    return [machine] if machine else machines
 
 
-def read_holding(importer: ClickHouseImporter, machine: str) -> Holding:
+def read_holding(importer: ClickHouseImporter) -> Holding:
     """What is stored of a machine, at a moment at which no import of it is writing."""
-    importer.machine_name = machine
+    columns = importer.engines.get(HISTORY, Engine()).columns
+    sql = (
+        f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
+        "WHERE machine_name = {machine:String} ORDER BY updated_at"
+    )
     deadline = time.monotonic() + WRITING
     while True:
         run, row = moment = importer.read_history().newest, importer.newest_row()
-        stored, runs = importer.read_stored(BEGINNING, UTC), read_runs(importer)
+        stored, lines = importer.read_stored(BEGINNING, UTC), importer.query_own(HISTORY, sql)
         # What a copy has written is a little newer than the history that came with it.
         recent = datetime.now(UTC) - row < timedelta(minutes=10)
         writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
         changed = moment != (importer.read_history().newest, importer.newest_row())
         if time.monotonic() > deadline or not (writing or changed):
-            return Holding(machine, stored, runs, max(moment))
+            runs = [dict(zip(columns, line, strict=True)) for line in lines]
+            return Holding(stored, runs, max(moment))
         time.sleep(0.1)
-
-
-def read_runs(importer: ClickHouseImporter) -> list[dict[str, Any]]:
-    """The rows of the history, with the columns of this version that are there."""
-    known = next(item.columns for item in read_schema() if item.name == HISTORY)
-    columns = [name for name in known if name in importer.engines.get(HISTORY, Engine()).columns]
-    sql = (
-        f"SELECT {', '.join(columns)} FROM {HISTORY} "  # noqa: S608 (our names)
-        "WHERE machine_name = {machine:String} ORDER BY updated_at"
-    )
-    return [dict(zip(columns, row, strict=True)) for row in importer.query_own(HISTORY, sql)]
-
-
-def source_holdings(importer: ClickHouseImporter, machine: str) -> Iterator[Holding]:
-    """What the source holds of each machine, or of one, read when it is its turn."""
-    where, database = importer.settings.where, importer.settings.database
-    if not importer.tables or importer.client.database != database:
-        raise ConfigError(f"--copy-from: {where} has no tables of ours in database {database!r}")
-    tables = "merge(currentDatabase(), '^ccusage_(usage|models?|import)_')"
-    sql = f"SELECT DISTINCT machine_name FROM {tables} ORDER BY 1"  # noqa: S608 (our names)
-    machines = [name for (name,) in importer.query(sql)]
-    if machine and machine not in machines:
-        raise ConfigError(f"--machine: {machine!r} never imported; {', '.join(machines)} did")
-    return map(partial(read_holding, importer), [machine] if machine else machines)
-
-
-@contextlib.contextmanager
-def open_both(
-    settings: Settings, source: Settings, machine: str
-) -> Iterator[tuple[ClickHouseImporter, Iterator[Holding]]]:
-    """The target and what the source holds. A source that is the target is refused.
-
-    Two embedded databases can't be open at once. They are opened in turns, and in between the rows
-    lie in a file without a name, which ends with the process.
-    """
-    import pickle
-    import tempfile
-
-    itself = ConfigError(f"--copy-from: {source.where} is the database in force itself")
-    here, there = (os.path.realpath(each.embedded_path) for each in (settings, source))
-    both_embedded = settings.host is None and source.host is None
-    if both_embedded and here == there:
-        raise itself
-    with contextlib.ExitStack() as stack:
-        reading = stack.enter_context(contextlib.ExitStack())
-        if source.host is None:
-            reading.enter_context(embedded_lock(source, time.monotonic() + source.lock_timeout))
-        client = reading.enter_context(open_client(source, writing=False))
-        importer = ClickHouseImporter(client, source, "")
-        importer.prepare(create=False)
-        holdings = source_holdings(importer, machine)
-        uuid = importer.engines.get(HISTORY, Engine()).uuid
-        if both_embedded:
-            file = stack.enter_context(tempfile.TemporaryFile(dir=settings.state_dir))
-            for holding in (*holdings, None):
-                pickle.dump(holding, file, pickle.HIGHEST_PROTOCOL)
-            file.seek(0)
-            reading.close()
-            holdings = iter(lambda: pickle.load(file), None)  # noqa: S301 (only we can write it)
-        client = stack.enter_context(open_client(settings, writing=not settings.dry_run))
-        target = ClickHouseImporter(client, settings, "")
-        target.prepare(create=not settings.dry_run)
-        same = uuid == target.engines.get(HISTORY, Engine()).uuid
-        if not both_embedded and uuid.strip("0-") and same:
-            raise itself
-        yield target, holdings
 
 
 def holds(*records: Record) -> tuple[int, bool, int]:
@@ -3626,35 +3586,19 @@ def merge_blocks(here: Records, there: Records) -> Records:
     return after
 
 
-def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
-    """Refuse names that are hashed with another key: they would become other projects."""
-    rows = target.query_own(HISTORY, f"SELECT DISTINCT key_fingerprint FROM {HISTORY}")  # noqa: S608
-    keys = {key for (key,) in rows} or {key_fingerprint(target.settings.hash_key)}
-    if any(run["key_fingerprint"] not in keys for run in there.runs):
-        raise ConfigError(
-            f"PROJECT_HASH_KEY: the projects of {there.machine} are stored under another key than "
-            "those of the database in force, and would be other projects; a copy needs the same key"
-        )
-
-
-def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, list[CopiedMonth]]:
+def merge_into(target: ClickHouseImporter, there: Holding) -> tuple[int, int, list[CopiedMonth]]:
     """Merge what another database holds of a machine into this one: rows, runs and months."""
-    settings, here = target.settings, read_holding(target, there.machine)
     refuse_other_keys(target, there)
+    here = read_holding(target)
     before, other = stored_records(here.stored), stored_records(there.stored)
     after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
     after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
-    hidden = settings.hash_projects
-    if hidden is None:  # as this machine hides names, or that one does
-        recorded = Identity.load(settings.state_dir)
-        hidden = any(run["hashed_projects"] for run in here.runs[-1:])
-        hidden = hidden or bool(recorded and recorded.hashed)
     for records in after.values():
-        hide_names(records, Ids(settings.hash_key, hidden))
+        hide_names(records, Ids(target.settings.hash_key, hides_names(target.settings, here)))
     changes = find_changes(before, after, here.stored, "")
-    known = {(run["installation_id"], run["updated_at"]) for run in here.runs}
-    runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in known]
-    if not settings.dry_run:
+    copied = {(run["installation_id"], run["updated_at"]) for run in here.runs}
+    runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in copied]
+    if not target.settings.dry_run:
         # It is older than whatever an import of that machine writes meanwhile.
         at = max(here.newest, there.newest) + timedelta(milliseconds=1)
         for table, rows in changes.items():
@@ -3664,10 +3608,34 @@ def copy_machine(target: ClickHouseImporter, there: Holding) -> tuple[int, int, 
             if rows:
                 target.upsert(table, rows, here.stored[table], at)
         if runs:
-            target.record_runs(runs, at)
+            columns = target.engines[HISTORY].columns  # a newer version may know of others
+            rows_of_runs = [{name: run[name] for name in columns if name in run} for run in runs]
+            target.record_runs(rows_of_runs, at)
     number = sum(map(len, changes.values()))
-    log.info("%s: %s and %s", there.machine, counted(number, "row"), counted(len(runs), "run"))
-    return number, len(runs), copied_months(there.machine, before, other, after)
+    name = target.machine_name
+    log.info("%s: %s and %s", name, counted(number, "row"), counted(len(runs), "run"))
+    return number, len(runs), copied_months(name, before, other, after)
+
+
+def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
+    """Refuse names that are hashed with another key: they would become other projects."""
+    rows = target.query_own(HISTORY, f"SELECT DISTINCT key_fingerprint FROM {HISTORY}")  # noqa: S608
+    keys = {key for (key,) in rows} or {key_fingerprint(target.settings.hash_key)}
+    if any(run["key_fingerprint"] not in keys for run in there.runs):
+        raise ConfigError(
+            f"PROJECT_HASH_KEY: the projects of {target.machine_name} are stored under another key "
+            "than those of the database in force, and would be other projects; a copy needs the "
+            "same key"
+        )
+
+
+def hides_names(settings: Settings, here: Holding) -> bool:
+    """Whether names are to be hidden: as is asked for, as this machine does, or as that one did."""
+    if settings.hash_projects is not None:
+        return settings.hash_projects
+    recorded = Identity.load(settings.state_dir)
+    hidden = [run["hashed_projects"] for run in here.runs[-1:]]
+    return any(hidden) or bool(recorded and recorded.hashed)
 
 
 def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMonth]:
@@ -3685,22 +3653,31 @@ def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMo
 
 
 def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResult:
-    """Merge the database at `place` into the one in force: all machines, or one."""
+    """Merge the database at `place` into the one in force: all machines, or one.
+
+    A process can't have two embedded databases open at once, so the two are opened in turns.
+    """
     source = source_settings(settings, place)
-    target: ClickHouseImporter | None = None
+    targets: list[ClickHouseImporter] = []
+    copies = []
     try:
-        with (
-            import_lock(settings, importing=True),
-            open_both(settings, source, machine) as (target, holdings),
-        ):
-            target.token_suffix = f"/copy {os.urandom(4).hex()}"
-            copies = [copy_machine(target, holding) for holding in holdings]
+        with import_lock(settings):
+            for name in machines_to_copy(source, machine):
+                with open_for_reading(source, name) as origin:
+                    there = read_holding(origin)
+                with open_client(settings, writing=not settings.dry_run) as client:
+                    target = ClickHouseImporter(client, settings, name)
+                    target.prepare(create=not settings.dry_run)
+                    refuse_itself(origin, target)
+                    target.token_suffix = f"/copy {os.urandom(4).hex()}"
+                    targets.append(target)
+                    copies.append(merge_into(target, there))
     except ImporterError as error:
         if str(error).startswith(source.where):  # its settings are not in variables
             text = str(error).replace("CH_PASSWORD", "COPY_FROM_PASSWORD")
             text = re.sub(r"\bCH_(\w+)", lambda match: f"its {match[1].lower()}", text)
             error.args = (f"--copy-from: {text}",)
-        if target and target.has_written:
+        if any(target.has_written for target in targets):
             error.exit_code = 3
         raise
     return CopyResult(
@@ -3712,26 +3689,12 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
     )
 
 
-def history_elsewhere(
-    settings: Settings, machine: str, recorded: Identity | None, past: MachineHistory
-) -> Iterator[str]:
-    """A warning where a machine has no history here: where it has one, and how to bring it."""
-    bring = "to bring it here, run ccusage_importer.py --copy-from"
-    place = settings.embedded_path
-    if not past.identity and settings.host and os.path.isdir(place / "metadata"):
-        with contextlib.suppress(ImporterError):  # an import does not fail because of it
-            embedded = embedded_source(settings, place)
-            with embedded_lock(embedded, 0), open_client(embedded, writing=False) as client:
-                importer = ClickHouseImporter(client, embedded, machine)
-                importer.prepare(create=False)
-                number, _, cost = importer.days_before(date(2299, 1, 1))
-            if number:
-                what = f"{counted(number, 'day')} of {machine}, {money(cost)}"
-                yield f"{embedded.where} holds {what}; {bring} {shlex.quote(str(place))}"
-                return
-    if not past.identity and recorded:
-        what = f"{machine} has imported before, but {settings.where} holds no import of it"
-        yield f"{what}; {bring} with the former database"
+def refuse_itself(source: ClickHouseImporter, target: ClickHouseImporter) -> None:
+    """Refuse a server's database as its own source; two directories may be copies of each other."""
+    uuids = [each.engines.get(HISTORY, Engine()).uuid for each in (source, target)]
+    embedded = source.settings.host is None and target.settings.host is None
+    if not embedded and uuids[0].strip("0-") and uuids[0] == uuids[1]:
+        raise ConfigError(ITSELF.format(source.settings.where))
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -4469,6 +4432,37 @@ def import_warnings(plan: Plan) -> Iterator[str]:
     yield from budget_notes(plan)
     if plan.hiding:
         yield from hidden_names_notes(plan.before, plan.feeds.reported, plan.ids)
+
+
+def history_elsewhere(
+    settings: Settings, machine: str, recorded: Identity | None, history: MachineHistory
+) -> Iterator[str]:
+    """Where a machine has a history that it has not here, and how to bring it."""
+    bring = "to bring it here, run ccusage_importer.py --copy-from"
+    place, number, cost = settings.embedded_path, 0, 0.0
+    if not history.identity and settings.host and os.path.isdir(place / "metadata"):
+        embedded = embedded_database(settings._replace(lock_timeout=0), place)
+        with (
+            contextlib.suppress(ImporterError),  # an import does not fail because of it
+            open_for_reading(embedded, machine) as importer,
+        ):
+            number, _, cost = importer.days_before(date(2299, 1, 1))
+    if number:
+        days = f"{counted(number, 'day')} of {machine}, {money(cost)}"
+        yield f"{embedded.where} holds {days}; {bring} {shlex.quote(str(place))}"
+    elif not history.identity and recorded:
+        what = f"{machine} has imported before, but {settings.where} holds no import of it"
+        yield f"{what}; {bring} with the former database"
+
+
+def embedded_database(settings: Settings, path: Path) -> Settings:
+    """The settings of an embedded database, in which CH_DATABASE is ours, or the only one is."""
+    files = path.glob(f"metadata/*/{TABLES['daily'].name}.sql")
+    databases = [unquote(file.parent.name) for file in files]
+    database = settings.database
+    if len(databases) == 1:
+        (database,) = databases
+    return settings._replace(host=None, embedded_path=path, database=database)
 
 
 def other_installations(history: MachineHistory, identity: Identity) -> list[str]:
@@ -5222,7 +5216,6 @@ def list_queries() -> Report:
 
 OK, WARNING, FAILED = "ok", "warning", "FAILED"
 CRON_TAG = "# ccusage-import"
-FIRST_FINDINGS = "ORDER BY remedy = '', machine_name, table, key LIMIT 5"  # of each kind
 # What an import may have to do to the schema, as its statements begin, and a statement for which
 # the server wants the same rights and which fails all the same, so that it changes nothing.
 IN_VAIN = {
@@ -5248,30 +5241,35 @@ class Checkup:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.found: list[Check] = []
+        self.checks: list[Check] = []
         self.section = "Environment"
         self.recorded: Identity | None = None
-        with self.failing("identity"):
-            self.recorded = Identity.load(settings.state_dir)
-        self.past = MachineHistory()
+        self.history = MachineHistory()
         self.shows_names = False
-        self.zone = self.recorded.timezone if self.recorded else "UTC"
-        self.connected = False
-        self.stored: dict[str, date] = {}  # the newest day of each agent
+        self.zone = "UTC"
+        self.stored: dict[str, date] | None = None  # the newest day of each agent
         self.reported: dict[str, date] = {}
 
+    def run(self) -> list[Check]:
+        with self.failing("identity"):
+            self.recorded = Identity.load(self.settings.state_dir)
+        self.check_clickhouse()
+        self.check_environment()
+        self.check_ccusage()
+        self.check_schedule()
+        return self.checks
+
     def note(self, name: str, detail: str, remedy: str = "", *, when: object = True) -> None:
-        """A finding, which is a warning when it needs the remedy."""
-        needed = remedy if when else ""
-        self.found.append(Check(self.section, name, WARNING if needed else OK, detail, needed))
+        """Add a finding, which is a warning when it needs the remedy."""
+        remedy = remedy if when else ""
+        status = WARNING if remedy else OK
+        self.checks.append(Check(self.section, name, status, detail, remedy))
 
     def fail(self, name: str, text: str, remedy: str = "") -> None:
-        """What the next import would fail with; the text may hold a remedy."""
-        text, _, said = text.partition("\n  remedy: ")
-        if not said:
-            text, _, said = text.partition("; ")
-        found = Check(self.section, name, FAILED, " ".join(text.split()), said or remedy)
-        self.found.append(found)
+        """Add what the next import would fail with; the text may hold the remedy."""
+        detail, *remedies = re.split("\n  remedy: |; ", text, maxsplit=1)
+        remedy = "".join(remedies) or remedy
+        self.checks.append(Check(self.section, name, FAILED, " ".join(detail.split()), remedy))
 
     @contextlib.contextmanager
     def failing(self, name: str, remedy: str = "") -> Iterator[None]:
@@ -5281,29 +5279,16 @@ class Checkup:
         except ImporterError as error:
             self.fail(name, str(error), remedy)
 
-    def run(self) -> list[Check]:
-        for section, check in {
-            "ClickHouse": self.check_clickhouse,
-            "Environment": self.check_environment,
-            "ccusage": self.check_ccusage,
-            "Schedule and data": self.check_schedule,
-        }.items():
-            self.section = section
-            check()
-        return self.found
-
     def check_clickhouse(self) -> None:
-        settings = self.settings
+        self.section, settings = "ClickHouse", self.settings
         # An OSError may come from a directory that is not ours to look into.
-        with self.failing("connection"), store_errors(settings), contextlib.ExitStack() as stack:
+        with self.failing("connection"), store_errors(settings):
             if settings.host is None:
                 self.check_directory("path", settings.embedded_path, "CH_EMBEDDED_PATH")
-                if settings.embedded_path.exists():
-                    deadline = time.monotonic() + settings.lock_timeout
-                    stack.enter_context(embedded_lock(settings, deadline))
-            client = stack.enter_context(open_client(settings, writing=False))
-            name = machine_name(settings, self.recorded)
-            self.check_server(ClickHouseImporter(client, settings, name))
+            with open_for_reading(settings, machine_name(settings, self.recorded)) as importer:
+                self.check_server(importer)
+                self.check_writing(importer)
+                self.check_stored(importer)
 
     def check_directory(self, name: str, path: Path, variable: str) -> None:
         import shutil
@@ -5321,11 +5306,10 @@ class Checkup:
         self.note(name, detail, "free some disk space", when=free < 1e9)
 
     def check_server(self, importer: ClickHouseImporter) -> None:
-        importer.prepare(create=False)
+        """Whether the server answers soon, and its tables are those of this version."""
         began = time.monotonic()
-        version, database = importer.query("SELECT version(), currentDatabase()")[0]
+        ((version,),) = importer.query("SELECT version()")
         ms = 1000 * (time.monotonic() - began)
-        self.connected = True
         detail = f"ClickHouse {version}: {self.settings.where} answers in {ms:.0f} ms"
         self.note("connection", detail, "look at the network and the server's load", when=ms > 500)
         if self.settings.host:
@@ -5336,91 +5320,17 @@ class Checkup:
         if not importer.tables:
             detail = f"nothing is there yet in the database {self.settings.database}"
         self.note("schema", detail, "an import does this", when=changes)
-        needed = " ".join(changes.values())
-        steps = [in_vain for begin, in_vain in IN_VAIN.items() if begin in needed]
-        for table in ALL_TABLES:
-            steps.append(f"INSERT INTO {table.name} SELECT * FROM {table.name} WHERE 0")  # noqa: S608
-            steps.append(f"DELETE FROM {table.name} WHERE of_no_such_name")  # noqa: S608 (ours)
-        if database != self.settings.database:
-            steps = [f"CREATE DATABASE {_quoted(self.settings.database)} ENGINE = OfNoSuchName"]
-        with self.failing("writing"):
-            self.check_rights(importer, steps)
-        self.check_stored(importer)
-
-    def check_rights(self, importer: ClickHouseImporter, steps: Sequence[str]) -> None:
-        """Whether the user may do what an import does: the server looks at the rights first."""
-        refused = set()
-        for statement in steps:
-            try:
-                importer.command(statement)
-            except StoreError as error:
-                if error.code == 0:  # the server is gone
-                    raise
-                refused |= {str(error)} if error.code in (READONLY, NOT_GRANTED) else set()
-        for text in sorted(refused):
-            self.fail("writing", text)
-        if not refused:
-            self.note("writing", "has the rights that an import needs")
-
-    def check_stored(self, importer: ClickHouseImporter) -> None:
-        """What the database knows of this machine."""
-        sql = (
-            "SELECT agent, max(date) FROM ccusage_usage_daily FINAL "
-            "WHERE machine_name = {machine:String} GROUP BY agent"
-        )
-        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))
-        self.past = importer.read_history()
-        self.shows_names = importer.shows_names()
-        if self.past.identity and not self.recorded:
-            self.zone = self.past.identity.timezone
-        if self.past.identity and not (self.settings.state_dir / "machine.json").exists():
-            with self.failing("name in use"):
-                refuse_twins(importer, self.past.identity, self.past, {})
-        with self.failing("newest import"):
-            for warning in missing_run(importer, self.recorded, self.past):
-                self.note("newest import", warning, "import again what ccusage still reports")
-        name = importer.machine_name
-        for text in history_elsewhere(self.settings, name, self.recorded, self.past):
-            self.note("former history", *text.split("; to bring it here, "))
-        if {item.name for item in read_schema()} <= importer.engines.keys():
-            with self.failing("integrity"):
-                self.check_integrity(importer)
-        self.check_imports(importer)
-        self.check_budgets(importer)
-
-    def check_integrity(self, importer: ClickHouseImporter) -> None:
-        """What the queries integrity-… find: the first rows of each, and how many there are."""
-        queries = read_queries()
-        wrong = 0
-        for name in (name for name in queries if name.startswith(INTEGRITY)):
-            sql = f"SELECT *, count() OVER () FROM (\n{queries[name].sql}) {FIRST_FINDINGS}"  # noqa: S608 (ours)
-            found = importer.query(sql)
-            for machine, table, key, problem, remedy, _ in found:
-                self.note("integrity", f"{machine}: {table}: {key}: {problem}", remedy)
-                wrong += bool(remedy)
-            if found and (more := found[0][-1] - len(found)):
-                detail = f"{counted(more, 'finding')} of this kind more"
-                self.note("integrity", detail, f"ccusage_importer.py --query {name} lists all")
-        if not wrong:
-            self.note("integrity", "the tables are in order")
-        for names, agent, number, *_ in importer.query(queries["twin-machines"].sql):
-            if importer.machine_name in names.split(", "):
-                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
-                self.note("twin machines", common, "remove the rows of one, as README says")
 
     def check_replicas(self, importer: ClickHouseImporter) -> None:
         """Whether the servers that answer hold the same tables."""
-        engines, cluster = importer.engines, self.settings.cluster
-        shared = [engines[table.name].shared for table in ALL_TABLES if table.name in engines]
+        shared = [importer.engines[table.name].shared for table in importer.tables]
+        spread = bool(self.settings.cluster or importer.engines[""].shared)
         cloud = importer.client.get_client_setting("select_sequential_consistency")
-        spread = cluster or engines[""].shared  # over several servers, or meant to be
         if shared and all(shared):
             self.check_shared_tables(importer)
-        elif shared or not (spread or cloud):  # else an import will create them on all servers
-            self.check_plain_tables(importer, spread=bool(spread))
-
-    def check_plain_tables(self, importer: ClickHouseImporter, *, spread: bool) -> None:
-        """Whether one server answers all statements, as a plain table lies on one alone."""
+            return
+        if not shared and (spread or cloud):
+            return  # an import will create them on all servers
         hosts: set[str] = set()
         for _ in range(4):
             importer.client.close_connections()  # as a balancer may choose a server for each
@@ -5429,9 +5339,11 @@ class Checkup:
         if spread:
             remedy = "DETACH them, ATTACH TABLE … AS REPLICATED, and SYSTEM RESTORE REPLICA"
         if len(hosts) > 1:
-            detail = f"each statement reaches another server: {', '.join(sorted(hosts))}"
-            self.fail("replicas", f"{detail}, which share no tables", remedy)
-        elif spread:
+            raise StoreError(
+                f"each statement reaches another server: {', '.join(sorted(hosts))}, which share "
+                f"no tables\n  remedy: {remedy}"
+            )
+        if spread:
             self.note("replicas", "the tables are on this server alone", remedy)
 
     def check_shared_tables(self, importer: ClickHouseImporter) -> None:
@@ -5442,18 +5354,92 @@ class Checkup:
             "WHERE database = currentDatabase() AND startsWith(table, 'ccusage_')"
         )
         try:
-            unwritable, known, active, behind = importer.query(sql)[0]
+            ((unwritable, replicas, active, delay),) = importer.query(sql)
         except StoreError as error:
             grant = f"GRANT SELECT ON system.replicas TO {self.settings.user}"
             self.note("replicas", str(error).partition("\n")[0], grant)
             return
-        detail = f"{known} known, {active} active, this one {behind} s behind"
-        remedy = "start the servers that are down, and look at system.replication_queue"
         if unwritable:
-            detail = f"read-only: {', '.join(sorted(unwritable))}"
-            self.fail("replicas", detail, STORE_REMEDIES[r"Code: 242\."])
-        else:
-            self.note("replicas", detail, remedy, when=active < known or behind > 300)
+            remedy = STORE_REMEDIES[r"Code: 242\."]
+            raise StoreError(f"read-only: {', '.join(sorted(unwritable))}\n  remedy: {remedy}")
+        detail = f"{replicas} known, {active} active, this one {delay} s behind"
+        remedy = "start the servers that are down, and look at system.replication_queue"
+        self.note("replicas", detail, remedy, when=active < replicas or delay > 300)
+
+    def check_writing(self, importer: ClickHouseImporter) -> None:
+        """Whether the user may do what an import does: the server looks at the rights first."""
+        needed = " ".join(schema_changes(importer.engines, self.settings.cluster).values())
+        steps = [in_vain for begin, in_vain in IN_VAIN.items() if begin in needed]
+        for table in ALL_TABLES:
+            steps.append(f"INSERT INTO {table.name} SELECT * FROM {table.name} WHERE 0")  # noqa: S608
+            steps.append(f"DELETE FROM {table.name} WHERE of_no_such_name")  # noqa: S608 (ours)
+        if importer.client.database != self.settings.database:
+            steps = [f"CREATE DATABASE {_quoted(self.settings.database)} ENGINE = OfNoSuchName"]
+        refusals = set()
+        for statement in steps:
+            try:
+                importer.command(statement)
+            except StoreError as error:
+                if error.code == 0:  # the server is gone
+                    raise
+                if error.code in (READONLY, NOT_GRANTED):
+                    refusals.add(str(error))
+        for refusal in sorted(refusals):
+            self.fail("writing", refusal)
+        if not refusals:
+            self.note("writing", "has the rights that an import needs")
+
+    def check_stored(self, importer: ClickHouseImporter) -> None:
+        """What the database knows of this machine, and what it says of itself."""
+        sql = (
+            "SELECT agent, max(date) FROM ccusage_usage_daily FINAL "
+            "WHERE machine_name = {machine:String} GROUP BY agent"
+        )
+        self.stored = dict(importer.query_own("ccusage_usage_daily", sql))
+        self.shows_names = importer.shows_names()
+        self.history = importer.read_history()
+        settings, recorded, former = self.settings, self.recorded, self.history.identity
+        if identity := recorded or former:
+            self.zone = identity.timezone
+        if former and not (settings.state_dir / "machine.json").exists():
+            with self.failing("name in use"):
+                refuse_twins(importer, former, self.history, {})
+        with self.failing("newest import"):
+            for warning in missing_run(importer, recorded, self.history):
+                self.note("newest import", warning, "import again what ccusage still reports")
+        for text in history_elsewhere(settings, importer.machine_name, recorded, self.history):
+            self.note("former history", *text.split("; to bring it here, "))
+        if {item.name for item in read_schema()} <= importer.engines.keys():
+            with self.failing("integrity"):
+                self.check_integrity(importer)
+        self.check_imports(importer)
+        if settings.budget_month or settings.budget_day:
+            scope = Scope(datetime.now(UTC), self.zone)
+            for name, limit, cost, *_ in read_statistics(importer, scope, brief=True).budgets:
+                text = f"{name}: {budget_text(cost, limit)}"
+                self.note("budget", text, "spend less, or raise it", when=cost > limit)
+
+    def check_integrity(self, importer: ClickHouseImporter) -> None:
+        """What the queries integrity-… find: the first rows of each, and how many there are."""
+        queries, faults = read_queries(), 0
+        for query in queries.values():
+            if not query.name.startswith(INTEGRITY):
+                continue
+            findings = sorted(importer.query(query.sql), key=lambda row: row[-1] == "")
+            for machine, table, key, problem, remedy in findings[:5]:
+                self.note("integrity", f"{machine}: {table}: {key}: {problem}", remedy)
+                faults += bool(remedy)
+            if more := len(findings[5:]):
+                detail = f"{counted(more, 'finding')} of this kind more"
+                self.note(
+                    "integrity", detail, f"ccusage_importer.py --query {query.name} lists all"
+                )
+        if not faults:
+            self.note("integrity", "the tables are in order")
+        for names, agent, number, *_ in importer.query(queries["twin-machines"].sql):
+            if importer.machine_name in names.split(", "):
+                common = f"{names}: {counted(number, 'session')} of {agent} in common count twice"
+                self.note("twin machines", common, "remove the rows of one, as README says")
 
     def check_imports(self, importer: ClickHouseImporter) -> None:
         """When the last imports were, and how they ended."""
@@ -5468,36 +5454,29 @@ class Checkup:
         hours = (datetime.now(UTC) - runs[0][0]) / timedelta(hours=1)
         ago = f"{hours:.1f} hours ago" if hours < 48 else f"{hours / 24:.0f} days ago"
         ends = [
-            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(names)})" if names else "0")
-            for at, names in runs
+            f"{at:%Y-%m-%d %H:%M} code " + (f"3 (without {', '.join(feeds)})" if feeds else "0")
+            for at, feeds in runs
         ]
         remedy = f"see {self.settings.state_dir / 'ccusage_import.log'}"
         old_or_failed = hours > 24 or runs[0][1]
         self.note("last import", f"{ago}; UTC {'; '.join(ends)}", remedy, when=old_or_failed)
 
-    def check_budgets(self, importer: ClickHouseImporter) -> None:
-        """Whether more is spent than BUDGET_MONTH and BUDGET_DAY allow."""
-        if self.settings.budget_month or self.settings.budget_day:
-            scope = Scope(datetime.now(UTC), self.zone)
-            for name, limit, cost, *_ in read_statistics(importer, scope).budgets:
-                text = f"{name}: {budget_text(cost, limit)}"
-                self.note("budget", text, "spend less, or raise it", when=cost > limit)
-
     def check_environment(self) -> None:
         """Who this machine is, and whether its files can be written."""
-        settings, known = self.settings, self.recorded or self.past.identity
+        self.section = "Environment"
+        settings, former = self.settings, self.history.identity
         dotenv = dotenv_path(settings.environment)
         if os.path.exists(dotenv) and dotenv.stat().st_mode & 0o077:
-            self.note(
-                ".env", f"{dotenv}: others may read it", f"chmod 600 {shlex.quote(str(dotenv))}"
-            )
+            remedy = f"chmod 600 {shlex.quote(str(dotenv))}"
+            self.note(".env", f"{dotenv}: others may read it", remedy)
         self.check_directory("state", settings.state_dir, "CCUSAGE_STATE_DIR")
         with self.failing("identity"):
-            identity = identify(settings, self.recorded, self.past.identity)
+            identity = identify(settings, self.recorded, former)
             self.zone = identity.timezone
-            others = " ".join(other_installations(self.past, identity))
+            others = " ".join(other_installations(self.history, identity))
             self.note("machine name", identity.machine_name, others)
-            source = "as recorded" if known else "which the first import will record"
+            is_known = self.recorded or former
+            source = "as recorded" if is_known else "which the first import will record"
             self.note("time zone", f"{identity.timezone}, {source}")
             shown = self.shows_names if identity.hashed is None else not identity.hashed
             key = "with" if settings.hash_key else "without"
@@ -5506,6 +5485,7 @@ class Checkup:
 
     def check_ccusage(self) -> None:
         """Every feed, as the import has it; each is asked for once."""
+        self.section = "ccusage"
         settings = self.settings._replace(patience=0)
         remedy = "install ccusage, and set CCUSAGE_COMMAND to it"
         with self.failing("version", remedy), in_background() as background:
@@ -5514,10 +5494,9 @@ class Checkup:
             self.note("version", f"{ccusage.version_text}: {shlex.join(ccusage.argv)}")
             ids, zone = Ids(settings.hash_key), ZoneInfo(self.zone)
             reported, failed = parse_all(fetched, ids, zone, settings.agents)
+            remedy = "update ccusage, or set CCUSAGE_COMMAND to another version"
             for label, reason in failed.items():
-                self.fail(
-                    label, reason, "update ccusage, or set CCUSAGE_COMMAND to another version"
-                )
+                self.fail(label, reason, remedy)
             for (feed, agent), records in reported.items():
                 if feed == "daily" and records:
                     self.reported[agent] = max(day for _, day in records)
@@ -5529,48 +5508,47 @@ class Checkup:
 
     def check_transcripts(self, *, follows_links: bool) -> None:
         """Which transcripts ccusage skips silently: links, and files that it may not read."""
-        left: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         for top in transcript_directories(self.settings.environment):
             for place, folders, files in os.walk(top):
                 for name in (*folders, *(name for name in files if name.endswith(".jsonl"))):
                     path = os.path.join(place, name)
                     linked = os.path.islink(path) and not follows_links
                     kind = "project folder" if os.path.isdir(path) else "transcript"
-                    left[kind] += linked or not os.access(path, os.R_OK)
-        if any(left.values()):
-            what = " and ".join(counted(number, kind) for kind, number in left.items())
+                    skipped[kind] += linked or not os.access(path, os.R_OK)
+        if any(skipped.values()):
+            what = " and ".join(counted(number, kind) for kind, number in skipped.items())
             detail = f"ccusage does not read {what}: they are links, or it may not read them"
             remedy = "put the files where the links are, and make them readable to you"
             self.note("left out", detail, remedy)
 
     def check_schedule(self) -> None:
-        said = ""
+        """What cron runs, how far the database lags behind ccusage, what Claude Code deletes."""
+        self.section = "Schedule and data"
+        crontab, gone = "", []
         with contextlib.suppress(FeedError):
-            said = run(["crontab", "-l"], child_environment(self.settings.environment), 30).stdout
-        ours = re.compile(rf"\s*(@\w+|[^#\s]\S*(?:\s+\S+){{4}})\s+(.*){CRON_TAG}\s*")
-        entries = [match.groups() for line in said.splitlines() if (match := ours.fullmatch(line))]
-        detail = "; ".join(" ".join(times.split()) for times, _ in entries) or "no entry"
-        gone = []
+            crontab = run(
+                ["crontab", "-l"], child_environment(self.settings.environment), 30
+            ).stdout
+        ours = rf"^[ \t]*(@\w+|[^#\s]\S*(?:[ \t]+\S+){{4}})[ \t]+(.*){CRON_TAG}[ \t]*$"
+        entries = re.findall(ours, crontab, re.MULTILINE)
         for _, command in entries:
             with contextlib.suppress(ValueError):  # of a quote that is left open
                 words = shlex.split(command.replace("\\%", "%"))
                 words = [word for word in words if not re.match(r"\w+=", word)]
                 paths = [word for word in words if word is words[0] or word.endswith(".py")]
-                scripts = [path for path in paths if path.startswith("/")]
-                gone += [path for path in scripts if not os.path.exists(path)]
+                gone += [path for path in paths if path[:1] == "/" and not os.path.exists(path)]
+        detail = "; ".join(" ".join(times.split()) for times, _ in entries) or "no entry"
         detail += f", but {gone[0]} does not exist any more" if gone else ""
         self.note("cron", detail, "run setup_cronjob.sh", when=gone or len(entries) != 1)
-        if self.connected:
-            self.check_days()
-
-    def check_days(self) -> None:
-        """How far the database lags behind ccusage, and what Claude Code deletes."""
         for agent, day in sorted(self.reported.items()):
-            old = self.stored.get(agent)
-            late = counted((day - old).days, "day") if old and old < day else ""
+            if self.stored is None:  # the database cannot be read
+                break
+            stored = self.stored.get(agent)
+            late = counted((day - stored).days, "day") if stored and stored < day else ""
             stale = f"stale by {late}, " if late else ""
-            detail = f"{stale}{agent}: stored {old or 'none'}, reported {day}"
-            self.note("newest day", detail, "run ccusage_importer.py", when=late or not old)
+            detail = f"{stale}{agent}: stored {stored or 'none'}, reported {day}"
+            self.note("newest day", detail, "run ccusage_importer.py", when=late or not stored)
         for path, days in cleanup_periods(self.settings.environment).items():
             if 0 < days < 3650:
                 after = f"Claude Code deletes transcripts after {counted(days, 'day')}"
@@ -5579,11 +5557,13 @@ class Checkup:
 
 
 def check_report(checks: Sequence[Check]) -> Report:
+    """The findings, section by section, each with its remedy below it."""
     rows: dict[str, list[Sequence[str]]] = defaultdict(list)
     for check in checks:
-        remedy = [("", "", f"→ {check.remedy}")] if check.remedy else []
-        rows[check.section] += [(check.name, check.status, check.detail), *remedy]
-    sections = [Section(header=(name, "", ""), rows=found) for name, found in rows.items()]
+        rows[check.section].append((check.name, check.status, check.detail))
+        if check.remedy:
+            rows[check.section].append(("", "", f"→ {check.remedy}"))
+    sections = [Section(header=(name, "", ""), rows=lines) for name, lines in rows.items()]
     return table_report(Check._fields, checks, sections)
 
 
@@ -5609,17 +5589,12 @@ def local_names(settings: Settings) -> dict[str, str]:
 @contextlib.contextmanager
 def reading(settings: Settings, machine: str) -> Iterator[tuple[ClickHouseImporter, Scope]]:
     """An importer that only reads, and the present moment in the time zone of a machine."""
-    with contextlib.ExitStack() as stack:
-        if settings.host or settings.embedded_path.exists():
-            stack.enter_context(import_lock(settings, importing=False))
-        client = stack.enter_context(open_client(settings, writing=False))
-        if client.database != settings.database:
+    with open_for_reading(settings, machine) as importer:
+        if importer.client.database != settings.database:
             raise StoreError(
                 f"{settings.where}: there is no database {settings.database!r}\n"
                 "  remedy: check CH_DATABASE; if the name is right, an import creates it"
             )
-        importer = ClickHouseImporter(client, settings, machine)
-        importer.prepare(create=False)
         sql = (
             "SELECT machine_name, argMax(timezone, updated_at) FROM ccusage_import_history "
             "GROUP BY machine_name ORDER BY max(updated_at) DESC"
@@ -5642,9 +5617,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {text}; see --help\n")
 
 
-IMPORT = "an import"
-
-
 def build_parser() -> Parser:
     parser = Parser(
         prog="ccusage-import",
@@ -5652,49 +5624,48 @@ def build_parser() -> Parser:
     )
     mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
 
-    def switch(option: str, says: str, group: Any = parser, **more: Any) -> None:
-        group.add_argument(option, help=says, **{"action": "store_true", **more})
+    def add(option: str, says: str, group: Any = parser, **how: Any) -> None:
+        """An option, which is a switch unless it is said `how` it takes a value."""
+        group.add_argument(option, help=says, **(how or {"action": "store_true"}))
 
-    def value(option: str, shown: str, says: str, kind: Any, group: Any = parser) -> None:
-        action = "append" if option == "--param" else "store"
-        group.add_argument(option, type=kind, metavar=shown, help=says, action=action)
-
-    switch("--check", "system check; imports nothing", mode)
-    switch("--stats", "statistics of what is stored; imports nothing", mode)
-    says = "run a query of queries.sql, - for stdin's"
-    value("--query", "NAME", says, _text(r".*\S.*", "a name, or - for SQL from stdin"), mode)
-    switch("--list-queries", "list the queries of queries.sql", mode)
+    add("--check", "system check; imports nothing", mode)
+    add("--stats", "statistics of what is stored; imports nothing", mode)
+    says, name = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
+    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", name))
+    add("--list-queries", "list the queries of queries.sql", mode)
     says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
-    value("--copy-from", "SOURCE", says, _text(), mode)
-    says, kind = "a parameter of the query, such as days=7", _text(r"[^\W\d]\w*=.*", "NAME=VALUE")
-    value("--param", "NAME=VALUE", says, kind)
-    kind = _text("[1-9][0-9]{0,4}", "a number of days", int)
-    value("--days", "N", "statistics of the last N days", kind)
-    value("--machine", "NAME", "statistics, a query or a copy of one machine", _text())
+    add("--copy-from", says, mode, metavar="SOURCE", type=like())
+    says, given = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    add("--param", says, action="append", default=[], metavar="NAME=VALUE", type=given)
+    days = like("[1-9][0-9]{0,4}", "a number of days", int)
+    add("--days", "statistics of the last N days", metavar="N", type=days)
+    says = "statistics, a query or a copy of one machine"
+    add("--machine", says, default="", metavar="NAME", type=like())
     says = "store project names and session ids as hashes (as this machine did before; at first)"
-    switch("--hash-projects", says, names)
+    add("--hash-projects", says, names, action="store_true", default=None)
     says = "store project names and session ids as they are"
-    switch("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
-    switch("--names", "show this machine's names on a terminal")
-    switch("--dry-run", "say what would change; write nothing")
-    switch("--reprice", "take ccusage's present prices for what it reports")
-    switch("--allow-shrink", "accept rows smaller than the stored ones")
+    add("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    add("--names", "show this machine's names on a terminal")
+    add("--dry-run", "say what would change; write nothing")
+    add("--reprice", "take ccusage's present prices for what it reports")
+    add("--allow-shrink", "accept rows smaller than the stored ones")
     says = "which agents' usage to import (all that this ccusage reports)"
-    kind = _text(r".*[^\s,].*", "all, or agents such as claude,codex", _agents)
-    value("--agents", "all|claude,codex,…", says, kind)
-    kind = _text(r"\d{1,6}(\.\d*)?", "seconds", float)
-    value("--lock-timeout", "SECONDS", "how long to wait for another import (300)", kind)
+    agents = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
+    add("--agents", says, default=frozenset(), metavar="all|claude,codex,…", type=agents)
+    says, seconds = (
+        "how long to wait for another import (300)",
+        like(r"\d{1,6}(\.\d*)?", "seconds", float),
+    )
+    add("--lock-timeout", says, default=300.0, metavar="SECONDS", type=seconds)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
-    value("--output", "FILE", "write the result there, as its ending says", Path)
-    switch("--quiet", "print only what is wrong", loudness)
-    switch("--verbose", "print every step", loudness)
+    add("--output", "write the result there, as its ending says", metavar="FILE", type=Path)
+    add("--quiet", "print only what is wrong", loudness)
+    add("--verbose", "print every step", loudness)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.set_defaults(param=[], machine="", agents=frozenset(), lock_timeout=300.0)
-    parser.set_defaults(hash_projects=None)
     return parser
 
 
-def _text(
+def like(
     pattern: str = ".*", expected: str = "text", kind: Callable[[str], Any] = str
 ) -> Callable[[str], Any]:
     """What reads the value of an option: text in UTF-8 of a pattern."""
@@ -5707,18 +5678,18 @@ def _text(
     return read
 
 
-def _agents(text: str) -> frozenset[str]:
+def agent_names(text: str) -> frozenset[str]:
+    """The agents that are listed; none stands for all."""
     names = frozenset(name.strip() for name in text.lower().split(",") if name.strip())
     return frozenset() if "all" in names else names
 
 
 def check_output(path: Path) -> None:
     """Refuse a file of --output that could not be written, before any work is done."""
-    problem = "it is a directory" if path.is_dir() else ""
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: it is a directory")
     if not path.absolute().parent.is_dir():
-        problem = "its directory does not exist"
-    if problem:
-        raise ConfigError(f"--output {path}: {problem}")
+        raise ConfigError(f"--output {path}: its directory does not exist")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -5795,12 +5766,14 @@ def at_work(says: str) -> Iterator[None]:
     """Show a spinner on a terminal, unless --quiet, and do without garbage collection."""
     terminal = log.handlers[0]
     gc.disable()  # no row is garbage before the end, and the search for some takes a fifth more
-    with contextlib.ExitStack() as stack:
-        if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
-            stack.enter_context(terminal.console.status(says, spinner="line"))
-        yield
-    gc.freeze()  # what is there now need not be searched when the process ends
-    gc.enable()
+    try:
+        with contextlib.ExitStack() as stack:
+            if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
+                stack.enter_context(terminal.console.status(says, spinner="line"))
+            yield
+    finally:
+        gc.freeze()  # what is there now need not be searched when the process ends
+        gc.enable()
 
 
 def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
@@ -5870,6 +5843,7 @@ def list_all(_: Settings, args: argparse.Namespace) -> int:
 
 # Each thing that can be asked for, with the function that does it and the options that it takes.
 # Other options would do nothing, and are refused. The check takes those of an import.
+IMPORT = "an import"
 _RULES = "--hash-projects --no-hash-projects --agents --lock-timeout --reprice --allow-shrink"
 ALWAYS = "--format --output --quiet --verbose"
 MODES: dict[str, tuple[Callable[[Settings, argparse.Namespace], int], str]] = {
