@@ -3589,16 +3589,20 @@ def merge_blocks(here: Records, there: Records) -> Records:
 def merge_into(target: ClickHouseImporter, there: Holding) -> tuple[int, int, list[CopiedMonth]]:
     """Merge what another database holds of a machine into this one: rows, runs and months."""
     refuse_other_keys(target, there)
-    here = read_holding(target)
+    settings, here = target.settings, read_holding(target)
     before, other = stored_records(here.stored), stored_records(there.stored)
     after = {feed: merge_rows(before[feed], other[feed]) for feed in TABLES}
     after["blocks"] = merge_blocks(before["blocks"], other["blocks"])
+    hidden, recorded = settings.hash_projects, Identity.load(settings.state_dir)
+    if hidden is None:  # as this machine hides names, or that one does
+        hidden = any(run["hashed_projects"] for run in here.runs[-1:])
+        hidden = hidden or bool(recorded and recorded.hashed)
     for records in after.values():
-        hide_names(records, Ids(target.settings.hash_key, hides_names(target.settings, here)))
+        hide_names(records, Ids(settings.hash_key, hidden))
     changes = find_changes(before, after, here.stored, "")
     copied = {(run["installation_id"], run["updated_at"]) for run in here.runs}
     runs = [run for run in there.runs if (run["installation_id"], run["updated_at"]) not in copied]
-    if not target.settings.dry_run:
+    if not settings.dry_run:
         # It is older than whatever an import of that machine writes meanwhile.
         at = max(here.newest, there.newest) + timedelta(milliseconds=1)
         for table, rows in changes.items():
@@ -3608,9 +3612,9 @@ def merge_into(target: ClickHouseImporter, there: Holding) -> tuple[int, int, li
             if rows:
                 target.upsert(table, rows, here.stored[table], at)
         if runs:
-            columns = target.engines[HISTORY].columns  # a newer version may know of others
-            rows_of_runs = [{name: run[name] for name in columns if name in run} for run in runs]
-            target.record_runs(rows_of_runs, at)
+            columns = target.engines[HISTORY].columns  # a newer version may have others
+            lines = [{name: run[name] for name in columns if name in run} for run in runs]
+            target.record_runs(lines, at)
     number = sum(map(len, changes.values()))
     name = target.machine_name
     log.info("%s: %s and %s", name, counted(number, "row"), counted(len(runs), "run"))
@@ -3627,15 +3631,6 @@ def refuse_other_keys(target: ClickHouseImporter, there: Holding) -> None:
             "than those of the database in force, and would be other projects; a copy needs the "
             "same key"
         )
-
-
-def hides_names(settings: Settings, here: Holding) -> bool:
-    """Whether names are to be hidden: as is asked for, as this machine does, or as that one did."""
-    if settings.hash_projects is not None:
-        return settings.hash_projects
-    recorded = Identity.load(settings.state_dir)
-    hidden = [run["hashed_projects"] for run in here.runs[-1:]]
-    return any(hidden) or bool(recorded and recorded.hashed)
 
 
 def copied_months(machine: str, *states: Mapping[str, Records]) -> list[CopiedMonth]:
@@ -3668,7 +3663,9 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
                 with open_client(settings, writing=not settings.dry_run) as client:
                     target = ClickHouseImporter(client, settings, name)
                     target.prepare(create=not settings.dry_run)
-                    refuse_itself(origin, target)
+                    uuids = {each.engines.get(HISTORY, Engine()).uuid for each in (origin, target)}
+                    if source.host and len(uuids) == 1 and uuids.pop().strip("0-"):
+                        raise ConfigError(ITSELF.format(source.where))
                     target.token_suffix = f"/copy {os.urandom(4).hex()}"
                     targets.append(target)
                     copies.append(merge_into(target, there))
@@ -3687,14 +3684,6 @@ def copy_database(settings: Settings, place: str, machine: str = "") -> CopyResu
         months=[month for _, _, months in copies for month in months],
         dry_run=settings.dry_run,
     )
-
-
-def refuse_itself(source: ClickHouseImporter, target: ClickHouseImporter) -> None:
-    """Refuse a server's database as its own source; two directories may be copies of each other."""
-    uuids = [each.engines.get(HISTORY, Engine()).uuid for each in (source, target)]
-    embedded = source.settings.host is None and target.settings.host is None
-    if not embedded and uuids[0].strip("0-") and uuids[0] == uuids[1]:
-        raise ConfigError(ITSELF.format(source.settings.where))
 
 
 # --- statistics -----------------------------------------------------------------------
@@ -5630,17 +5619,17 @@ def build_parser() -> Parser:
 
     add("--check", "system check; imports nothing", mode)
     add("--stats", "statistics of what is stored; imports nothing", mode)
-    says, name = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
-    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", name))
+    says, query = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
+    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", query))
     add("--list-queries", "list the queries of queries.sql", mode)
     says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
     add("--copy-from", says, mode, metavar="SOURCE", type=like())
-    says, given = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
-    add("--param", says, action="append", default=[], metavar="NAME=VALUE", type=given)
-    days = like("[1-9][0-9]{0,4}", "a number of days", int)
-    add("--days", "statistics of the last N days", metavar="N", type=days)
+    says, value = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    add("--param", says, metavar="NAME=VALUE", type=value, action="append", default=[])
+    value = like("[1-9][0-9]{0,4}", "a number of days", int)
+    add("--days", "statistics of the last N days", metavar="N", type=value)
     says = "statistics, a query or a copy of one machine"
-    add("--machine", says, default="", metavar="NAME", type=like())
+    add("--machine", says, metavar="NAME", type=like(), default="")
     says = "store project names and session ids as hashes (as this machine did before; at first)"
     add("--hash-projects", says, names, action="store_true", default=None)
     says = "store project names and session ids as they are"
@@ -5650,13 +5639,11 @@ def build_parser() -> Parser:
     add("--reprice", "take ccusage's present prices for what it reports")
     add("--allow-shrink", "accept rows smaller than the stored ones")
     says = "which agents' usage to import (all that this ccusage reports)"
-    agents = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
-    add("--agents", says, default=frozenset(), metavar="all|claude,codex,…", type=agents)
-    says, seconds = (
-        "how long to wait for another import (300)",
-        like(r"\d{1,6}(\.\d*)?", "seconds", float),
-    )
-    add("--lock-timeout", says, default=300.0, metavar="SECONDS", type=seconds)
+    value = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
+    add("--agents", says, metavar="all|claude,codex,…", type=value, default=frozenset())
+    value = like(r"\d{1,6}(\.\d*)?", "seconds", float)
+    says = "how long to wait for another import (300)"
+    add("--lock-timeout", says, metavar="SECONDS", type=value, default=300.0)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
     add("--output", "write the result there, as its ending says", metavar="FILE", type=Path)
     add("--quiet", "print only what is wrong", loudness)
