@@ -3580,9 +3580,8 @@ def merge_blocks(here: Records, there: Records) -> Records:
         # A gap reaches into the first hour of the block that follows it in the same cut.
         others = [row for row in after.values() if row.id not in rows]
         for gap in rows.values():
-            missing = gap.details["is_gap"] and gap.id not in after
-            if missing and not any(_overlap(gap, other) for other in others):
-                after[gap.id] = gap
+            if gap.details["is_gap"] and not any(_overlap(gap, other) for other in others):
+                after.setdefault(gap.id, gap)
     return after
 
 
@@ -5619,19 +5618,19 @@ def build_parser() -> Parser:
 
     add("--check", "system check; imports nothing", mode)
     add("--stats", "statistics of what is stored; imports nothing", mode)
-    says, query = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
-    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", query))
+    says, name = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
+    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", name))
     add("--list-queries", "list the queries of queries.sql", mode)
     says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
     add("--copy-from", says, mode, metavar="SOURCE", type=like())
-    says, value = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
-    add("--param", says, metavar="NAME=VALUE", type=value, action="append", default=[])
-    value = like("[1-9][0-9]{0,4}", "a number of days", int)
-    add("--days", "statistics of the last N days", metavar="N", type=value)
+    says, kind = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    add("--param", says, metavar="NAME=VALUE", type=kind, action="append", default=[])
+    kind = like("[1-9][0-9]{0,4}", "a number of days", int)
+    add("--days", "statistics of the last N days", metavar="N", type=kind)
     says = "statistics, a query or a copy of one machine"
     add("--machine", says, metavar="NAME", type=like(), default="")
     says = "store project names and session ids as hashes (as this machine did before; at first)"
-    add("--hash-projects", says, names, action="store_true", default=None)
+    add("--hash-projects", says, names, action="store_true")
     says = "store project names and session ids as they are"
     add("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
     add("--names", "show this machine's names on a terminal")
@@ -5639,16 +5638,17 @@ def build_parser() -> Parser:
     add("--reprice", "take ccusage's present prices for what it reports")
     add("--allow-shrink", "accept rows smaller than the stored ones")
     says = "which agents' usage to import (all that this ccusage reports)"
-    value = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
-    add("--agents", says, metavar="all|claude,codex,…", type=value, default=frozenset())
-    value = like(r"\d{1,6}(\.\d*)?", "seconds", float)
+    kind = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
+    add("--agents", says, metavar="all|claude,codex,…", type=kind, default=frozenset())
+    kind = like(r"\d{1,6}(\.\d*)?", "seconds", float)
     says = "how long to wait for another import (300)"
-    add("--lock-timeout", says, metavar="SECONDS", type=value, default=300.0)
+    add("--lock-timeout", says, metavar="SECONDS", type=kind, default=300.0)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
     add("--output", "write the result there, as its ending says", metavar="FILE", type=Path)
     add("--quiet", "print only what is wrong", loudness)
     add("--verbose", "print every step", loudness)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(hash_projects=None)
     return parser
 
 
