@@ -3110,7 +3110,7 @@ def import_lock(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_for_reading(settings: Settings, machine: str) -> Iterator[ClickHouseImporter]:
-    """What is stored of a machine, for who only reads; an embedded database while it is free."""
+    """An importer that only reads; it waits until nobody else has the embedded database."""
     with contextlib.ExitStack() as stack:
         if settings.host is None and settings.embedded_path.exists():
             deadline = time.monotonic() + settings.lock_timeout
@@ -4425,7 +4425,7 @@ def import_warnings(plan: Plan) -> Iterator[str]:
 def history_elsewhere(
     settings: Settings, machine: str, recorded: Identity | None, history: MachineHistory
 ) -> Iterator[str]:
-    """Where a machine has a history that it has not here, and how to bring it."""
+    """A warning where a machine has no history here: where it has one, and how to bring it."""
     bring = "to bring it here, run ccusage_importer.py --copy-from"
     place, number, cost = settings.embedded_path, 0, 0.0
     if not history.identity and settings.host and os.path.isdir(place / "metadata"):
@@ -5612,37 +5612,37 @@ def build_parser() -> Parser:
     )
     mode, names, loudness = (parser.add_mutually_exclusive_group() for _ in range(3))
 
-    def add(option: str, says: str, group: Any = parser, **how: Any) -> None:
-        """An option, which is a switch unless it is said `how` it takes a value."""
-        group.add_argument(option, help=says, **(how or {"action": "store_true"}))
+    def add(option: str, purpose: str, group: Any = parser, **how: Any) -> None:
+        """Add an option, which is a switch unless `how` tells what value it takes."""
+        group.add_argument(option, help=purpose, **(how or {"action": "store_true"}))
 
     add("--check", "system check; imports nothing", mode)
     add("--stats", "statistics of what is stored; imports nothing", mode)
-    says, name = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
-    add("--query", says, mode, metavar="NAME", type=like(r".*\S.*", name))
+    purpose, name = "run a query of queries.sql, - for stdin's", "a name, or - for SQL from stdin"
+    add("--query", purpose, mode, metavar="NAME", type=like(r".*\S.*", name))
     add("--list-queries", "list the queries of queries.sql", mode)
-    says = f"merge another database of this program into this one: a directory, or {ADDRESS}"
-    add("--copy-from", says, mode, metavar="SOURCE", type=like())
-    says, kind = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
-    add("--param", says, metavar="NAME=VALUE", type=kind, action="append", default=[])
+    purpose = f"merge another database of this program into this one: a directory, or {ADDRESS}"
+    add("--copy-from", purpose, mode, metavar="SOURCE", type=like())
+    purpose, kind = "a parameter of the query, such as days=7", like(r"[^\W\d]\w*=.*", "NAME=VALUE")
+    add("--param", purpose, metavar="NAME=VALUE", type=kind, action="append", default=[])
     kind = like("[1-9][0-9]{0,4}", "a number of days", int)
     add("--days", "statistics of the last N days", metavar="N", type=kind)
-    says = "statistics, a query or a copy of one machine"
-    add("--machine", says, metavar="NAME", type=like(), default="")
-    says = "store project names and session ids as hashes (as this machine did before; at first)"
-    add("--hash-projects", says, names, action="store_true")
-    says = "store project names and session ids as they are"
-    add("--no-hash-projects", says, names, action="store_false", dest="hash_projects")
+    purpose = "statistics, a query or a copy of one machine"
+    add("--machine", purpose, metavar="NAME", type=like(), default="")
+    purpose = "store project names and session ids as hashes (as this machine did before; at first)"
+    add("--hash-projects", purpose, names, action="store_true")
+    purpose = "store project names and session ids as they are"
+    add("--no-hash-projects", purpose, names, action="store_false", dest="hash_projects")
     add("--names", "show this machine's names on a terminal")
     add("--dry-run", "say what would change; write nothing")
     add("--reprice", "take ccusage's present prices for what it reports")
     add("--allow-shrink", "accept rows smaller than the stored ones")
-    says = "which agents' usage to import (all that this ccusage reports)"
+    purpose = "which agents' usage to import (all that this ccusage reports)"
     kind = like(r".*[^\s,].*", "all, or agents such as claude,codex", agent_names)
-    add("--agents", says, metavar="all|claude,codex,…", type=kind, default=frozenset())
+    add("--agents", purpose, metavar="all|claude,codex,…", type=kind, default=frozenset())
     kind = like(r"\d{1,6}(\.\d*)?", "seconds", float)
-    says = "how long to wait for another import (300)"
-    add("--lock-timeout", says, metavar="SECONDS", type=kind, default=300.0)
+    purpose = "how long to wait for another import (300)"
+    add("--lock-timeout", purpose, metavar="SECONDS", type=kind, default=300.0)
     parser.add_argument("--format", choices=("table", "json", "csv", "markdown", "html"))
     add("--output", "write the result there, as its ending says", metavar="FILE", type=Path)
     add("--quiet", "print only what is wrong", loudness)
@@ -5749,14 +5749,14 @@ def log_to_file(state_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def at_work(says: str) -> Iterator[None]:
+def at_work(status: str) -> Iterator[None]:
     """Show a spinner on a terminal, unless --quiet, and do without garbage collection."""
     terminal = log.handlers[0]
     gc.disable()  # no row is garbage before the end, and the search for some takes a fifth more
     try:
         with contextlib.ExitStack() as stack:
             if isinstance(terminal, TerminalHandler) and terminal.level < logging.WARNING:
-                stack.enter_context(terminal.console.status(says, spinner="line"))
+                stack.enter_context(terminal.console.status(status, spinner="line"))
             yield
     finally:
         gc.freeze()  # what is there now need not be searched when the process ends
