@@ -5255,9 +5255,10 @@ class Checkup:
 
     def fail(self, name: str, text: str, remedy: str = "") -> None:
         """Add what the next import would fail with; the text may hold the remedy."""
-        detail, *remedies = re.split("\n  remedy: |; ", text, maxsplit=1)
-        remedy = "".join(remedies) or remedy
-        self.checks.append(Check(self.section, name, FAILED, " ".join(detail.split()), remedy))
+        end = "\n  remedy: " if "\n  remedy: " in text else "; "
+        detail, _, written = text.partition(end)
+        detail = " ".join(detail.split())
+        self.checks.append(Check(self.section, name, FAILED, detail, written or remedy))
 
     @contextlib.contextmanager
     def failing(self, name: str, remedy: str = "") -> Iterator[None]:
