@@ -2895,17 +2895,6 @@ class ClickHouseImporter:
             previous=dict(zip(last[2:], run, strict=True)),
         )
 
-    def newest_row(self) -> datetime:
-        """The newest `updated_at` of this machine, which of a killed run is not in the history."""
-        times = [
-            f"(SELECT max(updated_at) FROM {table.name} WHERE machine_name = {{machine:String}})"  # noqa: S608 (our names)
-            for table in self.tables
-        ]
-        zero = "toDateTime64(0, 3, 'UTC')"
-        sql = f"SELECT arrayMax([{', '.join([zero, *times])}])"
-        newest: datetime = self.query(sql, machine=self.machine_name)[0][0]
-        return newest
-
     def days_before(self, first: date) -> tuple[int, int, float]:
         """The days before the first one that is read: how many, their tokens and dollars."""
         sql = (
@@ -2937,40 +2926,40 @@ class ClickHouseImporter:
                 machines[name] += number
         return dict(machines.most_common())
 
-    def read_stored(self, first: date, zone: tzinfo) -> TableRows:
-        """The rows of this machine that reach into `first` or a later day, or have no time.
+    def read_stored(
+        self, first: date, zone: tzinfo, last_run: datetime = EPOCH
+    ) -> tuple[TableRows, datetime]:
+        """Rows of this machine, and the newest `updated_at` among them.
 
-        Without FINAL, so that half-done work is seen.
+        They are those that reach into `first` or a later day, that have no time, or that are newer
+        than `last_run`, which a killed run left. Without FINAL, so that half-done work is seen.
         """
         stored: TableRows = {table: {} for table in ALL_TABLES}
+        newest = EPOCH
         since = _as_text(datetime.combine(first, datetime.min.time(), zone))
         times = {"first": first, "month": f"{first:%Y-%m}", "since": since}
         for table, rows in stored.items():
-            width = 1 + len(table.key)
-            names = (
-                "agent",
-                *table.key,
-                *table.columns,
-                "ccusage_version",
-                "created_at",
-                "is_deleted",
-            )
+            recent = f"{table.recent} OR updated_at > {{run:DateTime64(3, 'UTC')}}"
+            condition = recent if first > BEGINNING else "1"
+            columns = ("agent", *table.key, *table.columns, *SYSTEM_COLUMNS)
             sql = (
-                f"SELECT `{'`, `'.join(names)}` FROM {table.name} "  # noqa: S608 (our names)
-                "WHERE machine_name = {machine:String} "
-                f"AND ({table.recent if first > BEGINNING else 1}) ORDER BY updated_at"
+                f"SELECT `{'`, `'.join(columns)}` FROM {table.name} "  # noqa: S608 (our names)
+                f"WHERE machine_name = {{machine:String}} AND ({condition}) "
+                "ORDER BY updated_at"
             )
-            for line in self.query_own(table.name, sql, **times):
-                key, (version, created_at, is_deleted) = line[:width], line[-3:]
+            width = 1 + len(table.key)
+            for line in self.query_own(table.name, sql, **times, run=_as_text(last_run)):
+                key, (version, created_at, newest_here, is_deleted) = line[:width], line[-4:]
                 older = rows.get(key)
                 rows[key] = Row(
-                    line[width:-3],
+                    line[width:-4],
                     version,
                     min(older.created_at, created_at) if older else created_at,
                     live=not is_deleted,
                     clean=not (older or is_deleted),
                 )
-        return stored
+                newest = max(newest, newest_here)
+        return stored, newest
 
     def upsert(
         self, table: Table, rows: Mapping[Key, Row], before: Mapping[Key, Row], at: datetime
@@ -3296,10 +3285,11 @@ def plan_import(
     """Decide what of the feeds to write. Raises FeedError where there is nothing to decide on."""
     settings, zone = importer.settings, ZoneInfo(identity.timezone)
     ids = Ids(settings.hash_key, hidden=bool(identity.hashed))
-    newest = importer.newest_row()
-    killed = newest > history.newest  # a run was, and left rows that may be of any time
-    first = BEGINNING if killed or hiding else first_to_read(feeds.reported)
-    stored = importer.read_stored(first, zone)
+    first = BEGINNING if hiding else first_to_read(feeds.reported)
+    stored, newest = importer.read_stored(first, zone, history.newest)
+    if newest > history.newest:  # by a killed run: what it has replaced may be of any time
+        first = BEGINNING
+        stored, newest = importer.read_stored(first, zone)
     before = stored_records(stored)
     at = max(datetime.now(UTC), max(newest, history.newest) + timedelta(milliseconds=1))
     period, sessions = history.cleanup_period_days, before["session"]
@@ -3538,15 +3528,16 @@ def read_holding(importer: ClickHouseImporter) -> Holding:
     )
     deadline = time.monotonic() + WRITING
     while True:
-        run, row = moment = importer.read_history().newest, importer.newest_row()
-        stored, lines = importer.read_stored(BEGINNING, UTC), importer.query_own(HISTORY, sql)
+        run = importer.read_history().newest
+        stored, row = importer.read_stored(BEGINNING, UTC)
+        lines = importer.query_own(HISTORY, sql)
         # What a copy has written is a little newer than the history that came with it.
         recent = datetime.now(UTC) - row < timedelta(minutes=10)
         writing = importer.settings.host and recent and row - run > timedelta(milliseconds=100)
-        changed = moment != (importer.read_history().newest, importer.newest_row())
+        changed = run != importer.read_history().newest
         if time.monotonic() > deadline or not (writing or changed):
             runs = [dict(zip(columns, line, strict=True)) for line in lines]
-            return Holding(stored, runs, max(moment))
+            return Holding(stored, runs, max(run, row))
         time.sleep(0.1)
 
 
