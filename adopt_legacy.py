@@ -950,7 +950,7 @@ def report(months: Sequence[Month], told: Sequence[Note]) -> Report:
         ),
     ]
     value = {"months": [m._asdict() for m in months], "notes": [note._asdict() for note in told]}
-    return Report(value, sections, Month._fields, months, 100)
+    return Report(value, sections, Month._fields, months)
 
 
 def adopt(importer: ClickHouseImporter, old: Sequence[str]) -> Report:

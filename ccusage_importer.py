@@ -84,7 +84,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache, partial
-from itertools import chain, groupby, pairwise, takewhile
+from itertools import chain, groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
 from urllib.parse import unquote
@@ -3708,14 +3708,12 @@ class Scope(NamedTuple):
 
 
 Rows = Sequence[Any]  # each of which is a sequence
+BRIEF = ("days", "machines", "unpriced", "blocks", "clock", "spending")  # figures of an import
 
 
 def month_before(day: date) -> date:
     """The first day of the month before."""
     return (day.replace(day=1) - timedelta(1)).replace(day=1)
-
-
-BRIEF = ("days", "machines", "unpriced", "blocks", "clock", "spending")  # figures of an import
 
 
 def read_figures(
@@ -3725,12 +3723,13 @@ def read_figures(
 
     When it is `brief`, they are what an import says: of models, this month and the last one.
     """
-    queries = [query for name, query in read_queries().items() if name.startswith(kind)]
-    if brief:
-        queries = [query for query in queries if query.name.removeprefix(kind) in BRIEF]
-    names = [query.name.removeprefix(kind) for query in queries]
+    queries = {
+        name.removeprefix(kind): query
+        for name, query in read_queries().items()
+        if name.startswith(kind) and (not brief or name.removeprefix(kind) in BRIEF)
+    }
     if not importer.tables:
-        return dict.fromkeys(names, ())
+        return dict.fromkeys(queries, ())
     values: dict[str, Any] = {
         "machine": scope.machine,
         "agents": ",".join(scope.agents),
@@ -3740,11 +3739,11 @@ def read_figures(
         "timezone": scope.zone,
         "now": int(scope.now.timestamp()),
     }
-    for query in queries:
+    for query in queries.values():
         values = {**query.parameters, **values}
-    arrays = [f"(SELECT groupArray(tuple(*)) FROM ({q.sql}))" for q in queries]  # noqa: S608
+    arrays = [f"(SELECT groupArray(tuple(*)) FROM ({q.sql}))" for q in queries.values()]  # noqa: S608
     (row,) = importer.query(f"SELECT {', '.join(arrays)}", **values)
-    return dict(zip(names, row, strict=True))
+    return dict(zip(queries, row, strict=True))
 
 
 def read_statistics(
@@ -3762,9 +3761,10 @@ class Usage(NamedTuple):
     tokens: int
 
     @classmethod
-    def of(cls, usages: Iterable[Usage | Part | Month]) -> Usage:
-        known = list(usages)
-        return cls(math.fsum(usage.cost for usage in known), sum(usage.tokens for usage in known))
+    def of(cls, parts: Iterable[Usage | Part | Month]) -> Usage:
+        """What the parts hold together."""
+        parts = list(parts)
+        return cls(math.fsum(part.cost for part in parts), sum(part.tokens for part in parts))
 
 
 class Part(NamedTuple):
@@ -3939,11 +3939,20 @@ def summarise(
     )
 
 
+def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
+    """Days in a row: those up to today or yesterday, and the most there ever were."""
+    # In a row, the day's number grows as its place does.
+    lengths = Counter(day.toordinal() - place for place, day in enumerate(days))
+    lasts = days and today - days[-1] <= timedelta(1)
+    return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
+
+
 def periods(
     days: Mapping[date, Usage], parts: Mapping[date, float], scope: Scope
 ) -> Iterator[Period]:
     """Today, this week and this month; `parts` of days were spent until this time of the day."""
     now, today = scope.now.astimezone(ZoneInfo(scope.zone)), scope.today
+    costs = {day: usage.cost for day, usage in days.items()}
 
     def between(start: date, end: date) -> Usage:
         return Usage.of(usage for day, usage in days.items() if start <= day < end)
@@ -3956,11 +3965,8 @@ def periods(
         same = before + (today - start)  # the day that is compared with today
         so_far = between(before, min(same, start)).cost
         if same < start:
-            part = parts.get(same, (60 * now.hour + now.minute) / 1440)
-            so_far += between(same, same + timedelta(1)).cost * part
-        projected = None
-        if name == "this month":
-            projected = forecast({day: usage.cost for day, usage in days.items()}, today)[1]
+            so_far += costs.get(same, 0) * parts.get(same, (60 * now.hour + now.minute) / 1440)
+        projected = forecast(costs, today)[1] if name == "this month" else None
         usage, whole = between(start, today + timedelta(1)), between(before, start)
         yield Period(name, start, *usage, *whole, so_far, projected)
 
@@ -3991,33 +3997,14 @@ def budgets(
     costs: Mapping[date, float], settings: Settings | None, today: date
 ) -> Iterator[Budget]:
     """The budgets that are set; `costs` are those of all machines and agents."""
-    of_month, of_day = (settings.budget_month, settings.budget_day) if settings else (None, None)
-    if of_month:
+    if settings and (limit := settings.budget_month):
         spent = math.fsum(cost for day, cost in costs.items() if f"{day:%Y%m}" == f"{today:%Y%m}")
         sums, projected = forecast(costs, today)
-        reached = (today.replace(day=n) for n, cost in enumerate(sums, 1) if cost > of_month)
-        yield Budget("this month", of_month, spent, projected, next(reached, None))
-    if of_day:
+        reached = (today.replace(day=n) for n, cost in enumerate(sums, 1) if cost > limit)
+        yield Budget("this month", limit, spent, projected, next(reached, None))
+    if settings and (limit := settings.budget_day):
         spent = costs.get(today, 0.0)
-        yield Budget("today", of_day, spent, None, today if spent > of_day else None)
-
-
-def budget_alarms(before: Iterable[Budget], after: Iterable[Budget]) -> Iterator[str]:
-    """A line for each budget of which more than 80 % or 100 % is spent now, and was not before."""
-    for was, now in zip(before, after, strict=True):
-        for share, what in ((1.0, "exceeded"), (0.8, "80 % used")):
-            if was.cost <= share * now.limit < now.cost:
-                text = budget_text(now.cost, now.limit)
-                yield f"the budget of {now.name} is {what}: {text}"
-                break
-
-
-def streaks(days: Sequence[date], today: date) -> tuple[int, int]:
-    """Days in a row: those up to today or yesterday, and the most there ever were."""
-    # In a row, the day's number grows as its place does.
-    lengths = Counter(day.toordinal() - place for place, day in enumerate(days))
-    lasts = days and today - days[-1] <= timedelta(1)
-    return list(lengths.values())[-1] if lasts else 0, max(lengths.values(), default=0)
+        yield Budget("today", limit, spent, None, today if spent > limit else None)
 
 
 def heatmap(
@@ -4029,8 +4016,8 @@ def heatmap(
     seen_from = scope.today + timedelta(1)
     for age in range((scope.today - first).days + 1):
         day = scope.today - timedelta(age)
-        if (kept := imported.get(day)) is not None:
-            seen_from = min(seen_from, day - timedelta(min(max(kept - 1, 0), 400)))
+        if day in imported:
+            seen_from = min(seen_from, day - timedelta(min(max(imported[day] - 1, 0), 400)))
         usage = days.get(day, Usage(0.0, 0))
         level = 0 if day in days or day >= seen_from else None
         if usage.tokens:
@@ -4045,14 +4032,14 @@ TIME = "%Y-%m-%d %H:%M"
 
 
 class Section(NamedTuple):
-    """A table (with a header, and a bar for each share), labelled texts (without), or a drawing.
+    """A table with a header, labelled texts without one, or a drawing, which is made for a width.
 
-    A terminal shows the drawing, which is made for its width, and the title above; Markdown shows
-    the rows where there are any. With `total`, the last row is a total.
+    A terminal has the title above, a bar for each share, and the drawing instead of the rows. With
+    `total`, the last row is a total. Cells are texts, counts, dollars (float) or nothing (None).
     """
 
     header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    rows: Rows = ()
     shares: Sequence[float] = ()
     drawing: Callable[[int], Sequence[str]] | None = None
     title: Sequence[str] = ()
@@ -4150,17 +4137,31 @@ def notes(stats: Statistics, held: Mapping[str, int] | None = None) -> Iterator[
         yield "Note", f"some days lie in the future, up to {stats.last_day}"
 
 
+def period_section(periods: Iterable[Period]) -> Section:
+    rows = [
+        (
+            period.name.capitalize(),
+            period.cost,
+            human(period.tokens),
+            period.cost_before_so_far,
+            change(period.cost, period.cost_before_so_far),
+            period.projected_cost,
+        )
+        for period in periods
+    ]
+    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
+
+
 def month_section(months: Sequence[Month]) -> Section:
     """The last months and their total; this one is not over, so it is not compared."""
-    changes = ["", *(change(now.cost, before.cost) for before, now in pairwise(months))]
-    active = sum(month.active_days for month in months)
-    whole = Month(counted(len(months), "month"), *Usage.of(months), active)
-    rows = [
-        (name, money(cost), human(tokens), f"{days}", text)
-        for (name, cost, tokens, days), text in zip(
-            [*months, whole], [*changes[:-1], "", ""], strict=True
-        )
-    ]
+    rows, before = [], 0.0
+    for name, cost, tokens, days in months:
+        rows.append((name, cost, human(tokens), days, change(cost, before)))
+        before = cost
+    rows[-1] = (*rows[-1][:-1], "")
+    cost, tokens = Usage.of(months)
+    days = sum(month.active_days for month in months)
+    rows.append((counted(len(months), "month"), cost, human(tokens), days, ""))
     most = max(month.cost for month in months) or 1
     shares = [month.cost / most for month in months]
     return Section(("Months", "cost", "tokens", "days", "change"), rows, shares, total=True)
@@ -4168,33 +4169,28 @@ def month_section(months: Sequence[Month]) -> Section:
 
 def part_section(title: str, parts: Sequence[Part]) -> Section:
     """The largest parts, and the others as one; an agent tells two of the same name apart."""
-    shown, rest = list(parts[:10]), parts[10:]
-    if rest:
-        share = math.fsum(part.share for part in rest)
-        shown.append(Part(f"{len(rest)} more", "", *Usage.of(rest), share))
+    largest, others = list(parts[:10]), parts[10:]
+    if others:
+        share = math.fsum(part.share for part in others)
+        largest.append(Part(f"{len(others)} more", "", *Usage.of(others), share))
     owners = Counter(name for name, _ in {(part.name, part.agent) for part in parts})
-    rows = [
-        (
-            f"{name} ({agent})" if owners[name] > 1 else name,
-            "<1%" if 0 < share < 0.005 else f"{share:.0%}",
-            money(cost),
-            human(tokens),
-        )
-        for name, agent, cost, tokens, share in shown
-    ]
-    return Section((title, "share", "cost", "tokens"), rows, [part.share for part in shown])
+    rows = []
+    for name, agent, cost, tokens, share in largest:
+        percent = "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+        owned = f"{name} ({agent})" if owners[name] > 1 else name
+        rows.append((owned, percent, cost, human(tokens)))
+    return Section((title, "share", "cost", "tokens"), rows, [part.share for part in largest])
 
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 
 
-def chart(
-    values: Sequence[float], days: Sequence[str], width: int, label: str, top: float
-) -> list[str]:
-    """Columns, on the left the label of the `top`, below the first and the last day.
+def chart(title: str, costs: Mapping[str, float], label: str, top: float, width: int) -> list[str]:
+    """Columns for days, on the left the label of the `top`, below the first and the last day.
 
-    Where there are too many values, a column shows the highest of a few.
+    Where there are too many, a column shows the highest of a few.
     """
+    days, values = list(costs), list(costs.values())
     margin, height = " " * (len(label) + 1), 4
     width -= len(margin)
     each, few = max(width // len(values), 1), -(-len(values) // max(width, 1))
@@ -4206,15 +4202,8 @@ def chart(
         )
         for line in reversed(range(height))
     )
-    last = f"{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
-    return [f"{label} {first}", *(margin + line for line in lines), f"{margin}{days[0]}{last}"]
-
-
-def month_chart(last: Sequence[HeatDay], width: int) -> list[str]:
-    """The cost of each of the last days."""
-    costs, days = [day.cost for day in last], [f"{day.date:%b %d}" for day in last]
-    title = f"Cost of the last {counted(len(days), 'day')}"
-    return [title, *chart(costs, days, width, money(max(costs)), max(costs))]
+    last = f"{margin}{days[0]}{days[-1]:>{max(len(first) - len(days[0]), len(days[-1]) + 1)}}"
+    return [title, f"{label} {first}", *(margin + line for line in lines), last]
 
 
 SHADES = "·░▒▓█"
@@ -4250,26 +4239,18 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     total = f"{amount(stats.cost, stats.tokens)}{cached}"
     days = f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
     yield Section(rows=[("Total", total), ("Days", days), *standing(stats)])
-    periods = [
-        (
-            period.name.capitalize(),
-            money(period.cost),
-            human(period.tokens),
-            money(period.cost_before_so_far),
-            change(period.cost, period.cost_before_so_far),
-            "" if period.projected_cost is None else money(period.projected_cost),
-        )
-        for period in stats.periods
-    ]
-    yield Section(("", "cost", "tokens", "before", "pace", "forecast"), periods)
+    yield period_section(stats.periods)
     if stats.months:
         yield month_section(stats.months)
-    yield Section(drawing=partial(month_chart, stats.heatmap[-30:]))
+    last = stats.heatmap[-30:]
+    title, most = f"Cost of the last {counted(len(last), 'day')}", max(day.cost for day in last)
+    costs = {f"{day.date:%b %d}": day.cost for day in last}
+    yield Section(drawing=partial(chart, title, costs, money(most), most))
     several = {"Machines": stats.machines, "Agents": stats.agents}
-    told = {name: parts for name, parts in several.items() if len(parts) > 1}
-    for title, parts in {"Models": stats.models, "Projects": stats.projects, **told}.items():
+    several = {name: parts for name, parts in several.items() if len(parts) > 1}
+    for name, parts in {"Models": stats.models, "Projects": stats.projects, **several}.items():
         if parts:
-            yield part_section(title, parts)
+            yield part_section(name, parts)
     yield Section(drawing=partial(year_chart, stats.heatmap))
     yield Section(rows=list(habits(stats)))
     yield Section(rows=list(notes(stats)))
@@ -4347,13 +4328,16 @@ def result_of(plan: Plan) -> ImportResult:
     settings, decisions, reported = plan.importer.settings, plan.decisions, plan.feeds.reported
     days, prices = decisions["daily"].after, decisions["daily"].prices.values()
     number, tokens, cost = plan.importer.days_before(plan.first)
+    held = Counter(reason for d in decisions.values() for reason in d.kept.values())
+    if repriced := sum(len(decision.prices) for decision in decisions.values()):
+        held[REPRICED] = repriced
     return ImportResult(
         identity=plan.identity,
         ccusage_version=plan.version,
         feeds_imported=sorted(feed_label(*place) for place in reported),
         feeds_failed=plan.feeds.failed,
         tables={t.name: TableCount.of(rows, plan.stored[t]) for t, rows in plan.changes.items()},
-        held=kept_reasons(decisions),
+        held=held,
         lowered=list(lowered_rows(decisions)),
         total_tokens=min(total_of(days.values()) + tokens, UINT64_MAX),
         total_cost=round(math.fsum([cost, *costs_of(days.values())]), 8),
@@ -4363,16 +4347,9 @@ def result_of(plan: Plan) -> ImportResult:
         allow_shrink=settings.allow_shrink,
         former_price_days=len(prices),
         former_price_difference=round(math.fsum(prices), 8),
-        repriced=price_changes(plan.before["daily"], days),
+        repriced=list(price_changes(plan.before["daily"], days)),
         days_not_reported=number + len(days.keys() - merged(reported, "daily").keys()),
     )
-
-
-def kept_reasons(decisions: Mapping[str, Decision]) -> dict[str, int]:
-    """How many rows are not as ccusage reports them, by reason."""
-    reasons = Counter(reason for d in decisions.values() for reason in d.kept.values())
-    reasons[REPRICED] = sum(len(decision.prices) for decision in decisions.values())
-    return {reason: number for reason, number in reasons.items() if number}
 
 
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
@@ -4386,31 +4363,29 @@ def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
                 yield LoweredRow(feed, row, old.tokens.total, new.tokens.total if new else 0)
 
 
-def price_changes(before: Records, after: Records) -> list[PriceChange]:
+def price_changes(before: Records, after: Records) -> Iterator[PriceChange]:
     """What the days of each month and model cost before and after, where their price changes."""
-    sums: dict[tuple[str, str], list[Share]] = defaultdict(list)
-    for key, new in after.items():
-        old = before.get(key)
-        if old is None or not differ(old, new):
-            continue
-        for model, share in new.shares.items():
-            if (was := old.shares.get(model)) and was.tokens == share.tokens:
-                sums[f"{key[1]:%Y-%m}", model] += [was, share]
-    costs = {
-        place: [math.fsum(share.cost for share in shares[n::2]) for n in (0, 1)]
-        for place, shares in sorted(sums.items())
-    }
-    return [PriceChange(*place, *cost) for place, cost in costs.items() if cost[0] != cost[1]]
+    costs = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
+    for key in before.keys() & after.keys():
+        old, new = before[key], after[key]
+        for model, share in new.shares.items() if differ(old, new) else ():
+            former = old.shares.get(model)
+            if former and former.tokens == share.tokens:
+                costs[f"{key[1]:%Y-%m}", model].append((former.cost, share.cost))
+    for place, pairs in sorted(costs.items()):
+        cost_before, cost = map(math.fsum, zip(*pairs, strict=True))
+        if cost_before != cost:
+            yield PriceChange(*place, cost_before, cost)
 
 
 def import_warnings(plan: Plan) -> Iterator[str]:
     """What people are to know before a plan is written."""
     yield from other_installations(plan.history, plan.identity)
-    yield from correction_notes(plan.decisions, plan.version)
+    yield from correction_notes(plan)
     yield from twin_notes(plan)
-    yield from budget_notes(plan)
+    yield from budget_alarms(*budgets_around(plan))
     if plan.hiding:
-        yield from hidden_names_notes(plan.before, plan.feeds.reported, plan.ids)
+        yield from hidden_names_notes(plan)
 
 
 def history_elsewhere(
@@ -4449,48 +4424,45 @@ def other_installations(history: MachineHistory, identity: Identity) -> list[str
     recent = min(history.newest, datetime.now(UTC) - timedelta(days=30))
     return [
         f"another installation ({installation}) imported as {identity.machine_name} on "
-        f"{seen:%Y-%m-%d %H:%M}. Two machines must not share a name: set MACHINE_NAME on one"
+        f"{seen:{TIME}}. Two machines must not share a name: set MACHINE_NAME on one"
         for installation, seen in history.installations.items()
         if installation != identity.installation_id and seen >= recent
     ]
 
 
-def correction_notes(decisions: Mapping[str, Decision], version: str) -> Iterator[str]:
+def correction_notes(plan: Plan) -> Iterator[str]:
     """What another version of ccusage counts less, of days, or else of any table."""
     rows = {
         feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
-        for feed, decision in decisions.items()
+        for feed, decision in plan.decisions.items()
     }
-    number = sum(map(len, rows.values()))
-    if number:
-        counted_rows = rows["daily"] or next(filter(None, rows.values()))
-        before = [row.old for row in counted_rows]
-        after = [row.new for row in counted_rows if row.new]
-        versions = ", ".join(sorted({old.version for old in before if old.version}))
-        tokens = total_of(before) - total_of(after)
-        cost = math.fsum(costs_of(before)) - math.fsum(costs_of(after))
-        yield (
-            f"corrected: ccusage {version} counts {tokens:,} tokens (${cost:,.2f}) less than "
-            f"{versions} did, in {number:,} rows"
-        )
+    corrected = rows["daily"] or next(filter(None, rows.values()), [])
+    if not corrected:
+        return
+    before, after = [row.old for row in corrected], [row.new for row in corrected if row.new]
+    versions = ", ".join(sorted({old.version for old in before if old.version}))
+    tokens = total_of(before) - total_of(after)
+    cost = math.fsum(costs_of(before)) - math.fsum(costs_of(after))
+    yield (
+        f"corrected: ccusage {plan.version} counts {tokens:,} tokens (${cost:,.2f}) less than "
+        f"{versions} did, in {sum(map(len, rows.values())):,} rows"
+    )
 
 
-def hidden_names_notes(
-    before: Mapping[str, Records], reported: Reported, ids: Ids
-) -> Iterator[str]:
+def hidden_names_notes(plan: Plan) -> Iterator[str]:
     """How many names are about to be hidden that no transcript can show again."""
     names: set[str] = set()
     there: set[str] = set()
     for feed in ("session", "projects"):
-        for old in before[feed].values():
-            if ids.key(*displayed(old).values()) == old.key[-1]:  # these are names, not hashes
-                names.update(displayed(old).values())
-        for row in merged(reported, feed).values():
+        for row in merged(plan.feeds.reported, feed).values():
             there.update(displayed(row).values())
-    gone = [name for name in names if name and ids.shown(name) not in there]
-    if gone:
+        for row in plan.before[feed].values():
+            shown = displayed(row).values()
+            if plan.ids.key(*shown) == row.key[-1]:  # these are names, not hashes
+                names.update(shown)
+    if number := sum(bool(name) and plan.ids.shown(name) not in there for name in names):
         yield (
-            f"{len(gone):,} names of projects and sessions are hidden for good: their transcripts "
+            f"{number:,} names of projects and sessions are hidden for good: their transcripts "
             "are gone, so --no-hash-projects cannot show them again"
         )
 
@@ -4507,22 +4479,31 @@ def twin_notes(plan: Plan) -> Iterator[str]:
         )
 
 
-def budget_notes(plan: Plan) -> Iterator[str]:
-    """A line for each budget of which this run takes more than 80 % or 100 %, of all machines."""
+def budgets_around(plan: Plan) -> list[list[Budget]]:
+    """The budgets of all machines, as they are before and after a run."""
     importer, settings = plan.importer, plan.importer.settings
-    scope = Scope(datetime.now(UTC), plan.identity.timezone)
+    today = Scope(datetime.now(UTC), plan.identity.timezone).today
     if not (settings.budget_month or settings.budget_day):
-        return
-    sql, first = read_queries()[f"{STATISTICS}spending"].sql, scope.today.replace(day=1)
+        return [[], []]
+    sql, first = read_queries()[f"{STATISTICS}spending"].sql, today.replace(day=1)
     rows: Rows = importer.query(sql, recent=first) if importer.tables else ()
-    spent: dict[date, float] = dict(rows)
-    will = defaultdict(float, spent)
-    after = plan.decisions["daily"].after
-    for days, sign in ((plan.before["daily"], -1), (after, 1)):
-        for key, day in days.items():
-            will[key[1]] += sign * day.cost
-    was, now = (budgets(costs, settings, scope.today) for costs in (spent, will))
-    yield from budget_alarms(was, now)
+    before: dict[date, float] = dict(rows)
+    after = defaultdict(float, before)
+    for key, day in plan.before["daily"].items():
+        after[key[1]] -= day.cost
+    for key, day in plan.decisions["daily"].after.items():
+        after[key[1]] += day.cost
+    return [list(budgets(costs, settings, today)) for costs in (before, after)]
+
+
+def budget_alarms(before: Iterable[Budget], after: Iterable[Budget]) -> Iterator[str]:
+    """A line for each budget of which more than 80 % or 100 % is spent now, and was not before."""
+    for old, new in zip(before, after, strict=True):
+        for share, state in ((1.0, "exceeded"), (0.8, "80 % used")):
+            if old.cost <= share * new.limit < new.cost:
+                text = budget_text(new.cost, new.limit)
+                yield f"the budget of {new.name} is {state}: {text}"
+                break
 
 
 def news(result: ImportResult, today: date) -> str:
@@ -4533,9 +4514,9 @@ def news(result: ImportResult, today: date) -> str:
     others = sum(number for name, number in changed.items() if name not in named)
     texts = texts or [counted(others, "other row")] * bool(others)
     cost, tokens, since = result.total_cost, result.total_tokens, ""
-    if past := result.previous:
-        cost, tokens = round(cost - past["total_cost"], 8), tokens - past["total_tokens"]
-        started = past["started_at"].astimezone(ZoneInfo(result.identity.timezone))
+    if before := result.previous:
+        cost, tokens = round(cost - before["total_cost"], 8), tokens - before["total_tokens"]
+        started = before["started_at"].astimezone(ZoneInfo(result.identity.timezone))
         since = f" since {started:{'%H:%M' if started.date() == today else TIME}}"
     if not texts:
         return f"nothing new{since}"
@@ -4581,8 +4562,7 @@ def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[
     if verbose or result.dry_run:
         header = ("Rows", f"{would}new", f"{would}changed", f"{would}removed", "unchanged")
         tables = {re.sub("^ccusage_(usage_)?", "", n): c for n, c in result.tables.items()}
-        rows = [(n.replace("_", " "), *map("{:,}".format, c)) for n, c in tables.items()]
-        yield Section(header, rows)
+        yield Section(header, [(n.replace("_", " "), *counts) for n, counts in tables.items()])
         names = "names hashed" if result.hashed else "names stored as they are"
         where = f"{result.identity.machine_name}, days in {result.identity.timezone}"
         machine = f"{where}, ccusage {result.ccusage_version}, {names}"
@@ -4590,54 +4570,43 @@ def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[
         yield Section(rows=[("Machine", machine), ("Stored", total)])
     yield Section(rows=list(import_facts(result)))
     if result.repriced:
-        rows = [(f"{month} {model}", money(a), money(b)) for month, model, a, b in result.repriced]
-        yield Section((f"{would}repriced".capitalize(), "from", "to"), rows)
+        title = f"{would}repriced".capitalize()
+        rows = [(f"{month} {model}", *costs) for month, model, *costs in result.repriced]
+        yield Section((title, "from", "to"), rows)
     if result.allow_shrink and result.lowered:
         title = f"{would}lowered by --allow-shrink".capitalize()
-        rows = [(f"{feed} {row}", f"{a:,}", f"{b:,}") for feed, row, a, b in result.lowered]
+        rows = [(f"{feed} {row}", *tokens) for feed, row, *tokens in result.lowered]
         yield Section((title, "from tokens", "to tokens"), rows)
 
 
 class Report(NamedTuple):
-    """An answer: its value for JSON, columns and rows for CSV, sections for people.
+    """An answer: its value for JSON, sections for people, and columns and rows for CSV.
 
-    A terminal shows the `names` instead of their hashes.
+    Without columns, CSV has a line for each figure of the value.
     """
 
     value: Any
-    sections: Sequence[Section]
-    columns: Sequence[str]
-    rows: Iterable[Sequence[Any]]
-    width: int = 80  # where no terminal says; at most 120
-    names: Mapping[str, str] = {}
-
-
-def figures_report(value: Any, sections: Iterable[Section]) -> Report:
-    """Figures, each of which has a line of its own in CSV."""
-    value = plain(value)
-    return Report(value, list(sections), ("figure", "value"), flatten(value))
+    sections: Iterable[Section]
+    columns: Sequence[str] = ()
+    rows: Iterable[Sequence[Any]] = ()
 
 
 def table_report(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], sections: Sequence[Section]
 ) -> Report:
     """Rows, each of which is an object in JSON."""
-    value = [dict(zip(columns, map(plain, row), strict=True)) for row in rows]
-    return Report(value, sections, columns, rows, WIDE)
+    return Report([dict(zip(columns, row, strict=True)) for row in rows], sections, columns, rows)
 
 
 def copy_report(result: CopyResult) -> Report:
     """The machines and months of a copy: rows and dollars here, there, and afterwards."""
-    header = ("Machine, month", *("rows here", "cost", "rows there", "cost", "rows after", "cost"))
-    lines = [
-        (f"{machine} {month}", *(money(n) if i % 2 else f"{n:,}" for i, n in enumerate(figures)))
-        for machine, month, *figures in result.months
-    ]
+    header = ("Machine, month", "rows here", "cost", "rows there", "cost", "rows after", "cost")
+    rows = [(f"{machine} {month}", *figures) for machine, month, *figures in result.months]
     would = "would come" if result.dry_run else "came"
     text = f"{counted(result.rows, 'row')} and {counted(result.runs, 'run')} {would}"
     facts = [(("Dry run" if result.dry_run else "Copied"), f"{text} from {result.source}")]
-    sections = [Section(header, lines)] * bool(lines) + [Section(rows=facts)]
-    return Report(plain(result), sections, CopiedMonth._fields, result.months, WIDE)
+    sections = [Section(header, rows)] * bool(rows) + [Section(rows=facts)]
+    return Report(result, sections, CopiedMonth._fields, result.months)
 
 
 def plain(value: Any) -> Any:
@@ -4667,8 +4636,8 @@ def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def render_csv(report: Report) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(report.columns)
-    for row in report.rows:
+    writer.writerow(report.columns or ("figure", "value"))
+    for row in report.rows if report.columns else flatten(plain(report.value)):
         cells = map(plain, row)
         writer.writerow(json.dumps(c) if isinstance(c, (dict, list, bool)) else c for c in cells)
     return file.getvalue()
@@ -4678,12 +4647,12 @@ def render_markdown(report: Report) -> str:
     lines: list[str] = []
     for section in report.sections:
         rows = [
-            [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", printable(cell)) for cell in row]
+            [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", cell_text(cell)) for cell in row]
             for row in section.rows
         ]
         if section.header:
-            numeric = [bool(rows) and is_number(column[1:]) for column in columns_of(section)]
-            ruler = ["---:" if number else "---" for number in numeric]
+            columns = list(zip(*rows, strict=True)) or [("name",)] * len(section.header)
+            ruler = ["---:" if is_number(cells) else "---" for cells in columns]
             lines += [f"| {' | '.join(row)} |" for row in (section.header, ruler, *rows)]
         else:
             lines += [f"- **{label}:** {text}" for label, text in rows]
@@ -4692,112 +4661,72 @@ def render_markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def is_number(column: Iterable[str]) -> bool:
-    return all(re.fullmatch(r"([-+<×$]*[\d.,]+(e[-+]\d+)?[KMBT%]?)?", cell) for cell in column)
+def is_number(cells: Iterable[str]) -> bool:
+    return all(re.fullmatch(r"([-+<×$]*[\d.,]+(e[-+]\d+)?[KMBT%]?)?", cell) for cell in cells)
 
 
-def printable(text: str) -> str:
-    """Names may hold anything, and a terminal must not obey it."""
-    return "".join(char if char.isprintable() else "�" for char in text)
+def cell_text(cell: Any) -> str:
+    """A cell as people see it. Names may hold anything, and a terminal must not obey it."""
+    if cell is None:
+        return ""
+    if not isinstance(cell, str):
+        return money(cell) if isinstance(cell, float) else f"{cell:,}"
+    return "".join(char if char.isprintable() else "�" for char in cell)
 
 
 STATUS = {"ok": "green", "warning": "yellow", "FAILED": "bold red"}
 WIDE = 120  # columns, of anything that people read
 # What a terminal without Unicode shows instead.
 ASCII = str.maketrans("·░▒▓█■━…–×→�▁▂▃▄▅▆▇", ".:+*##=~-x>?.::++**")
+HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
 
 
-def render_table(report: Report, width: int, *, colour: bool) -> str:
-    """Sections below each other, at most 120 columns wide."""
+def render_table(
+    report: Report, width: int, *, colour: bool, names: Mapping[str, str] | None = None
+) -> str:
+    """Sections below each other, at most 120 columns wide, with names instead of their hashes."""
     from rich.console import Console
     from rich.text import Text
 
-    width = max(min(width, WIDE), 1)
-    file = io.StringIO()
+    width, file = max(min(width, WIDE), 1), io.StringIO()
     console = Console(file=file, width=10_000, force_terminal=colour, highlight=False)
-    sections = [shown(section, width, report.names) for section in report.sections]
+    sections = list(report.sections)
+    names = short_names(names or {}, sections)
+    sections = [shown(section, width, names) for section in sections]
     for section in sections:
         for number, line in enumerate(section.title):
             console.print(Text(line, "" if number else "bold"), width=width)
         if section.title:
             console.print()
-        for part, widths in fitting(section, sections, width):
-            console.print(grid(part, widths), "")
+        for grid in grids(with_bars(section, sections, width), width):
+            console.print(grid, "")
     return re.sub(r"(?<! ) +$", "", file.getvalue(), flags=re.MULTILINE)
 
 
 def shown(section: Section, width: int, names: Mapping[str, str]) -> Section:
-    """A section as a terminal may have it: with names, and a drawing as rows of one column."""
+    """A section as a terminal has it: all cells as texts, a drawing as rows of one column."""
+    rows = [[line] for line in section.drawing(width)] if section.drawing else section.rows
 
-    def text(cell: str) -> str:
-        return printable(HASH.sub(lambda match: names.get(match[0], match[0]), cell))
+    def text(cell: Any) -> str:
+        return HASH.sub(lambda digits: names.get(digits[0], digits[0]), cell_text(cell))
 
-    if section.drawing:
-        section = Section(rows=[[line] for line in section.drawing(width)], title=section.title)
-    rows = [[text(cell) for cell in row] for row in section.rows]
-    return section._replace(rows=rows, title=[text(line) for line in section.title])
-
-
-def fitting(
-    section: Section, sections: Iterable[Section], width: int
-) -> Iterator[tuple[Section, list[int]]]:
-    """The section and its columns' widths; of a table that is too wide, each row as a record."""
-    widths = fold(section, width)
-    if section.shares:
-        yield with_bars(section, sections, width)
-    elif section.header and sum(widths) + 2 * len(widths) - 2 > width:
-        for row in section.rows:
-            pairs = [pair for pair in zip(section.header, row, strict=True) if pair[1]]
-            yield Section(rows=pairs), fold(Section(rows=pairs), width)
-    elif widths:
-        yield section, widths
+    return section._replace(
+        header=() if section.drawing else section.header,
+        rows=[[text(cell) for cell in row] for row in rows],
+        title=[text(line) for line in section.title],
+    )
 
 
-def columns_of(section: Section) -> list[tuple[str, ...]]:
-    """The columns of a section, each with its header, which may be empty."""
-    header = section.header or [""] * len(next(iter(section.rows), ()))
-    return list(zip(header, *section.rows, strict=True))
-
-
-def grid(section: Section, widths: Sequence[int]) -> Grid:
-    """A section as rich prints it; what is wider than its column is folded."""
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.show_header, grid.header_style = bool(section.header), "bold"
-    for index, ((name, *cells), wide) in enumerate(zip(columns_of(section), widths, strict=True)):
-        justify: Any = "right" if index and is_number(cells) else "left"
-        grid.add_column(name, justify=justify, width=wide, overflow="fold")
-    for number, row in enumerate(section.rows, 1):
-        texts = [Text(cell, STATUS.get(cell, "")) for cell in row]
-        for text in texts:
-            text.highlight_regex(f"[━{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
-        if len(row) > 1 and not section.header:
-            texts[0].style = "bold"
-        grid.add_row(*texts, style="bold" if section.total and number == len(section.rows) else "")
-    return grid
-
-
-def with_bars(
-    section: Section, sections: Iterable[Section], width: int
-) -> tuple[Section, list[int]]:
-    """A section with its shares as a column of bars, on one scale with the sections like it."""
-    from rich.cells import cell_len
-
-    alike = [other for other in sections if other.header[1:] == section.header[1:]]
-    rows = [row for other in alike for row in (other.header, *other.rows)]
-    longest, *numbers = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
-    room = width - sum(2 + wide for wide in numbers) - 2
-    wide = max(min(longest, room - max((width - 20) // 4, 10)), 12)
-    bar = min(room - wide, 40) if width >= 50 else 0
-    bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
-    short = shorten([row[0] for row in section.rows], wide)
-    drawn = [
-        (name, line, *row[1:]) for name, line, row in zip(short, bars, section.rows, strict=True)
-    ]
-    header = (section.header[0], "", *section.header[1:])
-    return section._replace(header=header, rows=drawn), [wide, bar, *numbers]
+def short_names(names: Mapping[str, str], sections: Iterable[Section]) -> dict[str, str]:
+    """The names that sections show as hashes, short and without what all projects share."""
+    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
+    first, last = min(projects, default=""), max(projects, default="")
+    same = re.match(r"(.*-|).*\n\1", f"{first}\n{last}")
+    prefix = same[1] if same and first != last else ""
+    cells = (str(cell) for section in sections for row in section.rows for cell in row)
+    hashes = sorted({digits for cell in cells for digits in HASH.findall(cell)} & names.keys())
+    short = shorten([names[digits].removeprefix(prefix) or names[digits] for digits in hashes], 40)
+    return dict(zip(hashes, short, strict=True))
 
 
 def shorten(names: Sequence[str], width: int) -> list[str]:
@@ -4815,35 +4744,71 @@ def shorten(names: Sequence[str], width: int) -> list[str]:
     return max(cuts, key=lambda some: len(set(some)))
 
 
-def fold(section: Section, width: int) -> list[int]:
+def with_bars(section: Section, sections: Iterable[Section], width: int) -> Section:
+    """A section with its shares as bars, in columns as wide as those of the sections like it."""
+    from rich.cells import cell_len, set_cell_size
+
+    if not section.shares:
+        return section
+    alike = [other for other in sections if other.header[1:] == section.header[1:]]
+    rows = [row for other in alike for row in (other.header, *other.rows)]
+    longest, *numbers = (max(map(cell_len, column)) for column in zip(*rows, strict=True))
+    room = width - sum(2 + wide for wide in numbers) - 2
+    wide = max(min(longest, room - max((width - 20) // 4, 10)), 12)
+    bar = max(min(room - wide, 40), 0)
+    title, *header = section.header
+    padded = [f"{name:>{number}}" for name, number in zip(header, numbers, strict=True)]
+    names = shorten([row[0] for row in section.rows], wide)
+    bars = ["━" * round(min(share, 1) * bar) for share in section.shares] + [""] * section.total
+    cells = zip(names, bars, section.rows, strict=True)
+    return section._replace(
+        header=(set_cell_size(title, wide), " " * bar, *padded),
+        rows=[(name, line, *row[1:]) for name, line, row in cells],
+    )
+
+
+def grids(section: Section, width: int) -> Iterator[Grid]:
+    """A section as rich prints it; of a table that is too wide, each row as labelled texts."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    header = section.header or [""] * len(next(iter(section.rows), ()))
+    columns = list(zip(header, *section.rows, strict=True))
+    widths = column_widths(columns, width)
+    if section.header and sum(widths) + 2 * len(widths) - 2 > width:
+        for row in section.rows:
+            pairs = [(name, cell) for name, cell in zip(header, row, strict=True) if cell]
+            yield from grids(Section(rows=pairs), width)
+        return
+    grid = Grid.grid(padding=(0, 2, 0, 0))
+    grid.show_header, grid.header_style = bool(section.header), "bold"
+    for (name, *cells), wide in zip(columns, widths, strict=True):
+        justify: Any = "right" if grid.columns and is_number(cells) else "left"
+        grid.add_column(name, justify=justify, width=wide, overflow="fold")
+    for row in section.rows:
+        texts = [Text(cell, STATUS.get(cell, "")) for cell in row]
+        for text in texts:
+            text.highlight_regex(f"[━{SHADES[1:]}{HEIGHTS[1:]}]+", "green")
+        if len(row) > 1 and not section.header:
+            texts[0].style = "bold"
+        grid.add_row(*texts, style="bold" if section.total and row is section.rows[-1] else "")
+    if columns:
+        yield grid
+
+
+def column_widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
     """How wide each column is; where it must be, headers are folded, and then the longest text."""
     from rich.cells import cell_len
 
-    columns = columns_of(section)
     widths, room = [max(map(cell_len, column)) for column in columns], width - 2 * len(columns) + 2
     # A header alone in its line is a title, which stays whole.
-    if sum(widths) > room and any(section.header[1:]):
+    if sum(widths) > room and any(name for name, *_ in columns[1:]):
         widths = [max(map(cell_len, (*name.split(), *cells, ""))) for name, *cells in columns]
     if excess := max(sum(widths) - room, 0):
         texts = [at for at, column in enumerate(columns) if not at or not is_number(column[1:])]
         longest = max(texts, key=widths.__getitem__)
         widths[longest] = max(widths[longest] - excess, min(widths[longest], 20))
     return widths
-
-
-HASH = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
-
-
-def with_names(report: Report, names: Mapping[str, str]) -> Report:
-    """The report for a terminal, which shows names without what all projects have in common."""
-    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
-    first, last = min(projects, default=""), max(projects, default="")
-    same = re.match(r"(.*-|).*\n\1", f"{first}\n{last}")
-    prefix = same[1] if same and first != last else ""
-    cells = (cell for section in report.sections for row in section.rows for cell in row)
-    used = sorted({name for cell in cells for name in HASH.findall(cell)} & names.keys())
-    short = shorten([names[name].removeprefix(prefix) or names[name] for name in used], 40)
-    return report._replace(names=dict(zip(used, short, strict=True)))
 
 
 # The HTML report: one file that holds its figures, plotly's script and ours.
@@ -4863,8 +4828,7 @@ def page_figures(stats: Statistics, details: Mapping[str, Rows]) -> dict[str, An
 
     def choice(machine: str, agent: str) -> dict[str, Any]:
         chosen = summarise({"days": days[machine, agent], "imports": imports[machine]}, scope)
-        calendar = [day.level for day in chosen.heatmap]
-        return {**chosen._asdict(), "heatmap": calendar}
+        return {**chosen._asdict(), "heatmap": [day.level for day in chosen.heatmap]}
 
     figures = {
         **stats._asdict(),
@@ -4903,7 +4867,7 @@ def render_page(report: Report) -> str:
 
 
 RENDERERS: dict[str, Callable[[Report], str]] = {
-    "json": lambda report: json.dumps(report.value, indent=2) + "\n",
+    "json": lambda report: json.dumps(plain(report.value), indent=2) + "\n",
     "csv": render_csv,
     "markdown": render_markdown,
     "html": render_page,
@@ -4936,9 +4900,9 @@ class Query(NamedTuple):
     remarks: str = ""
 
 
-def read_queries(text: str | None = None) -> dict[str, Query]:
+def read_queries(text: str = "") -> dict[str, Query]:
     """The queries of queries.sql, or of a text that is written like it, by name."""
-    text = QUERIES.read_text(encoding="utf-8") if text is None else text
+    text = text or QUERIES.read_text(encoding="utf-8")
     _, *parts = re.split(r"^-- (.+?) --+\n", text, flags=re.MULTILINE)
     queries: dict[str, Query] = {}
     for heading, part in zip(parts[::2], parts[1::2], strict=True):
@@ -4967,26 +4931,18 @@ def find_query(name: str) -> Query:
     return queries[name]
 
 
-def written_query(text: str) -> Query:
-    """SQL from stdin; defaults of its parameters as in queries.sql."""
+def written_query(stdin: TextIO | None) -> Query:
+    """SQL from stdin, which may be closed; defaults of its parameters as in queries.sql."""
+    try:
+        text = stdin.read().removeprefix("\ufeff") if stdin else ""
+        text.encode()
+    except UnicodeError as error:
+        raise ConfigError("--query -: stdin is not in UTF-8") from error
     sql = DEFAULT.sub("", text)
     if not re.sub(r"--.*|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
-    names = re.findall(r"\{(\w+):", sql)
-    return Query("-", "", {**dict.fromkeys(names), **defaults_of(text)}, sql)
-
-
-def read_stdin() -> str:
-    """The text on stdin, which may be closed or not be text."""
-    try:
-        text = sys.stdin.read() if sys.stdin else ""
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"--query -: stdin is not in UTF-8, at byte {error.start}") from error
-    except OSError as error:
-        raise ConfigError(f"--query -: stdin cannot be read: {error.strerror}") from error
-    if not _is_utf8(text):
-        raise ConfigError("--query -: stdin is not in UTF-8")
-    return text.removeprefix("\ufeff")
+    parameters = dict.fromkeys(re.findall(r"\{(\w+):", sql))
+    return Query("-", "", {**parameters, **defaults_of(text)}, sql)
 
 
 # What a parameter of a type must look like, and what is said where it does not. The engine would
@@ -5009,8 +4965,8 @@ def bind(query: Query, given: Mapping[str, str]) -> dict[str, str]:
     missing = sorted(name for name, value in values.items() if value is None)
     if unknown or missing:
         problem = "no value for" if missing else "it has no parameter"
-        names, known = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
-        raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {known}")
+        names, parameters = ", ".join(missing or unknown), ", ".join(query.parameters) or "none"
+        raise ConfigError(f"--query {query.name}: {problem} {names}; its parameters: {parameters}")
     types = dict(re.findall(r"\{(\w+):(\w+)", query.sql))
     for name, value in given.items():
         pattern, expected = TYPES.get(types.get(name, ""), (r"[\s\S]*", ""))
@@ -5030,48 +4986,40 @@ def answer_query(
     importer: ClickHouseImporter, query: Query, values: dict[str, str], scope: Scope
 ) -> Report:
     """Ask a query; the engine itself refuses what would write."""
-    client, settings = importer.client, importer.settings
     try:
-        with store_errors(settings):
-            sql = one_statement(client, query.sql) if query.name == "-" else query.sql
-            columns, rows = read_only(client, settings, sql, values or None)
+        with store_errors(importer.settings):
+            columns, rows = read_only(importer, query, values)
     except StoreError as error:
         if error.code in TROUBLE and (error.code != UNKNOWN_TABLE or not importer.tables):
             raise
-        said = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
-        said = said.partition(": In scope SELECT formatQuery")[0]
-        writes = error.code in (READONLY, NO_DATA_TO_INSERT)  # the data are cut off
-        problem = "--query only reads" if writes else " ".join(said.split())
-        raise ConfigError(f"--query {query.name}: {problem}") from error
+        problem = str(error.__cause__).rpartition("DB::Exception: ")[2].partition(" (version ")[0]
+        problem = problem.partition(": In scope SELECT formatQuery")[0]
+        if error.code in (READONLY, NO_DATA_TO_INSERT):  # the data are cut off
+            problem = "--query only reads"
+        raise ConfigError(f"--query {query.name}: {' '.join(problem.split())}") from error
     return table_report(columns, rows, [answer_section(query, values, columns, rows, scope)])
 
 
-def one_statement(client: Client, sql: str) -> str:
-    """A statement without comments and semicolon; the server refuses several of them.
-
-    The embedded engine would run these, and write files.
-    """
-    asked = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql})
-    one = str(asked.result_rows[0][0])
-    if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", one):
-        raise ConfigError("--query only reads: for a file, use --output")
-    return one
-
-
 def read_only(
-    client: Client, settings: Settings, sql: str, values: dict[str, str] | None
+    importer: ClickHouseImporter, query: Query, values: dict[str, str]
 ) -> tuple[Sequence[str], Sequence[Sequence[Any]]]:
-    """Columns and rows of a statement that ClickHouse lets only read."""
-    limits = {}
-    if settings.host is None:
+    """Columns and rows of a query that ClickHouse lets only read."""
+    client, sql, limits = importer.client, query.sql, {}
+    if query.name == "-":
+        # The server refuses several statements. The embedded engine would run them, and write.
+        formatted = client.query("SELECT formatQuerySingleLine({sql:String})", {"sql": sql})
+        sql = str(formatted.result_rows[0][0])
+        if " INTO OUTFILE " in re.sub(r"'(\\.|[^'\\])*'", "", sql):
+            raise ConfigError("--query only reads: for a file, use --output")
+    if importer.settings.host is None:
         client.command("SET readonly = 1")
     elif client.server_settings["readonly"].value == "0":
         limits["readonly"] = 1
-    result = client.query(sql, parameters=values, settings=limits)
+    result = client.query(sql, values, settings=limits)
     if result.column_names:
         return result.column_names, result.result_rows
     # Without rows, their format does not even name the columns.
-    names = client.raw_query(sql, parameters=values, settings=limits, fmt="CSVWithNames")
+    names = client.raw_query(sql, values, settings=limits, fmt="CSVWithNames")
     return next(csv.reader(io.StringIO(names.decode())), []), []
 
 
@@ -5079,9 +5027,6 @@ def answer_section(
     query: Query, values: Mapping[str, str], names: Sequence[str], rows: Rows, scope: Scope
 ) -> Section:
     """The answer for people: what was asked, and each column in one form."""
-    columns = list(zip(*rows, strict=True))
-    # The name of a chart tells what its values are.
-    kinds = [query.name if name == "value" else name for name in names]
     about = days_of(query, values, scope.today)
     about += [f"{name}: {value or 'all'}" for name, value in values.items()]
     if any(isinstance(cell, datetime) for row in rows for cell in row):
@@ -5090,22 +5035,22 @@ def answer_section(
     header = [name.replace("_", " ") for name in names]
     if not rows:
         return Section(header, drawing=lambda _: ["no rows"], title=title)
-    texts = [
-        column_texts(kind, column, ZoneInfo(scope.zone))
-        for kind, column in zip(kinds, columns, strict=True)
-    ]
+    columns = list(zip(*rows, strict=True))
+    # The name of a chart tells what its values are.
+    kinds = [query.name if name == "value" else name for name in names]
+    texts = map(partial(column_texts, zone=ZoneInfo(scope.zone)), kinds, columns)
+    lines = list(zip(*texts, strict=True))
+    total = total_texts(names, columns) if len(rows) > 1 else []
     chart = query.name.startswith("chart-")
     drawing = partial(series_charts, query.name, columns) if chart else None
-    total = total_texts(names, columns) if len(rows) > 1 else []
-    lines = [list(row) for row in zip(*texts, strict=True)] + [total] * bool(total)
-    return Section(header, lines, drawing=drawing, title=title, total=bool(total))
+    return Section(header, lines + [total] * bool(total), (), drawing, title, bool(total))
 
 
 def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
     """The days that an answer is about, where a parameter says how many."""
-    told = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
-    number = int(values[told[1]]) if told else 0
-    if not told or not number:
+    remark = re.search(r"^-- (days|weeks|months): (how many \w+ back|length)", query.remarks, re.M)
+    number = int(values[remark[1]]) if remark else 0
+    if not remark or not number:
         return []
     month = max(12 * today.year + today.month - number, 12)
     first = {
@@ -5113,7 +5058,7 @@ def days_of(query: Query, values: Mapping[str, str], today: date) -> list[str]:
         "weeks": today - timedelta(today.weekday() + min(7 * (number - 1), 700_000)),
         "months": date(month // 12, month % 12 + 1, 1),
     }
-    return [f"{first[told[1]]} – {today}"]
+    return [f"{first[remark[1]]} – {today}"]
 
 
 # The names of columns tell what is in them.
@@ -5167,12 +5112,12 @@ def series_charts(name: str, columns: Rows, width: int) -> list[str]:
     values = {(series, time): value for time, value, series in zip(*columns, strict=True)}
     times, highest, lines = sorted(set(columns[0])), max(columns[1]), []
     adds = "cost-by" in name or "tokens" in name
+    (top,) = column_texts(name, [highest])
     for series in dict.fromkeys(columns[2]):
-        numbers = [values.get((series, time), 0) for time in times]
-        last = sum(numbers) if adds else numbers[-1]
-        ((text,), (top,)) = (column_texts(name, [number]) for number in (last, highest))
-        lines += [f"{series or '(none)'}: {text} {'in all' if adds else f'on {times[-1]}'}"]
-        lines += chart(numbers, list(map(str, times)), width, top, highest)
+        points = {str(time): values.get((series, time), 0) for time in times}
+        (total,) = column_texts(name, [sum(points.values()) if adds else points[str(times[-1])]])
+        title = f"{series or '(none)'}: {total} {'in all' if adds else f'on {times[-1]}'}"
+        lines += chart(title, points, top, highest, width)
     return lines
 
 
@@ -5765,9 +5710,9 @@ def show_statistics(settings: Settings, args: argparse.Namespace) -> int:
         stats = read_statistics(importer, scope)
         details = read_figures(importer, scope, REPORT) if page else {}
     if page:
-        publish(Report(page_figures(stats, details), (), (), ()), args)
+        publish(Report(page_figures(stats, details), ()), args)
     elif not args.quiet or args.output:
-        publish(figures_report(stats, statistics_sections(stats)), args, settings)
+        publish(Report(stats, statistics_sections(stats)), args, settings)
     return 5 if args.quiet and any(b.cost > b.limit for b in stats.budgets) else 0
 
 
@@ -5777,7 +5722,7 @@ def run_import(settings: Settings, args: argparse.Namespace) -> int:
         result = import_usage(settings, summary=not args.quiet, brief=brief)
     if not args.quiet or args.output:
         sections = import_sections(result, verbose=args.verbose)
-        publish(figures_report(result, sections), args, settings)
+        publish(Report(result, sections), args, settings)
     return 3 if result.feeds_failed else 0
 
 
@@ -5799,7 +5744,7 @@ def run_check(settings: Settings, args: argparse.Namespace) -> int:
 
 def run_query(settings: Settings, args: argparse.Namespace) -> int:
     """Answer a query, in the time zone of the machine that it is about."""
-    query = written_query(read_stdin()) if args.query == "-" else find_query(args.query)
+    query = written_query(sys.stdin) if args.query == "-" else find_query(args.query)
     given = dict(parameter.split("=", 1) for parameter in args.param)
     if args.machine:
         given.setdefault("machine", args.machine)
@@ -5842,13 +5787,13 @@ def publish(report: Report, args: argparse.Namespace, settings: Settings | None 
     """Print an answer, or write it to --output; with --names and the names of this machine."""
     import shutil
 
-    if settings and args.names:
-        report = with_names(report, local_names(settings))
     out = sys.stdout
-    width = shutil.get_terminal_size((report.width, 24)).columns
-    width, colour = (report.width, False) if args.output else (width, out.isatty())
+    usual = WIDE if report.columns else 80  # where no terminal says
+    width = shutil.get_terminal_size((usual, 24)).columns
+    width, colour = (usual, False) if args.output else (width, out.isatty())
     if args.format == "table":
-        text = render_table(report, width, colour=colour)
+        names = local_names(settings) if settings and args.names else {}
+        text = render_table(report, width, colour=colour, names=names)
     else:
         text = RENDERERS[args.format](report)
     if args.output:
@@ -5858,7 +5803,7 @@ def publish(report: Report, args: argparse.Namespace, settings: Settings | None 
             raise ConfigError(f"--output {args.output}: {error.strerror}") from error
         if args.format != "html" or args.quiet or args.output.parent == Path("/dev"):
             return
-        text = printable(str(args.output.absolute())) + "\n"
+        text = cell_text(str(args.output.absolute())) + "\n"
     encoding = out.encoding or "utf-8"
     if not encoding.lower().startswith("utf") or os.environ.get("LC_ALL") in ("C", "POSIX"):
         text = text if args.format in ("json", "csv") else text.translate(ASCII)

@@ -398,7 +398,7 @@ def test_what_is_given_goes_before_the_default() -> None:
 
 
 def test_the_parameters_of_sql_from_stdin_need_values() -> None:
-    query = written_query("SET param_y = 4;\nSELECT {x:UInt8} AS x, {y:UInt8} AS y;")
+    query = written_query(io.StringIO("SET param_y = 4;\nSELECT {x:UInt8}, {y:UInt8};"))
     assert query.parameters == {"x": None, "y": "4"}
 
 

@@ -33,7 +33,6 @@ from ccusage_importer import (
     Usage,
     answer_section,
     change,
-    figures_report,
     find_query,
     heatmap,
     human,
@@ -69,7 +68,7 @@ def figures(**changes: Any) -> Any:
     of_month = {n: [row for row in days if row[0] >= date(2026, 1, 1) and row[0].month == n]
                 for n in range(1, 12)}  # fmt: skip
     months = [
-        (f"2026-{n:02}", sum(row[1] for row in rows), sum(row[2] for row in rows),
+        (f"2026-{n:02}", sum((row[1] for row in rows), 0.0), sum(row[2] for row in rows),
          sum(row[2] > 0 for row in rows))
         for n, rows in of_month.items()
     ]  # fmt: skip
@@ -126,7 +125,7 @@ NOTHING = summarise({}, SCOPE)
 
 
 def table(stats: Statistics, width: int, *, colour: bool = False) -> str:
-    return render_table(figures_report(stats, statistics_sections(stats)), width, colour=colour)
+    return render_table(Report(stats, statistics_sections(stats)), width, colour=colour)
 
 
 # --- golden --------------------------------------------------------------------------------------
@@ -155,7 +154,7 @@ def test_the_summary_of_an_import_looks_as_it_did(width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
 def test_a_verbose_summary_looks_as_it_did(width: int) -> None:
-    report = figures_report(RESULT, import_sections(RESULT, verbose=True))
+    report = Report(RESULT, import_sections(RESULT, verbose=True))
     golden(f"verbose-{width}", render_table(report, width, colour=False))
 
 
@@ -166,7 +165,7 @@ def test_answers_look_as_they_did(name: str, width: int) -> None:
 
 
 def test_the_report_in_markdown() -> None:
-    report = figures_report(STATS, statistics_sections(STATS))
+    report = Report(STATS, statistics_sections(STATS))
     golden("stats-markdown", RENDERERS["markdown"](report))
     assert RENDERERS["markdown"](ANSWERS["days"]).startswith("| date | total tokens |")
 
@@ -214,7 +213,7 @@ def test_an_ascii_terminal_sees_everything() -> None:
 
 
 def test_json_is_the_documented_object() -> None:
-    report = figures_report(STATS, statistics_sections(STATS))
+    report = Report(STATS, statistics_sections(STATS))
     content = json.loads(RENDERERS["json"](report))
     assert list(content) == list(Statistics._fields)
     assert content["scope"] == {
@@ -243,7 +242,7 @@ def test_json_is_the_documented_object() -> None:
 
 
 def test_csv_has_each_figure_of_the_json_under_its_path() -> None:
-    report = figures_report(STATS, [])
+    report = Report(STATS, [])
     rows = dict(csv.reader(io.StringIO(RENDERERS["csv"](report))))
     assert rows["figure"] == "value"
     assert float(rows["cost"]) == STATS.cost
@@ -268,7 +267,7 @@ def test_names_can_neither_command_the_terminal_nor_break_a_table() -> None:
     stats = summarise(figures(models=[(evil, "claude", 1.0, 1)]), SCOPE)
     assert "\x1b" not in table(stats, 80)
     assert "[2Jevil" in table(stats, 80)
-    markdown = RENDERERS["markdown"](figures_report(stats, statistics_sections(stats)))
+    markdown = RENDERERS["markdown"](Report(stats, statistics_sections(stats)))
     assert r"\[2Jevil\|" in markdown
     assert r"\<b\>\[red\]" in markdown
 
@@ -572,11 +571,11 @@ RESULT = ImportResult(
 
 
 def summary_of(result: ImportResult) -> Any:
-    return figures_report(result, import_sections(result))
+    return Report(result, import_sections(result))
 
 
 def summary(result: ImportResult, *, verbose: bool = False) -> str:
-    report = figures_report(result, import_sections(result, verbose=verbose))
+    report = Report(result, import_sections(result, verbose=verbose))
     return re.sub(" +", " ", render_table(report, 120, colour=False))
 
 
@@ -635,7 +634,7 @@ def test_a_summary_without_statistics_still_tells_of_the_import() -> None:
 
 
 def test_sections_without_rows_are_left_out() -> None:
-    report = figures_report({}, [Section(rows=[]), Section(rows=[("a", "b")])])
+    report = Report({}, [Section(rows=[]), Section(rows=[("a", "b")])])
     assert render_table(report, 80, colour=False) == "a  b\n\n"
     assert RENDERERS["markdown"](report) == "- **a:** b\n"
 
@@ -643,9 +642,9 @@ def test_sections_without_rows_are_left_out() -> None:
 def test_headers_of_numbers_are_folded_where_a_table_is_too_wide() -> None:
     rows = [("a project", "1.00", "12"), ("another one", "22.50", "9")]
     section = Section(("project", "a long header of dollars", "and one of tokens"), rows)
-    wide = render_table(figures_report({}, [section]), 80, colour=False)
+    wide = render_table(Report({}, [section]), 80, colour=False)
     assert "a long header of dollars  and one of tokens\n" in wide
-    narrow = render_table(figures_report({}, [section]), 30, colour=False)
+    narrow = render_table(Report({}, [section]), 30, colour=False)
     assert max(map(len, narrow.split("\n"))) <= 30
     assert {"header", "dollars", "tokens", "22.50"} <= set(narrow.split())
 
@@ -661,7 +660,7 @@ def test_times_are_in_the_scopes_zone() -> None:
 def answer(name: str, columns: list[str], rows: list[Any], **values: str) -> Any:
     query = find_query(name)
     section = answer_section(query, {**query.parameters, **values}, columns, rows, SCOPE)
-    return Report([], [section], columns, rows, 120)
+    return Report([], [section], columns, rows)
 
 
 DAYS = [(TODAY - timedelta(ago), 12_345_678 * ago, 1.5 * ago, ago / 3, -4.0) for ago in (2, 1, 0)]
@@ -757,17 +756,19 @@ def test_the_days_that_an_answer_is_about_are_named(
 
 
 def test_a_chart_shows_every_value_that_is_not_nothing() -> None:
-    lines = program.chart([0, 0.001, 4, 8], ["a", "b", "c", "d"], 11, "$8", 8)
-    assert lines == ["$8       █", "         █", "       █ █", "     ▁ █ █", "   a     d"]
-    assert program.chart([1, 2, 3, 4], ["a", "b", "c", "d"], 5, "$4", 4)[0] == "$4  █"
-    assert program.chart([0, 0], ["a", "b"], 7, "", 0)[:4] == ["      "] * 4
+    lines = program.chart("title", {"a": 0, "b": 0.001, "c": 4, "d": 8}, "$8", 8, 11)
+    assert lines == ["title", "$8       █", "         █", "       █ █", "     ▁ █ █", "   a     d"]
+    lines = program.chart("", {"a": 1, "b": 2, "c": 3, "d": 4}, "$4", 4, 5)
+    assert lines[1] == "$4  █"
+    assert program.chart("", {"a": 0, "b": 0}, "", 0, 7)[1:5] == ["      "] * 4
 
 
 @given(st.lists(st.floats(0, 1e9), min_size=1, max_size=400), st.integers(3, 120))
 def test_a_chart_is_never_wider_than_its_room(values: list[float], width: int) -> None:
-    lines = program.chart(values, ["x"] * len(values), width, "", max(values))
-    assert len(lines) == 5
-    assert all(len(line) <= width + 1 for line in lines[:4])
+    costs = {str(day): value for day, value in enumerate(values)}
+    lines = program.chart("", costs, "", max(values), width)
+    assert len(lines) == 6
+    assert all(len(line) <= width + 1 for line in lines[:5])
 
 
 # --- budgets -------------------------------------------------------------------------------------
@@ -855,16 +856,17 @@ def test_names_stand_for_their_hashes_without_what_all_projects_share() -> None:
         "aaaaaaaa": "-home-ann-src-beta",
         "2384db68": "01234567-89ab-4cde-8fff-0123456789ab",
     }
-    report = figures_report(STATS, statistics_sections(STATS))
-    text = render_table(program.with_names(report, names), 120, colour=False)
+    report = Report(STATS, statistics_sections(STATS))
+    text = render_table(report, 120, colour=False, names=names)
     assert re.search("^alpha .*50%", text, re.MULTILINE)
     assert "(alpha/01234567-89ab-4cde-8fff-0123456789ab)" in text
     assert "alpha/9ad0089d" in text  # of another machine
     assert "claude-opus-4-1-20250805" in text
     chart = answer("chart-cost-by-project", ["time", "value", "series"], [(TODAY, 1.0, "b909b9d6")])
-    assert "alpha: $1.00" in render_table(program.with_names(chart, names), 80, colour=False)
+    assert "alpha: $1.00" in render_table(chart, 80, colour=False, names=names)
     one = {"b909b9d6": "-home-ann-src-alpha"}
-    assert "-home-ann-src-alpha" in render_table(program.with_names(report, one), 80, colour=False)
+    report = Report(STATS, statistics_sections(STATS))
+    assert "-home-ann-src-alpha" in render_table(report, 80, colour=False, names=one)
 
 
 def test_names_in_a_chart_or_a_title_cannot_command_the_terminal() -> None:
