@@ -4137,21 +4137,6 @@ def notes(stats: Statistics, held: Mapping[str, int] | None = None) -> Iterator[
         yield "Note", f"some days lie in the future, up to {stats.last_day}"
 
 
-def period_section(periods: Iterable[Period]) -> Section:
-    rows = [
-        (
-            period.name.capitalize(),
-            period.cost,
-            human(period.tokens),
-            period.cost_before_so_far,
-            change(period.cost, period.cost_before_so_far),
-            period.projected_cost,
-        )
-        for period in periods
-    ]
-    return Section(("", "cost", "tokens", "before", "pace", "forecast"), rows)
-
-
 def month_section(months: Sequence[Month]) -> Section:
     """The last months and their total; this one is not over, so it is not compared."""
     rows, before = [], 0.0
@@ -4239,7 +4224,18 @@ def statistics_sections(stats: Statistics) -> Iterator[Section]:
     total = f"{amount(stats.cost, stats.tokens)}{cached}"
     days = f"{stats.first_day} – {stats.last_day}, {stats.active_days:,} with usage"
     yield Section(rows=[("Total", total), ("Days", days), *standing(stats)])
-    yield period_section(stats.periods)
+    periods = [
+        (
+            period.name.capitalize(),
+            period.cost,
+            human(period.tokens),
+            period.cost_before_so_far,
+            change(period.cost, period.cost_before_so_far),
+            period.projected_cost,
+        )
+        for period in stats.periods
+    ]
+    yield Section(("", "cost", "tokens", "before", "pace", "forecast"), periods)
     if stats.months:
         yield month_section(stats.months)
     last = stats.heatmap[-30:]
@@ -4382,7 +4378,14 @@ def import_warnings(plan: Plan) -> Iterator[str]:
     """What people are to know before a plan is written."""
     yield from other_installations(plan.history, plan.identity)
     yield from correction_notes(plan)
-    yield from twin_notes(plan)
+    sessions = TABLES["session"]
+    new = [key[1] for key in plan.changes[sessions] if key not in plan.stored[sessions]]
+    for machine, number in plan.importer.twins(new).items():
+        yield (
+            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
+            "where two machines import the same transcripts, these count twice "
+            "(--query twin-machines lists them)"
+        )
     yield from budget_alarms(*budgets_around(plan))
     if plan.hiding:
         yield from hidden_names_notes(plan)
@@ -4467,18 +4470,6 @@ def hidden_names_notes(plan: Plan) -> Iterator[str]:
         )
 
 
-def twin_notes(plan: Plan) -> Iterator[str]:
-    """Warnings of new sessions that another machine has, too."""
-    sessions = TABLES["session"]
-    new = [key[1] for key in plan.changes[sessions] if key not in plan.stored[sessions]]
-    for machine, number in plan.importer.twins(new).items():
-        yield (
-            f"{number:,} of {len(new):,} new sessions are also stored under the name {machine}: "
-            "where two machines import the same transcripts, these count twice "
-            "(--query twin-machines lists them)"
-        )
-
-
 def budgets_around(plan: Plan) -> list[list[Budget]]:
     """The budgets of all machines, as they are before and after a run."""
     importer, settings = plan.importer, plan.importer.settings
@@ -4508,11 +4499,13 @@ def budget_alarms(before: Iterable[Budget], after: Iterable[Budget]) -> Iterator
 
 def news(result: ImportResult, today: date) -> str:
     """What is new since the last import, in a line."""
-    named = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
-    changed = {name: sum(count[:3]) for name, count in result.tables.items()}
-    texts = [counted(changed[n], noun) for n, noun in named.items() if changed.get(n)]
-    others = sum(number for name, number in changed.items() if name not in named)
-    texts = texts or [counted(others, "other row")] * bool(others)
+    nouns = {"ccusage_usage_daily": "day", "ccusage_usage_sessions": "session"}
+    changed: Counter[str] = Counter()
+    for table, count in result.tables.items():
+        changed[nouns.get(table, "other row")] += count.new + count.changed + count.removed
+    texts = [counted(changed[noun], noun) for noun in nouns.values() if changed[noun]]
+    if not texts and (others := changed["other row"]):
+        texts = [counted(others, "other row")]
     cost, tokens, since = result.total_cost, result.total_tokens, ""
     if before := result.previous:
         cost, tokens = round(cost - before["total_cost"], 8), tokens - before["total_tokens"]
