@@ -3971,7 +3971,7 @@ def periods(
         yield Period(name, start, *usage, *whole, so_far, projected)
 
 
-def forecast(costs: Mapping[date, float], today: date) -> tuple[list[float], float | None]:
+def forecast(costs: Mapping[date, float], today: date) -> tuple[dict[date, float], float | None]:
     """What this month costs by the end of each of its days, and in all.
 
     It goes on as its complete days did on average, else as last month did. Without either nobody
@@ -3982,15 +3982,15 @@ def forecast(costs: Mapping[date, float], today: date) -> tuple[list[float], flo
         spent = math.fsum(cost for day, cost in costs.items() if start <= day < end)
         return spent / (end - start).days
 
-    day = today.replace(day=1)
-    start = max(day, min(costs, default=today))
-    pace = average(start, today) if start < today else average(month_before(today), day)
-    sums = [0.0]
-    while day.month == today.month:
-        cost = costs.get(day, 0.0) if day <= today else 0.0
-        sums.append(sums[-1] + max(cost, pace if day >= today else 0.0))
-        day += timedelta(1)
-    return sums[1:], sums[-1] if pace or start < today else None
+    first = today.replace(day=1)
+    start = max(first, min(costs, default=today))
+    pace = average(start, today) if start < today else average(month_before(today), first)
+    sums, total = {}, 0.0
+    for day in (first + timedelta(age) for age in range(31)):
+        if day.month == today.month:
+            cost = costs.get(day, 0.0) if day <= today else 0.0
+            sums[day] = total = total + max(cost, pace if day >= today else 0.0)
+    return sums, total if pace or start < today else None
 
 
 def budgets(
@@ -4000,7 +4000,7 @@ def budgets(
     if settings and (limit := settings.budget_month):
         spent = math.fsum(cost for day, cost in costs.items() if f"{day:%Y%m}" == f"{today:%Y%m}")
         sums, projected = forecast(costs, today)
-        reached = (today.replace(day=n) for n, cost in enumerate(sums, 1) if cost > limit)
+        reached = (day for day, cost in sums.items() if cost > limit)
         yield Budget("this month", limit, spent, projected, next(reached, None))
     if settings and (limit := settings.budget_day):
         spent = costs.get(today, 0.0)
