@@ -4140,10 +4140,10 @@ def notes(stats: Statistics, held: Mapping[str, int] | None = None) -> Iterator[
 def month_section(months: Sequence[Month]) -> Section:
     """The last months and their total; this one is not over, so it is not compared."""
     rows, before = [], 0.0
-    for name, cost, tokens, days in months:
-        rows.append((name, cost, human(tokens), days, change(cost, before)))
-        before = cost
-    rows[-1] = (*rows[-1][:-1], "")
+    for month in months:
+        text = "" if month is months[-1] else change(month.cost, before)
+        rows.append((month.month, month.cost, human(month.tokens), month.active_days, text))
+        before = month.cost
     cost, tokens = Usage.of(months)
     days = sum(month.active_days for month in months)
     rows.append((counted(len(months), "month"), cost, human(tokens), days, ""))
@@ -4712,10 +4712,9 @@ def shown(section: Section, width: int, names: Mapping[str, str]) -> Section:
 
 def short_names(names: Mapping[str, str], sections: Iterable[Section]) -> dict[str, str]:
     """The names that sections show as hashes, short and without what all projects share."""
-    projects = [name for name in names.values() if name[0] == "-" and "/" not in name]
-    first, last = min(projects, default=""), max(projects, default="")
-    same = re.match(r"(.*-|).*\n\1", f"{first}\n{last}")
-    prefix = same[1] if same and first != last else ""
+    projects = {name for name in names.values() if name[0] == "-" and "/" not in name}
+    shared = os.path.commonprefix([*projects]) if len(projects) > 1 else ""  # noqa: RUF071 (no paths)
+    prefix = shared[: shared.rfind("-") + 1]
     cells = (str(cell) for section in sections for row in section.rows for cell in row)
     hashes = sorted({digits for cell in cells for digits in HASH.findall(cell)} & names.keys())
     short = shorten([names[digits].removeprefix(prefix) or names[digits] for digits in hashes], 40)
