@@ -107,7 +107,6 @@ __version__ = "1.0.0"
 HERE = Path(__file__).resolve().parent
 UTC = timezone.utc
 EPOCH = datetime.fromtimestamp(0, UTC)
-UINT64_MAX = 2**64 - 1
 
 log = logging.getLogger("ccusage_import")
 
@@ -330,6 +329,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "BUDGET_DAY": ("budget_day", partial(_positive, float, 1e9), "dollars, such as 200"),
 }
 # The endings of variables that name a place: ours, and those of ccusage, of its agents, and of TLS.
+# Those of others may name several with commas between, and ~ is not expanded in them.
 PLACES = re.compile(r"\w+_(DIR|HOME|PATH|ROOT|FILE|CERTS?)|TMPDIR")
 
 
@@ -366,15 +366,12 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
+    relative = r"\s*[^\s/~]" if name in VARIABLES else r"(.*,)?\s*[^\s/,]"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
-        return bool(re.match(r"""\s*['"]?[^'"\s/~]+/""", value))
-    if not PLACES.fullmatch(name):
+        relative = r"""\s*['"]?[^'"\s/~]+/"""
+    elif not PLACES.fullmatch(name):
         return False
-    ours = name in VARIABLES
-    # ccusage and its agents take several directories with commas between, and do not expand ~.
-    several = not ours and name.endswith(("_DIR", "_HOME", "_PATH", "_ROOT"))
-    paths, begins = value.split(",") if several else [value], "/~" if ours else "/"
-    return any(path.strip() and path.strip()[0] not in begins for path in paths)
+    return bool(re.match(relative, value))
 
 
 def system_zone(env: Mapping[str, str]) -> str:
@@ -433,7 +430,7 @@ def write_whole(path: Path, text: str) -> None:
     # Opened by one of these names, a file that the shell writes this output to would be emptied.
     opened = {"/dev/stdout": 1, "/dev/stderr": 2}.get(str(path))
     if opened or (path.exists() and not path.is_file()):
-        with open(os.dup(opened) if opened else path, "w", encoding="utf-8") as stream:
+        with open(opened or path, "w", encoding="utf-8", closefd=not opened) as stream:
             stream.write(text)
         return
     path = path.resolve()
@@ -445,43 +442,9 @@ def write_whole(path: Path, text: str) -> None:
         if path.exists():
             part.chmod(path.stat().st_mode)
         part.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-@contextlib.contextmanager
-def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
-    """A directory in TMPDIR for the time of a call; those that killed runs left are removed.
-
-    The name of each tells the host and the process that it belongs to.
-    """
-    import shutil
-    import socket
-    import tempfile
-
-    place = _path(env.get("TMPDIR") or "/tmp")  # noqa: S108 (mkdtemp makes it ours)
-    prefix = f"ccusage-importer-{socket.gethostname()}-"  # not that of 1.0, which looks for locks
-    for path in place.glob(f"{glob.escape(prefix)}*"):
-        try:
-            os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, OverflowError, PermissionError):
-            pass  # it is no process of ours
-    try:
-        scratch = tempfile.TemporaryDirectory(
-            prefix=f"{prefix}{os.getpid()}-", dir=place, ignore_cleanup_errors=True
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"the temporary directory {place} cannot be written: {error.strerror}; "
-            "set TMPDIR to a directory of yours"
-        ) from error
-    with scratch as name:
-        yield Path(name)
 
 
 def key_fingerprint(hash_key: str) -> str:
@@ -493,18 +456,19 @@ def key_fingerprint(hash_key: str) -> str:
 def machine_name(settings: Settings, recorded: Identity | None) -> str:
     import socket
 
-    known = settings.machine_name or (recorded and recorded.machine_name)
-    return known or socket.gethostname().lower() or "localhost"
+    name = settings.machine_name or (recorded and recorded.machine_name)
+    return name or socket.gethostname().lower() or "localhost"
 
 
-def identify(settings: Settings, recorded: Identity | None, past: Identity | None) -> Identity:
-    """This machine's identity: machine.json, else the import history (`past`), else a new one.
+def identify(settings: Settings, recorded: Identity | None, former: Identity | None) -> Identity:
+    """This machine's identity: machine.json, else the import history (`former`), else a new one.
 
     Another name than recorded would count all twice, another zone would move every day, and
     another key would make every project another one.
     """
-    known = [identity for identity in (recorded, past) if identity]
-    zone = settings.timezone or (known and known[0].timezone) or system_zone(settings.environment)
+    identities = [identity for identity in (recorded, former) if identity]
+    zone = settings.timezone or next((identity.timezone for identity in identities), None)
+    zone = zone or system_zone(settings.environment)
     zone = zone_name("import history", zone, "update the tzdata of this machine")
     fingerprint = key_fingerprint(settings.hash_key)
     name = machine_name(settings, recorded)
@@ -514,67 +478,25 @@ def identify(settings: Settings, recorded: Identity | None, past: Identity | Non
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    if others := [identity.timezone for identity in known if identity.timezone != zone]:
-        raise ConfigError(
-            f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in {others[0]}; unset "
-            "it, or import as another MACHINE_NAME with a state directory (CCUSAGE_STATE_DIR) of "
-            "its own"
-        )
-    if any(identity.key_fingerprint != fingerprint for identity in known):
-        raise ConfigError(
-            "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
-            "set the former one (it is the same on all machines)"
-        )
+    for identity in identities:
+        if identity.timezone != zone:
+            raise ConfigError(
+                f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
+                f"{identity.timezone}; unset it, or import as another MACHINE_NAME with a state "
+                "directory (CCUSAGE_STATE_DIR) of its own"
+            )
+        if identity.key_fingerprint != fingerprint:
+            raise ConfigError(
+                "PROJECT_HASH_KEY: not the key that this machine's projects are stored under; "
+                "set the former one (it is the same on all machines)"
+            )
     if recorded:
-        asked = settings.hash_projects
-        return recorded._replace(hashed=recorded.hashed if asked is None else asked)
+        hashed = settings.hash_projects
+        return recorded if hashed is None else recorded._replace(hashed=hashed)
     # Who names a machine, or has its database, takes up the identity that it had.
-    former = past if settings.claims_name or not settings.host else None
-    installation = former.installation_id if former else os.urandom(8).hex()
+    takes_up = former and (settings.claims_name or not settings.host)
+    installation = former.installation_id if former and takes_up else os.urandom(8).hex()
     return Identity(name, zone, fingerprint, installation, settings.hash_projects)
-
-
-def transcript_directories(env: Mapping[str, str]) -> list[Path]:
-    """Where ccusage looks for Claude Code's transcripts; ccusage 20 takes these names, too."""
-    if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
-        homes = [_path(name.strip()) for name in listed.split(",") if name.strip()]
-    else:
-        config = _path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-        homes = [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
-    return [home if home.name == "projects" else home / "projects" for home in homes]
-
-
-def transcripts(env: Mapping[str, str]) -> Iterator[str]:
-    """The names of Claude's sessions that have a regular, readable transcript.
-
-    A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
-    ccusage 19 and newer do not.
-    """
-    for home in transcript_directories(env):
-        for folder, _, files in os.walk(home):
-            inside = Path(folder).relative_to(home).parts
-            for name in files:
-                path = os.path.join(folder, name)
-                regular = name.endswith(".jsonl") and not os.path.islink(path)
-                if regular and os.access(path, os.R_OK):
-                    yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
-
-
-def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
-    """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
-    periods = {}
-    for home in transcript_directories(env):
-        path, days = home.parent / "settings.json", 30
-        try:
-            content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-            days = content.get("cleanupPeriodDays", days)
-        except FileNotFoundError:
-            if not home.exists():
-                continue
-        except (OSError, msgspec.MsgspecError):
-            days = 0
-        periods[path] = days if type(days) is int and 0 <= days < 2**32 else 0
-    return periods
 
 
 # --- ccusage --------------------------------------------------------------------------
@@ -590,11 +512,11 @@ class Feed(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its name, as people see it."""
         return feed_label(self.name, self.agent)
 
 
 def feed_label(name: str, agent: str) -> str:
+    """The name of a feed, as people see it."""
     return name if agent == "claude" else f"{agent} {name}"
 
 
@@ -685,9 +607,12 @@ def find_command(settings: Settings) -> tuple[str, ...]:
 
     wanted = settings.ccusage_command
     commands = [("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest")]
+    problem = "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, or set "
+    problem += "CCUSAGE_COMMAND"
     if wanted:
         # An update may have moved it. Nothing is downloaded in place of what was asked for.
         commands = [wanted, (Path(wanted[0]).name, *wanted[1:]), ("ccusage",)]
+        problem = f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}"
     for command in commands:
         name, *arguments = map(os.path.expanduser, command)
         if program := shutil.which(name, path=settings.environment.get("PATH")):
@@ -698,12 +623,7 @@ def find_command(settings: Settings) -> tuple[str, ...]:
                     *(wanted[0], program),
                 )
             return (program, *arguments)
-    raise ConfigError(
-        f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}"
-        if wanted
-        else "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, "
-        "or set CCUSAGE_COMMAND"
-    )
+    raise ConfigError(problem)
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -735,15 +655,14 @@ def resolve_npx(argv: tuple[str, ...], env: Mapping[str, str], timeout: float) -
     return (programs[-1], *arguments)
 
 
-_children: set[subprocess.Popen[str]] = set()
 _stopping = threading.Event()
 
 
 def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str = "") -> Answer:
-    """Run a command to its end, or end its whole process group at the timeout."""
+    """Run a command to its end. Its whole process group ends with it, or at the timeout."""
     import subprocess
 
-    silence = subprocess.CompletedProcess(argv, -1, "", "")
+    answer = subprocess.CompletedProcess(argv, -1, "", "")
     if _stopping.is_set():
         raise FeedError(f"{name}: not run: the program is ending")
     try:
@@ -758,22 +677,20 @@ def run(argv: Sequence[str], env: Mapping[str, str], timeout: float, name: str =
             start_new_session=True,
         )
     except OSError as error:
-        raise complaint(name, f"cannot be run: {error.strerror}", silence) from error
+        raise complaint(name, f"cannot be run: {error.strerror}", answer) from error
+    deadline = time.monotonic() + timeout
     with child:
-        _children.add(child)
         try:
-            stdout, stderr = child.communicate(timeout=0 if _stopping.is_set() else timeout)
-        except subprocess.TimeoutExpired:
-            raise complaint(name, f"no answer within {timeout:g} s", silence) from None
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    answer.stdout, answer.stderr = child.communicate(timeout=0.1)
+                    answer.returncode = child.returncode
+                    return answer
+                if _stopping.is_set() or time.monotonic() > deadline:
+                    raise complaint(name, f"no answer within {timeout:g} s", answer)
         finally:
-            _kill(child)
-            _children.discard(child)
-    return subprocess.CompletedProcess(argv, child.returncode, stdout, stderr)
-
-
-def _kill(child: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -786,8 +703,6 @@ def in_background() -> Iterator[ThreadPoolExecutor]:
             yield background
         finally:
             _stopping.set()
-            for child in tuple(_children):
-                _kill(child)
             background.shutdown()
             _stopping.clear()
 
@@ -863,19 +778,6 @@ def complaint(
     return error
 
 
-def failure_lines(failed: Mapping[str, str]) -> list[str]:
-    """The messages of failed feeds, by label; feeds that failed of one cause share a message."""
-    causes: dict[str, list[str]] = defaultdict(list)
-    for label, message in failed.items():
-        # What differs though the cause is one: the place of a field, and the names of the feed.
-        cause = message.removeprefix(f"{label}: ").partition("\n  ran: ")[0]
-        cause = re.sub(r"^[^\s:]+\.(?=\w+: )|\b(daily|monthly|session|blocks)\b *", "", cause)
-        causes[cause].append(label)
-    return [
-        ", ".join(labels) + failed[labels[0]].removeprefix(labels[0]) for labels in causes.values()
-    ]
-
-
 class Fetched(NamedTuple):
     """What ccusage answered: what each feed holds, or the FeedError that it ended with."""
 
@@ -887,26 +789,23 @@ def fetch_all(settings: Settings, zone: str) -> Fetched:
     """Find ccusage and fetch its feeds, CCUSAGE_JOBS at once; the sessions before all others.
 
     What is lost is told by the sessions, and added to what the other feeds report: so it must not
-    be lost after these were asked.
+    be lost after these were asked. The feed of several agents is one scan, with its own sessions.
     """
     ccusage = find_ccusage(settings)
     log.info("ccusage %s: %s", ccusage.version_text, shlex.join(ccusage.argv))
     feeds = ccusage.feeds(settings.agents)
+    first = [feed for feed in feeds if "sessions" in feed.keys]
+    others = [feed for feed in feeds if feed not in first]
     answers: dict[Feed, Any] = dict.fromkeys(feeds)
-    done = 0  # of Claude's feeds
-    began = time.monotonic()
-    sessions = [feed for feed in feeds if feed.name == "session"]
-    others = [feed for feed in feeds if feed.name != "session"]
+    began, done = time.monotonic(), 0
     fetch = partial(fetch_feeds, ccusage=ccusage, zone=zone, settings=settings)
-    for feed, payload in chain(fetch(sessions), fetch(others)):
-        answers[feed], seconds = payload, time.monotonic() - began
+    for feed, answer in chain(fetch(first), fetch(others)):
+        answers[feed], seconds = answer, time.monotonic() - began
         done += feed.agent == "claude"
-        if isinstance(payload, FeedError):
-            continue
-        if feed.agent == "claude":
-            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds)
-        else:
+        if feed.agent != "claude":
             log.debug("%s %.2f s", feed.label, seconds)
+        elif not isinstance(answer, FeedError):
+            log.info("%d/%d %-8s %.2f s", done, len(FEEDS), feed.label, seconds)
     return Fetched(ccusage, answers)
 
 
@@ -930,7 +829,85 @@ def fetch_feeds(
                 yield calls[call], error
 
 
+@contextlib.contextmanager
+def temporary_directory(env: Mapping[str, str]) -> Iterator[Path]:
+    """A directory in TMPDIR for the time of a call; those that killed runs left are removed.
+
+    The name of each tells the host and the process that it belongs to.
+    """
+    import shutil
+    import socket
+    import tempfile
+
+    place = _path(env.get("TMPDIR") or "/tmp")  # noqa: S108 (mkdtemp makes it ours)
+    prefix = f"ccusage-importer-{socket.gethostname()}-"  # not that of 1.0, which looks for locks
+    for path in place.glob(f"{glob.escape(prefix)}*"):
+        try:
+            os.kill(int(path.name.removeprefix(prefix).partition("-")[0]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, OverflowError, PermissionError):
+            pass  # it is no process of ours
+    try:
+        scratch = tempfile.TemporaryDirectory(
+            prefix=f"{prefix}{os.getpid()}-", dir=place, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"the temporary directory {place} cannot be written: {error.strerror}; "
+            "set TMPDIR to a directory of yours"
+        ) from error
+    with scratch as name:
+        yield Path(name)
+
+
+def transcript_directories(env: Mapping[str, str]) -> list[Path]:
+    """Where ccusage looks for Claude Code's transcripts; ccusage 20 takes these names, too."""
+    if listed := env.get("CLAUDE_CONFIG_DIR", "").strip():
+        homes = [_path(name.strip()) for name in listed.split(",") if name.strip()]
+    else:
+        config = _path(env.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        homes = [config / "claude", Path(env.get("HOME") or Path.home()) / ".claude"]
+    return [home if home.name == "projects" else home / "projects" for home in homes]
+
+
+def transcripts(env: Mapping[str, str]) -> Iterator[str]:
+    """The names of Claude's sessions that have a regular, readable transcript.
+
+    A transcript is PROJECT/NAME.jsonl, or any file below PROJECT/NAME. Links are not followed, as
+    ccusage 19 and newer do not.
+    """
+    for home in transcript_directories(env):
+        for folder, _, files in os.walk(home):
+            inside = Path(folder).relative_to(home).parts
+            for name in files:
+                path = os.path.join(folder, name)
+                regular = name.endswith(".jsonl") and not os.path.islink(path)
+                if regular and os.access(path, os.R_OK):
+                    yield inside[1] if len(inside) > 1 else name.removesuffix(".jsonl")
+
+
+def cleanup_periods(env: Mapping[str, str]) -> dict[Path, int]:
+    """By settings.json, the days that Claude Code keeps transcripts: 0 when it cannot be told."""
+    periods = {}
+    for home in transcript_directories(env):
+        path, days = home.parent / "settings.json", 30
+        try:
+            content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            days = content.get("cleanupPeriodDays", days)
+        except FileNotFoundError:
+            if not home.exists():
+                continue
+        except (OSError, msgspec.MsgspecError):
+            days = 0
+        periods[path] = days if type(days) is int and 0 <= days < 2**32 else 0
+    return periods
+
+
 # --- records --------------------------------------------------------------------------
+
+
+UINT64_MAX = 2**64 - 1  # a column holds no more
 
 
 class Tokens(NamedTuple):
@@ -949,11 +926,6 @@ class Share(NamedTuple):
     tokens: Tokens
     cost: float
     version: str = ""
-
-    def plus(self, other: Share) -> Share:
-        pairs = zip(self.tokens, other.tokens, strict=True)
-        sums = Tokens._make(min(a + b, UINT64_MAX) for a, b in pairs)
-        return Share(sums, dollars(self.cost + other.cost))
 
 
 class Record(NamedTuple):
@@ -980,22 +952,12 @@ class Record(NamedTuple):
 
     def plus(self, other: Record) -> Record:
         """Its sum with another row of its key, which agents but Claude may have."""
-        whole = Share(self.tokens, self.cost).plus(Share(other.tokens, other.cost))
-        shares = dict(self.shares)
-        for name, share in other.shares.items():
-            shares[name] = shares[name].plus(share) if name in shares else share
         details = dict(other.details)
         for name, widest in (("first_activity", min), ("last_activity", max)):
             if times := [r.details[name] for r in (self, other) if r.details.get(name)]:
                 details[name] = widest(times)
-        return other._replace(
-            tokens=whole.tokens,
-            cost=whole.cost,
-            models=self.models | other.models,
-            shares=shares,
-            details=details,
-            former=tuple(sorted({*self.former, *other.former})),
-        )
+        former = tuple(sorted({*self.former, *other.former}))
+        return add(other, self)._replace(details=details, former=former)
 
 
 Records = dict[tuple[Any, ...], Record]
@@ -1037,14 +999,14 @@ class Checked(Struct, rename="camel"):
     """A part of a feed, whose counts and times fit into the tables' columns."""
 
     def __post_init__(self) -> None:
-        for number, value in enumerate(msgspec.structs.astuple(self)):
+        values = msgspec.structs.astuple(self)
+        for name, value in zip(self.__struct_encode_fields__, values, strict=True):
             expected = ""
             if type(value) is int and not 0 <= value <= UINT64_MAX:
                 expected = f"a whole number from 0 to {UINT64_MAX}"
             elif isinstance(value, date) and not 1900 < value.year < 2299:
                 expected = "a year from 1901 to 2298"  # as Date32 and DateTime64 hold in every zone
             if expected:
-                name = self.__struct_encode_fields__[number]
                 raise ValueError(f"{name}: expected {expected}, got {str(value)[:40]}")
 
 
@@ -1118,10 +1080,8 @@ class SessionRow(FeedRow, kw_only=True):
             raise ValueError(f"lastActivity: {error}") from None
         super().__post_init__()
 
-    def identity(
-        self, ids: Ids, zone: tzinfo
-    ) -> tuple[tuple[str], dict[str, Any], tuple[str, ...]]:
-        """The key of its record, the details, and the former keys."""
+    def identity(self, ids: Ids, zone: tzinfo) -> dict[str, Any]:
+        """The key, the details and the former keys of its record."""
         project, session, end = self.project_path, self.session_id, self.last_activity
         former: list[tuple[str, str]] = []
         if self.agent == "claude":
@@ -1140,7 +1100,8 @@ class SessionRow(FeedRow, kw_only=True):
             "first_activity": self.first_activity,
             "last_activity": end,
         }
-        return (ids.key(project, session),), details, tuple(ids.key(*names) for names in former)
+        keys = tuple(ids.key(*names) for names in former)
+        return {"key": (ids.key(project, session),), "details": details, "former": keys}
 
 
 class BlockTokens(Checked):
@@ -1283,31 +1244,31 @@ def read_answer(feed: Feed, answer: Answer, env: Mapping[str, str] | None = None
     return content
 
 
-# msgspec's words for types, and ours.
-TYPE_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "array": "a list",
-    "object": "an object",
-    "date": "a date such as 2026-11-22",
-    "datetime": "a time such as 2026-11-22T19:00:00.000Z",
+# What msgspec says of a value that it refuses, as regular expressions, and what we say.
+REASONS = {
+    r"Object missing required field `(\w+)`": r"\1: missing",
+    r"Invalid RFC3339 encoded (\w+)": r"expected `\1`",
+    "Expected": "expected",
+    "`str` matching .*": "a month from 1901-01 to 2298-12",
+    r" \| ": "` or `",
+    "`int`": "a whole number",
+    "`float`": "a number",
+    "`str`": "a text",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "an object",
+    "`date`": "a date such as 2026-11-22",
+    "`datetime`": "a time such as 2026-11-22T19:00:00.000Z",
+    "`": "",
 }
 
 
 def refusal(feed: Feed, answer: Answer, error: str) -> FeedError:
     """What msgspec refuses, with its place in the feed. No value is told, as it may be private."""
     reason, _, path = error.partition(" - at `")
+    for pattern, words in REASONS.items():
+        reason = re.sub(pattern, words, reason)
     place = path.rpartition("$")[2].strip("`.").replace("...", "…")
-    reason = re.sub(r"Object missing required field `(\w+)`", r"\1: missing", reason)
-    reason = re.sub("`str` matching .*", "a month from 1901-01 to 2298-12", reason)
-    reason = re.sub(r"Invalid RFC3339 encoded (\w+)", r"Expected `\1`", reason)
-    reason = re.sub(
-        r"`([\w| ]+)`",
-        lambda match: " or ".join(TYPE_WORDS.get(word, word) for word in match[1].split(" | ")),
-        reason.replace("Expected", "expected"),
-    )
     if not place:
         return complaint(feed.label, reason, answer)
     place = re.sub("^totals", f"{feed.name}.totals", place)
@@ -1353,23 +1314,20 @@ def rows_of(feed: Feed, content: Content) -> Iterator[tuple[str, str, Any]]:
 
 def build_record(name: str, project: str, row: Any, ids: Ids, zone: tzinfo) -> Record:
     """The record of a row of the feed of this name, whose private names end here."""
-    key: tuple[Any, ...]
-    details: dict[str, Any] = {}
-    former: tuple[str, ...] = ()
-    if name == "session":
-        key, details, former = row.identity(ids, zone)
-    elif name == "blocks":
-        key, details = (row.id,), row.details
-    elif project:
-        key, details = (row.day, ids.key(project)), {"project_id": ids.shown(project)}
-    else:
-        key = (row.day if name == "daily" else row.month,)
+    cost, models = dollars(row.total_cost), frozenset(row.models_used)
     shares = {
         part.model_name: Share(part.tokens, dollars(part.total_cost))
         for part in row.model_breakdowns
     }
-    cost, models = dollars(row.total_cost), frozenset(row.models_used)
-    return Record(row.agent, key, row.tokens, cost, models, shares, details, former=former)
+    record = Record(row.agent, (), row.tokens, cost, models, shares, {})
+    if name == "session":
+        return record._replace(**row.identity(ids, zone))
+    if name == "blocks":
+        return record._replace(key=(row.id,), details=row.details)
+    if project:
+        details = {"project_id": ids.shown(project)}
+        return record._replace(key=(row.day, ids.key(project)), details=details)
+    return record._replace(key=(row.day if name == "daily" else row.month,))
 
 
 def check_totals(feed: Feed, totals: Totals | None, rows: Sequence[Any]) -> None:
@@ -1397,8 +1355,8 @@ def parse_all(
     """The records by feed and agent, and what went wrong with each feed that has none."""
     reported: Reported = {}
     failed: dict[str, str] = {}
-    told: set[str] = set()  # the agents whose days were told
-    for feed in list(fetched.answers):
+    feeds = list(fetched.answers)
+    for feed in feeds:
         payload = fetched.answers.pop(feed)  # large: not kept while records are built
         try:
             if isinstance(payload, FeedError):
@@ -1408,14 +1366,13 @@ def parse_all(
             failed[feed.label] = str(error)
             continue
         if feed is UNIFIED:
-            told |= agents - {"claude"}
             wanted = (agents or {agent for _, agent in parsed}) - {"claude"}
             parsed = {place: records for place, records in parsed.items() if place[1] in wanted}
-        elif feed.name == "daily":
-            told.add(feed.agent)
         reported |= parsed
-    for agent in sorted(told & (agents or {"claude"})):
-        if not reported.get(("daily", agent)):
+    answered = {f.agent for f in feeds if "daily" in f.keys and f.label not in failed}
+    for agent in sorted(agents or {"claude"}):
+        feed_agent = UNIFIED.agent if UNIFIED in feeds and agent != "claude" else agent
+        if feed_agent in answered and not reported.get(("daily", agent)):
             places = " and ".join(map(str, transcript_directories(fetched.ccusage.env)))
             looked = f"; it looked in {places}" if agent == "claude" else ""
             log.info("ccusage reports no usage of %s%s", agent, looked)
@@ -4570,6 +4527,19 @@ def import_sections(result: ImportResult, *, verbose: bool = False) -> Iterator[
         title = f"{would}lowered by --allow-shrink".capitalize()
         rows = [(f"{feed} {row}", *tokens) for feed, row, *tokens in result.lowered]
         yield Section((title, "from tokens", "to tokens"), rows)
+
+
+def failure_lines(failed: Mapping[str, str]) -> list[str]:
+    """The messages of failed feeds, by label; feeds that failed of one cause share a message."""
+    causes: dict[str, list[str]] = defaultdict(list)
+    for label, message in failed.items():
+        # What differs though the cause is one: the place of a field, and the names of the feed.
+        cause = message.removeprefix(f"{label}: ").partition("\n  ran: ")[0]
+        cause = re.sub(r"^[^\s:]+\.(?=\w+: )|\b(daily|monthly|session|blocks)\b *", "", cause)
+        causes[cause].append(label)
+    return [
+        ", ".join(labels) + failed[labels[0]].removeprefix(labels[0]) for labels in causes.values()
+    ]
 
 
 class Report(NamedTuple):
