@@ -128,7 +128,9 @@ class ConfigError(ImporterError):
 class FeedError(ImporterError):
     """A feed of ccusage could not be had, or is not what ccusage promises."""
 
-    lasting = False  # whether ccusage would answer the same once more
+    def __init__(self, text: str, *, lasting: bool = False) -> None:
+        super().__init__(text)
+        self.lasting = lasting  # whether ccusage would answer the same once more
 
 
 class StoreError(ImporterError):
@@ -466,9 +468,8 @@ def identify(settings: Settings, recorded: Identity | None, former: Identity | N
     Another name than recorded would count all twice, another zone would move every day, and
     another key would make every project another one.
     """
-    identities = [identity for identity in (recorded, former) if identity]
-    zone = settings.timezone or next((identity.timezone for identity in identities), None)
-    zone = zone or system_zone(settings.environment)
+    first = recorded or former
+    zone = settings.timezone or (first and first.timezone) or system_zone(settings.environment)
     zone = zone_name("import history", zone, "update the tzdata of this machine")
     fingerprint = key_fingerprint(settings.hash_key)
     name = machine_name(settings, recorded)
@@ -478,7 +479,7 @@ def identify(settings: Settings, recorded: Identity | None, former: Identity | N
             f"{settings.state_dir / 'machine.json'} says; unset it, or set CCUSAGE_STATE_DIR to a "
             "directory of its own for another machine"
         )
-    for identity in identities:
+    for identity in filter(None, (recorded, former)):
         if identity.timezone != zone:
             raise ConfigError(
                 f"CCUSAGE_TIMEZONE={zone}: the days of this machine are stored in "
@@ -493,9 +494,10 @@ def identify(settings: Settings, recorded: Identity | None, former: Identity | N
     if recorded:
         hashed = settings.hash_projects
         return recorded if hashed is None else recorded._replace(hashed=hashed)
-    # Who names a machine, or has its database, takes up the identity that it had.
-    takes_up = former and (settings.claims_name or not settings.host)
-    installation = former.installation_id if former and takes_up else os.urandom(8).hex()
+    installation = os.urandom(8).hex()
+    if former and (settings.claims_name or not settings.host):
+        # Who names a machine, or has its database, takes up the identity that it had.
+        installation = former.installation_id
     return Identity(name, zone, fingerprint, installation, settings.hash_projects)
 
 
@@ -607,12 +609,9 @@ def find_command(settings: Settings) -> tuple[str, ...]:
 
     wanted = settings.ccusage_command
     commands = [("ccusage",), ("bunx", "ccusage@latest"), ("npx", "-y", "ccusage@latest")]
-    problem = "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, or set "
-    problem += "CCUSAGE_COMMAND"
     if wanted:
         # An update may have moved it. Nothing is downloaded in place of what was asked for.
         commands = [wanted, (Path(wanted[0]).name, *wanted[1:]), ("ccusage",)]
-        problem = f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}"
     for command in commands:
         name, *arguments = map(os.path.expanduser, command)
         if program := shutil.which(name, path=settings.environment.get("PATH")):
@@ -623,7 +622,12 @@ def find_command(settings: Settings) -> tuple[str, ...]:
                     *(wanted[0], program),
                 )
             return (program, *arguments)
-    raise ConfigError(problem)
+    if wanted:
+        raise ConfigError(f"CCUSAGE_COMMAND: no such program: {wanted[0]!r}")
+    raise ConfigError(
+        "ccusage was not found, nor bunx or npx to run it: install Node.js or Bun, or set "
+        "CCUSAGE_COMMAND"
+    )
 
 
 def find_ccusage(settings: Settings) -> Ccusage:
@@ -773,9 +777,7 @@ def complaint(
     directories = " and ".join(map(str, transcript_directories(env or {})))
     remedy = REMEDIES[sign].format(directories=directories)
     text = f"{name}: {problem}{quote}\n  ran: {shlex.join(answer.args)}\n  remedy: {remedy}"
-    error = FeedError(text.encode(errors="replace").decode())
-    error.lasting = sign in LASTING
-    return error
+    return FeedError(text.encode(errors="replace").decode(), lasting=sign in LASTING)
 
 
 class Fetched(NamedTuple):
@@ -1273,9 +1275,7 @@ def refusal(feed: Feed, answer: Answer, error: str) -> FeedError:
         return complaint(feed.label, reason, answer)
     place = re.sub("^totals", f"{feed.name}.totals", place)
     joint = "." if re.match(r"\w+: ", reason) else ": "
-    refused = FeedError(f"{feed.label}: {place}{joint}{reason}")
-    refused.lasting = True
-    return refused
+    return FeedError(f"{feed.label}: {place}{joint}{reason}", lasting=True)
 
 
 def parse_feed(feed: Feed, content: Content, ids: Ids, zone: tzinfo) -> Reported:

@@ -683,6 +683,21 @@ def test_no_more_reports_than_wanted_are_asked_for_at_once(tmp_path: Path, jobs:
     assert most == jobs
 
 
+def test_what_tells_of_sessions_is_asked_for_before_all_else(tmp_path: Path) -> None:
+    """What is lost after the sessions were told is still in what the other feeds report."""
+    new, old = tmp_path / "20.0.24", tmp_path / "19.0.3"
+    for folder in (new, old):
+        script = write_stub(
+            folder, "[ $1 = --help ] && cat help || echo '[]'; sleep 0.1", version=folder.name
+        )
+        (folder / "help").write_text(HELPS[folder.name])
+        fetch_all(settings(tmp_path, CCUSAGE_COMMAND=script, CCUSAGE_JOBS="9"), "UTC")
+    asked = [line.split()[:2] for line in (*calls(new), *calls(old))]
+    assert sorted(asked[:2]) == [["claude", "session"], ["daily", "--sections"]]
+    assert sorted(asked[7:9]) == [["claude", "session"], ["codex", "session"]]
+    assert len(asked) == 6 + 1 + 8
+
+
 # --- ccusage's surroundings do not leak in -------------------------------------------------
 
 USERS = {
