@@ -4898,8 +4898,10 @@ def written_query(stdin: TextIO | None) -> Query:
     try:
         text = stdin.read().removeprefix("\ufeff") if stdin else ""
         text.encode()
-    except UnicodeError as error:
-        raise ConfigError("--query -: stdin is not in UTF-8") from error
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise ConfigError(f"--query -: stdin is not in UTF-8, at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"--query -: stdin cannot be read: {error.strerror}") from error
     sql = DEFAULT.sub("", text)
     if not re.sub(r"--.*|[;\s]", "", sql):
         raise ConfigError("--query -: no SQL came from stdin")
