@@ -35,7 +35,7 @@ Words that are neither ccusage's nor ClickHouse's own:
     lost          a stored session whose transcripts are gone
     missing       a stored session that is not reported: it is lost, or counts nowhere any more
     moved         a session that is reported under another path than the stored one
-    shifted       a session that moved, or of which messages now count in another one
+    shifted       a session that moved, or that shares messages with others and changed
     conversation  sessions that share messages, as when one resumes another
     following     said of a conversation that becomes what is reported; `unclear`: it stays
     span          the time, and perhaps the project, that a row stands for
@@ -83,7 +83,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
-from functools import lru_cache, partial
+from functools import partial
 from itertools import chain, groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, NoReturn, TextIO
@@ -964,7 +964,6 @@ class Record(NamedTuple):
 
 Records = dict[tuple[Any, ...], Record]
 Reported = dict[tuple[str, str], Records]  # by feed and agent
-DISPLAY = ("project_path", "session_id", "project_id")
 
 
 def dollars(cost: float) -> float:
@@ -1387,14 +1386,19 @@ def parse_all(
 # this order: no day, month or block is ever above the truth; nothing that was stored is lost; all
 # is exact. Where evidence is missing, a row becomes the larger of stored and reported.
 
-# Why a row holds more than is reported, and why one gets smaller.
-GONE = "their transcripts are gone"
-ELSEWHERE = "their messages are counted in another session"
-REPRICED = "ccusage's prices have changed since"
-CORRECTED = "this version of ccusage counts less"
-MOVED = "its messages now count in another row"
-ALLOWED = "--allow-shrink"
 LONG_AGO, FAR_OFF = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+DISPLAY = ("project_path", "session_id", "project_id")  # what people see of names
+
+
+class Cause:
+    """Why a row is not as it is reported, or gets smaller, in the words that people read."""
+
+    GONE = "their transcripts are gone"
+    ELSEWHERE = "their messages are counted in another session"
+    REPRICED = "ccusage's prices have changed since"
+    CORRECTED = "this version of ccusage counts less"
+    MOVED = "its messages now count in another row"
+    ALLOWED = "--allow-shrink"
 
 
 class Policy(NamedTuple):
@@ -1421,6 +1425,10 @@ class Policy(NamedTuple):
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
 
+    def recounts(self, old: Record) -> bool:
+        """Whether this ccusage may count otherwise: it neither wrote a row, nor ran last."""
+        return self.version_text not in (old.version, self.previous)
+
 
 def decide_all(
     stored: Mapping[str, Records], reported: Reported, ids: Ids, policy: Policy
@@ -1430,20 +1438,15 @@ def decide_all(
     stored = {feed: dict(records) for feed, records in stored.items()}
     for records in stored.values():
         hide_names(records, ids)
-    lumped = policy.version < (19,)  # each session stands for its whole project
-    if not (policy.upgraded or lumped):
+    if not policy.upgraded and policy.version >= (19,):
         stored["session"] = split_lumped_sessions(stored["session"], feeds["session"])
     agents = {agent for feed, agent in reported if feed == "session" and policy.evidence}
     if ("projects", "claude") not in reported:
         agents.discard("claude")
-    olds, news = (
-        {key: session_of(record, ids, policy.zone) for key, record in records.items()}
-        for records in (stored["session"], feeds["session"])
-    )
-    moved = [] if lumped else follow_moves(olds, news, agents)
-    evidence = gather_evidence(olds, news, moved, agents, policy)
-    sessions = decide_sessions(olds, news, evidence)
-    evidence = evidence._replace(repriced=repriced_sessions(sessions, news))
+    evidence = gather_evidence(stored["session"], feeds["session"], agents, ids, policy)
+    sessions = decide_sessions(stored["session"], feeds["session"], evidence)
+    repriced = [sessions.after[key] for key in sessions.prices]
+    evidence = evidence._replace(repriced=SessionIndex(repriced, ids, policy.zone))
     projects = decide_projects(stored["projects"], feeds["projects"], evidence)
     days = decide_days(stored["daily"], feeds["daily"], projects, evidence)
     settle_projects(projects, days, evidence)
@@ -1464,8 +1467,7 @@ def hide_names(records: Records, ids: Ids) -> None:
     """Hide the names that stored records still show, if they are to be hidden."""
     for record in [*records.values()] if ids.hidden else ():
         names = displayed(record)
-        plain = not all(map(is_hash, filter(None, names.values())))
-        if plain and ids.key(*names.values()) == record.key[-1]:
+        if names and ids.key(*names.values()) == record.key[-1]:  # these are no hashes
             shown = {name: value and ids.shown(value) for name, value in names.items()}
             records[record.id] = record._replace(details={**record.details, **shown})
 
@@ -1473,11 +1475,6 @@ def hide_names(records: Records, ids: Ids) -> None:
 def displayed(record: Record) -> dict[str, Any]:
     """The names in a record, as people see them."""
     return {name: record.details[name] for name in DISPLAY if name in record.details}
-
-
-def is_hash(name: str) -> bool:
-    """Whether a name may be what is shown of a hash."""
-    return re.fullmatch("[0-9a-f]{8}", name) is not None
 
 
 def split_lumped_sessions(stored: Records, reported: Records) -> Records:
@@ -1511,14 +1508,6 @@ def major(version: str) -> int:
 # What a decision says
 
 
-class Lowered(NamedTuple):
-    """A row that gets smaller, as it was and as it becomes (None: it goes), and why."""
-
-    old: Record
-    new: Record | None
-    cause: str
-
-
 class Decision:
     """What a table holds `after` a run, and why: the `causes` of what gets smaller, or is kept."""
 
@@ -1535,41 +1524,42 @@ class Decision:
         its details, where it holds just that. What is not reported and empty goes. A row that
         says what is stored is the very object that is stored.
         """
-        stored, new = self.stored.get(whole.id), self.reported.get(whole.id) or emptied(whole)
-        if stored and whole is new and says_the_same(stored, new):
-            self.after[new.id], self.causes[new.id] = stored, cause
+        key = whole.id
+        stored, reported = self.stored.get(key), self.reported.get(key)
+        if stored and whole is reported and says_the_same(stored, reported):
+            self.after[key], self.causes[key] = stored, cause
             return
-        old = stored or emptied(whole)
-        if self.policy.allow_shrink:
-            whole, cause = new, ALLOWED
+        old, new = stored or emptied(whole), reported or emptied(whole)
+        if self.policy.allow_shrink and reported:
+            whole, cause = new, Cause.ALLOWED
         record = whole if self.policy.reprice else keep_prices(old, whole)
         same = record.tokens == old.tokens != new.tokens and not self.policy.reprice
         if same or (tokens_of(record) < tokens_of(old) and not cause):
             record = renamed(old, new)
-        if stored and says_the_same(stored, record):
-            record = stored
+        self.set(record)
         more = tokens_of(record) > tokens_of(new)
-        self.after[new.id], self.causes[new.id] = record, cause or (GONE if more else "")
-        if new.id not in self.reported and not more:
-            del self.after[new.id]
+        self.causes[key] = cause or (Cause.GONE if more else "")
+        if reported is None and not more:
+            del self.after[key]
 
-    def drop(self, key: Key, cause: str) -> None:
-        del self.after[key]
-        self.causes[key] = cause
+    def set(self, record: Record) -> None:
+        """Let a row be this record, or the stored one, which is read already, if that says so."""
+        old = self.stored.get(record.id)
+        self.after[record.id] = old if old and says_the_same(old, record) else record
 
     @property
     def kept(self) -> dict[Key, str]:
         """The reason for each row that holds more than is reported."""
-        return {key: cause for key, cause in self.causes.items() if cause in (GONE, ELSEWHERE)}
+        reasons = (Cause.GONE, Cause.ELSEWHERE)
+        return {key: cause for key, cause in self.causes.items() if cause in reasons}
 
     @property
-    def lowered(self) -> dict[Key, Lowered]:
-        """What gets smaller."""
-        rows = {key: self.after.get(key) for key in self.causes.keys() & self.stored.keys()}
+    def lowered(self) -> dict[Key, str]:
+        """The reason for each row that gets smaller, or goes."""
         return {
-            key: Lowered(self.stored[key], row, self.causes[key])
-            for key, row in rows.items()
-            if tokens_of(row) < tokens_of(self.stored[key])
+            key: cause
+            for key, cause in self.causes.items()
+            if tokens_of(self.after.get(key)) < tokens_of(self.stored.get(key))
         }
 
     @property
@@ -1603,52 +1593,41 @@ def renamed(old: Record, new: Record) -> Record:
 
 
 class Span(NamedTuple):
-    """What a row stands for: an agent's time from `start` until `end`, of one project or of all."""
+    """What a row or a session stands for: an agent's time, of one project or of all ("")."""
 
     agent: str
     start: datetime
     end: datetime
     project: str = ""
 
+    def touches(self, row: Span) -> bool:
+        """Whether something of a session may be in a row."""
+        meets = self.start < row.end and self.end >= row.start
+        return meets and (not row.project or self.project in ("", row.project))
 
-class Session(NamedTuple):
-    """A session as evidence: its record, its names as the first digits of hashes, and its time.
-
-    ccusage does not always tell when a session began: then `start` is None, and it may have begun
-    at any time. Where ccusage tells the day of the last activity alone, `end` is that day's end.
-    `told` is what is reported, if that is something else.
-    """
-
-    record: Record
-    project: str
-    name: str
-    start: datetime | None
-    end: datetime
-    told: Record | None = None
-
-    def touches(self, span: Span) -> bool:
-        """Whether something of the session may be in a row."""
-        meets = (self.start or LONG_AGO) < span.end and self.end >= span.start
-        return meets and (not span.project or self.project in ("", span.project))
-
-    def within(self, span: Span) -> bool:
+    def within(self, row: Span) -> bool:
         """Whether all of a session that touches a row is in that row."""
-        return self.start is not None and self.start >= span.start and self.end < span.end
+        return self.start >= row.start and self.end < row.end
 
 
 class SessionIndex:
     """Sessions by agent and day, to find those that touch a row without asking each of them."""
 
-    def __init__(self, sessions: Iterable[Session]) -> None:
-        self.days: dict[tuple[str, int | None], list[Session]] = defaultdict(list)
-        for session in sessions:
-            for day in days_between(session.start or LONG_AGO, session.end) or (None,):
-                self.days[session.record.agent, day].append(session)
+    def __init__(self, records: Iterable[Record], ids: Ids, zone: tzinfo) -> None:
+        self.days: dict[tuple[str, int | None], list[tuple[Span, Record]]] = defaultdict(list)
+        for record in records:
+            session = session_span(record, ids, zone), record
+            for day in days_between(session[0].start, session[0].end) or (None,):
+                self.days[record.agent, day].append(session)
 
-    def touching(self, span: Span) -> list[Session]:
-        days = (None, *(days_between(span.start, span.end) or {day for _, day in self.days}))
-        near = {id(s): s for day in days for s in self.days.get((span.agent, day), ())}
-        return [session for session in near.values() if session.touches(span)]
+    def touching(self, row: Span, *, wholly: bool = False) -> list[Record]:
+        """The sessions of which something may be in a row, or of which all is."""
+        if not self.days:
+            return []
+        days = (None, *(days_between(row.start, row.end) or {day for _, day in self.days}))
+        near = {id(one): one for day in days for one in self.days.get((row.agent, day), ())}
+        touching = [(span, record) for span, record in near.values() if span.touches(row)]
+        return [record for span, record in touching if not wholly or span.within(row)]
 
 
 def days_between(start: datetime, end: datetime) -> Sequence[int]:
@@ -1657,27 +1636,32 @@ def days_between(start: datetime, end: datetime) -> Sequence[int]:
     return range(first, last + 1) if last - first < 1000 else ()
 
 
-def session_of(record: Record, ids: Ids, zone: tzinfo) -> Session:
-    """A session's record as evidence."""
-    project, name = record.details["project_path"], record.details["session_id"]
-    if ids.key(project, name) == record.key[0]:  # true names
-        project, name = ids.key(project)[:8], ids.key(name)[:8]
-    unknown, subagents = lumped_names(ids)
+def session_span(record: Record, ids: Ids, zone: tzinfo) -> Span:
+    """The time and the project of a session.
+
+    ccusage does not always tell when it began: then it may have been at any time. Where ccusage
+    tells the day of the last activity alone, that day's end is the end.
+    """
+    project, name = hashed_names(record, ids)
+    # So ccusage 15 to 18 call the path of a whole project, and all sessions of sub-agents.
+    unknown, subagents = (ids.key(word)[:8] for word in ("Unknown Project", "subagents"))
     if project == unknown:
         project = name
     elif name == subagents:
         project = ""  # which may be any
-    end = record.details["last_activity"] or FAR_OFF
-    if end < FAR_OFF and end.astimezone(zone).time() == datetime.min.time():  # it is a day
+    start, end = record.details["first_activity"], record.details["last_activity"]
+    if end and end.astimezone(zone).time() == datetime.min.time():
         day = end.astimezone(zone).date() + timedelta(1)
         end = datetime.combine(day, datetime.min.time(), zone) - timedelta(milliseconds=1)
-    return Session(record, project, name, record.details["first_activity"], end.astimezone(UTC))
+    return Span(record.agent, start or LONG_AGO, end or FAR_OFF, project)
 
 
-@lru_cache
-def lumped_names(ids: Ids) -> tuple[str, str]:
-    """What ccusage 15 to 18 call the path of a whole project, and the sessions of sub-agents."""
-    return ids.key("Unknown Project")[:8], ids.key("subagents")[:8]
+def hashed_names(record: Record, ids: Ids) -> tuple[str, str]:
+    """The project and the name of a session, as the first digits of their hashes."""
+    project, name = record.details["project_path"], record.details["session_id"]
+    if not ids.hidden and ids.key(project, name) == record.key[0]:  # they are no hashes
+        return ids.key(project)[:8], ids.key(name)[:8]
+    return project, name
 
 
 def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
@@ -1692,143 +1676,129 @@ def span_of(feed: str, record: Record, zone: tzinfo) -> Span:
     return Span(record.agent, start, end, record.key[1][:8] if feed == "projects" else "")
 
 
+class Evidence(NamedTuple):
+    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
+
+    Of the stored sessions, the `missing` are not reported; the transcripts of the `lost` are gone,
+    those of the others count nowhere. The `shifted` moved, or share messages and changed.
+    Conversations (sessions that share messages) are `following` when they become what is reported.
+    They are `waiting` when less is reported of them than is stored; their stored sessions are the
+    `unclear`. The `repriced` keep a former cost beside what is `reported` of them.
+    """
+
+    policy: Policy
+    agents: Container[str]
+    reported: Records
+    following: set[Key]
+    waiting: set[Key]
+    lost: SessionIndex
+    missing: SessionIndex
+    shifted: SessionIndex
+    unclear: SessionIndex
+    repriced: SessionIndex
+
+    def corrects(self, old: Record | None, span: Span) -> str:
+        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
+        if old is None or old.agent not in self.agents or not self.policy.recounts(old):
+            return ""
+        if old.agent == "claude" and span.start < (self.policy.window_start or FAR_OFF):
+            return ""
+        return "" if self.lost.touching(span) or self.unclear.touching(span) else Cause.CORRECTED
+
+    def restore(self, new: Record, span: Span) -> Record:
+        """What is reported of a row, and the sessions in it that are lost, or cost otherwise."""
+        sessions = self.lost.touching(span, wholly=True) + self.repriced.touching(span, wholly=True)
+        return with_parts(new, [(row, self.reported.get(row.id)) for row in sessions])
+
+
+def gather_evidence(
+    stored: Records, reported: Records, agents: Container[str], ids: Ids, policy: Policy
+) -> Evidence:
+    """What the stored and the reported sessions tell, once those that moved are where they are."""
+    lumped = policy.version < (19,)  # each session stands for its whole project
+    moved = [] if lumped else follow_moves(stored, reported, agents, ids)
+    olds, news = (
+        {key: record for key, record in records.items() if key[0] in agents}
+        for records in (stored, reported)
+    )
+    missing = olds.keys() - news.keys()
+    if lumped:  # a row that holds less lost a session
+        missing = {key for key, old in olds.items() if tokens_of(news.get(key)) < tokens_of(old)}
+    lost = {key for key in missing if hashed_names(olds[key], ids)[1] not in policy.on_disk}
+    following: set[Key] = set()
+    waiting: set[Key] = set()
+    for group in conversations(olds, news):
+        before, after = (
+            total_of(records[key] for key in group & records.keys()) for records in (olds, news)
+        )
+        recounted = all(policy.recounts(olds[key]) for key in group & olds.keys())
+        if after >= before:
+            following |= group
+        elif group & lost or not recounted:
+            waiting |= group
+    changed = [
+        olds[key]
+        for key in following & olds.keys()
+        if key not in news or not says_the_same(olds[key], news[key])
+    ]
+    index = partial(SessionIndex, ids=ids, zone=policy.zone)
+    return Evidence(
+        policy,
+        agents,
+        reported,
+        following,
+        waiting,
+        lost=index(olds[key] for key in lost - following - waiting),
+        missing=index(olds[key] for key in missing - following - waiting),
+        shifted=index([*moved, *changed]),
+        unclear=index(olds[key] for key in waiting & olds.keys()),
+        repriced=index(()),
+    )
+
+
 def follow_moves(
-    olds: dict[Key, Session], news: dict[Key, Session], agents: Container[str]
-) -> list[Session]:
+    stored: Records, reported: Records, agents: Container[str], ids: Ids
+) -> list[Record]:
     """The sessions that are here, but not where they are stored: before and after they moved.
 
     They are stored where they are now; but without evidence they are reported where they are
     stored, so that the next run still sees that they moved.
     """
-    homes: dict[tuple[str, str], Session] = {}
-    for session in news.values():
-        agent, former = session.record.agent, session.record.former
-        names = (session.name, *(former if agent != "claude" else ()))  # keys of version 1.0
-        homes |= {(agent, name): session for name in names}
-    moved: list[Session] = []
-    for key, old in [pair for pair in olds.items() if pair[0] not in news]:
-        new = homes.get((key[0], old.name)) or homes.get(key)
-        if new and key[0] in agents:
-            moved += [old, new]
-            here = renamed(olds.pop(key).record, new.record)._replace(key=new.record.key)
-            if other := olds.get(here.id):  # both are stored: one was a copy of the other
-                here = add(here, other.record)._replace(version=other.record.version)
-            olds[here.id] = old._replace(record=here, project=new.project)
-        elif new and new.record.id in news and new.record.id not in olds:
-            there = renamed(news.pop(new.record.id).record, old.record)._replace(key=key[1:])
-            news[key] = new._replace(record=there)
+    gone = [key for key in stored if key not in reported]
+    homes: dict[Key, Record] = {}
+    for (agent, _), new in reported.items() if gone else ():
+        homes[agent, hashed_names(new, ids)[1]] = new
+        if agent != "claude":
+            homes.update(((agent, key), new) for key in new.former)  # of version 1.0
+    moved: list[Record] = []
+    for key in gone:
+        old = stored[key]
+        home = homes.get((key[0], hashed_names(old, ids)[1])) or homes.get(key)
+        if home and key[0] in agents:
+            moved += [stored.pop(key), home]
+            here = renamed(old, home)._replace(key=home.key)
+            if other := stored.get(here.id):  # both are stored: one was a copy of the other
+                here = add(here, other)._replace(version=other.version)
+            stored[here.id] = here
+        elif home and home.id in reported and home.id not in stored:
+            reported[key] = renamed(reported.pop(home.id), old)._replace(key=old.key)
     return moved
 
 
-class Evidence(NamedTuple):
-    """What the sessions of a run tell of the transcripts, for the `agents` of which it is known.
-
-    Of the stored sessions, the `missing` are not reported; the transcripts of the `lost` are gone,
-    those of the others count nowhere. The `shifted` moved, or gave messages to other sessions.
-    Conversations (sessions that share messages) are `following` when they become what is reported.
-    They are `waiting` when less is reported of them than is stored; their stored sessions are the
-    `unclear`. The `repriced` are reported sessions that keep a former cost.
-    """
-
-    policy: Policy
-    agents: Container[str]
-    lost: SessionIndex
-    missing: SessionIndex
-    shifted: SessionIndex
-    unclear: SessionIndex
-    following: set[Key]
-    waiting: set[Key]
-    repriced: SessionIndex
-
-    def corrects(self, old: Record | None, span: Span) -> str:
-        """The cause, where less is reported since this ccusage counts better: nothing is lost."""
-        start = self.policy.window_start
-        if old is None or old.agent not in self.agents:
-            return ""
-        if self.policy.version_text in (old.version, self.policy.previous):
-            return ""
-        if old.agent == "claude" and (start is None or span.start < start):
-            return ""
-        return "" if self.lost.touching(span) or self.unclear.touching(span) else CORRECTED
-
-    def sessions_in(self, span: Span) -> list[Session]:
-        """The sessions that lie wholly in a row, and are lost or cost otherwise than reported."""
-        sessions = (*self.lost.touching(span), *self.repriced.touching(span))
-        return [session for session in sessions if session.within(span)]
-
-    def restore(self, new: Record, span: Span) -> Record:
-        """What is reported of a row, and the sessions in it that are lost, or cost otherwise."""
-        return with_parts(new, [(s.record, s.told) for s in self.sessions_in(span)])
-
-
-def gather_evidence(
-    olds: Mapping[Key, Session],
-    news: Mapping[Key, Session],
-    moved: Iterable[Session],
-    agents: Container[str],
-    policy: Policy,
-) -> Evidence:
-    """What the stored sessions (where they are now) and the reported ones tell."""
-    olds, news = (
-        {key: session for key, session in sessions.items() if key[0] in agents}
-        for sessions in (olds, news)
-    )
-    held = {key: tokens_of(old.record) for key, old in olds.items()}
-    reported = {key: tokens_of(new.record) for key, new in news.items()}
-    giving = [key for key, old in olds.items() if gives_away(old, news.get(key))]
-    following: set[Key] = set()
-    waiting: set[Key] = set()
-    for group in conversations(olds, news):
-        before, after = (sum(tokens.get(key, 0) for key in group) for tokens in (held, reported))
-        if after >= before:
-            following |= group
-        elif not recounted([olds[key] for key in group & olds.keys()], news, policy):
-            waiting |= group
-    gone = set(giving) if policy.version < (19,) else olds.keys() - news.keys()
-    missing = [olds[key] for key in gone - following - waiting]
-    return Evidence(
-        policy,
-        agents,
-        lost=SessionIndex(old for old in missing if old.name not in policy.on_disk),
-        missing=SessionIndex(missing),
-        shifted=SessionIndex([*moved, *(olds[key] for key in giving if key in following)]),
-        unclear=SessionIndex(olds[key] for key in waiting if key in olds),
-        following=following,
-        waiting=waiting,
-        repriced=SessionIndex(()),
-    )
-
-
-def gives_away(old: Session, new: Session | None) -> bool:
-    """Whether some messages of a stored session are not counted in it any more."""
-    if new is None or tokens_of(new.record) < tokens_of(old.record):
-        return True
-    return bool(new.start and old.start and new.start > old.start)
-
-
-def conversations(olds: Mapping[Key, Session], news: Mapping[Key, Session]) -> Iterable[set[Key]]:
+def conversations(olds: Records, news: Records) -> Iterable[set[Key]]:
     """Sessions of Claude that share messages: those that begin or end at the same instant.
 
     Of the copies in resumed and forked sessions, ccusage counts the first.
     """
     groups: dict[Key, set[Key]] = {}
     seen: dict[datetime, Key] = {}
-    for key, session in (*olds.items(), *news.items()):
-        exact = session.start if key[0] == "claude" else None
-        for instant in (exact, session.end) if exact else ():
+    for key, record in (*olds.items(), *news.items()):
+        exact = record.details["first_activity"] if key[0] == "claude" else None
+        for instant in (exact, record.details["last_activity"]) if exact else ():
             if (other := seen.setdefault(instant, key)) != key:
                 both = groups.get(key, {key}) | groups.get(other, {other})
                 groups.update(dict.fromkeys(both, both))
     return {id(group): group for group in groups.values()}.values()
-
-
-def recounted(conversation: Iterable[Session], news: Mapping[Key, Session], policy: Policy) -> bool:
-    """Whether another ccusage counts less of sessions whose transcripts are all there."""
-    return all(
-        (old.record.id in news or old.name in policy.on_disk)
-        and policy.version_text not in (old.record.version, policy.previous)
-        for old in conversation
-    )
 
 
 # What a row becomes
@@ -1840,15 +1810,6 @@ def tokens_of(record: Record | None) -> int:
 
 def total_of(records: Iterable[Record]) -> int:
     return sum(map(tokens_of, records))
-
-
-def costs_of(records: Iterable[Record]) -> Iterator[float]:
-    return (record.cost for record in records)
-
-
-def differ(one: Record, other: Record) -> bool:
-    """Whether two records of one row differ in what was used or what it cost."""
-    return (one.tokens, one.cost) != (other.tokens, other.cost)
 
 
 def emptied(record: Record) -> Record:
@@ -1887,19 +1848,18 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     return Share(Tokens._make([*counters, total]), cost)
 
 
-RowPart = tuple[Record, "Record | None"]  # a part of a row as decided, and as reported
-
-
-def with_parts(new: Record, parts: Sequence[RowPart], most: int = UINT64_MAX) -> Record:
-    """What is reported of a row, and what its parts hold beyond what is reported of them.
+def with_parts(
+    new: Record, parts: Sequence[tuple[Record, Record | None]], most: int = UINT64_MAX
+) -> Record:
+    """What is reported of a row, and what its parts hold beyond what is reported of each.
 
     So what is lost is kept, and what is used afterwards comes on top. Where that is more than the
     row may hold (`most`), it is not known what is lost.
     """
     if not parts:
         return new
-    total = add(new, *(part for part, _ in parts), less=[told for _, told in parts if told])
-    return total if tokens_of(total) <= most else new
+    whole = add(new, *(part for part, _ in parts), less=[now for _, now in parts if now])
+    return whole if tokens_of(whole) <= most else new
 
 
 def keep_prices(old: Record, new: Record) -> Record:
@@ -1910,10 +1870,15 @@ def keep_prices(old: Record, new: Record) -> Record:
     """
     if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
         shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
-        changes = [shares[n].cost - share.cost for n, share in new.shares.items()]
-        return new._replace(shares=shares, cost=round(math.fsum([new.cost, *changes]), 8))
+        return with_prices(new, shares)
     whole = _former_price(Share(old.tokens, old.cost), Share(new.tokens, new.cost))
     return new._replace(cost=whole.cost)
+
+
+def with_prices(record: Record, shares: Mapping[str, Share]) -> Record:
+    """A row whose models cost otherwise, so that it does, too."""
+    changes = [share.cost - record.shares[name].cost for name, share in shares.items()]
+    return record._replace(shares=shares, cost=round(math.fsum([record.cost, *changes]), 8))
 
 
 def _former_price(old: Share | None, new: Share) -> Share:
@@ -1934,44 +1899,27 @@ def decide_each(
 
     A row that is not reported goes, where what was in it counts nowhere any more.
     """
-    for key in {**decision.stored, **decision.reported}:
-        old, new = decision.stored.get(key), decision.reported.get(key)
+    for key, row in {**decision.reported, **decision.stored}.items():
         if key in decision.apart:
             continue
-        span = span_of(feed, old or decision.reported[key], evidence.policy.zone)
-        cause = evidence.corrects(old, span)
+        new, span = decision.reported.get(key), span_of(feed, row, evidence.policy.zone)
+        cause = evidence.corrects(decision.stored.get(key), span)
         if new:
             decision.accept(whole(new, span), cause)
         elif cause and evidence.missing.touching(span):
-            decision.drop(key, cause)
+            decision.accept(emptied(row), cause)
 
 
-def decide_sessions(
-    olds: Mapping[Key, Session], news: Mapping[Key, Session], evidence: Evidence
-) -> Decision:
+def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> Decision:
     """Sessions: what is reported, and those that are gone as they were."""
-    stored, reported = ({key: s.record for key, s in rows.items()} for rows in (olds, news))
     decision = Decision(stored, reported, evidence.policy)
     decision.apart = evidence.following | evidence.waiting
     for key in evidence.following:
-        if key in reported:
-            decision.accept(reported[key], MOVED)
-        else:
-            decision.drop(key, MOVED)
+        decision.accept(reported.get(key) or emptied(stored[key]), Cause.MOVED)
     for key in evidence.waiting & stored.keys() & reported.keys():
-        decision.accept(stored[key], ELSEWHERE)
+        decision.accept(stored[key], Cause.ELSEWHERE)
     decide_each("session", decision, evidence, lambda new, _: new)
     return decision
-
-
-def repriced_sessions(sessions: Decision, news: Mapping[Key, Session]) -> SessionIndex:
-    """The reported sessions that keep a former cost, which the rows that they lie in keep, too."""
-    return SessionIndex(
-        session._replace(record=row, told=session.record)
-        for key, session in news.items()
-        if (row := sessions.after.get(key)) and row.tokens == session.record.tokens
-        if row.cost != session.record.cost
-    )
 
 
 def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> Decision:
@@ -1980,9 +1928,11 @@ def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> D
     The rows in which there were sessions that moved, or gave messages away, stay apart.
     """
     decision, zone = Decision(stored, reported, evidence.policy), evidence.policy.zone
-    rows = {**reported, **stored}.values()
-    spans = ((row.id, span_of("projects", row, zone)) for row in rows)
-    decision.apart = {key for key, span in spans if evidence.shifted.touching(span)}
+    decision.apart = {
+        key
+        for key, row in {**reported, **stored}.items()
+        if evidence.shifted.touching(span_of("projects", row, zone))
+    }
     decide_each("projects", decision, evidence, evidence.restore)
     return decision
 
@@ -1992,24 +1942,13 @@ def decide_days(
 ) -> Decision:
     """Days: what is reported, and what is lost of the day's projects.
 
-    Where a project's row stays apart, and where an agent has no projects, the sessions tell what is
-    lost. They also do where the projects seem to have lost more than the lost sessions ever held.
+    That is no more than the lost sessions that touch the day hold, and no less than those within.
     """
-    parts: dict[Key, list[RowPart]] = defaultdict(list)
-    for row, told in beyond_report(projects):
-        span = span_of("projects", row, evidence.policy.zone)
-        if (told and told.tokens == row.tokens) or evidence.lost.touching(span):
-            parts[row.id[:2]].append((row, told))
-    told_by_projects = {(*key[:2], key[2][:8]) for key in projects.after.keys() - projects.apart}
+    parts = beyond_report(projects, lambda key: key[:2])
 
     def with_losses(new: Record, span: Span) -> Record:
-        apart = (
-            (session.record, session.told)
-            for session in evidence.sessions_in(span)
-            if (*new.id, session.project) not in told_by_projects
-        )
-        most = tokens_of(new) + total_of(s.record for s in evidence.lost.touching(span))
-        whole = with_parts(new, [*parts[new.id], *apart], most)
+        most = tokens_of(new) + total_of(evidence.lost.touching(span))
+        whole = with_parts(new, parts[new.id], most)
         return max(whole, evidence.restore(new, span), key=tokens_of)
 
     decision = Decision(stored, reported, evidence.policy)
@@ -2017,83 +1956,90 @@ def decide_days(
     return decision
 
 
-def beyond_report(decision: Decision) -> Iterator[RowPart]:
-    """The decided rows that hold or cost something else than is reported of them."""
+def beyond_report(
+    decision: Decision, whole_of: Callable[[Key], Key]
+) -> dict[Key, list[tuple[Record, Record | None]]]:
+    """The rows that hold or cost something else than is reported of them, by what they are in."""
+    parts: dict[Key, list[tuple[Record, Record | None]]] = defaultdict(list)
     for key, row in decision.after.items():
-        told = decision.reported.get(key)
-        if key not in decision.apart and (told is None or differ(row, told)):
-            yield row, told
+        new = decision.reported.get(key)
+        if key not in decision.apart and (
+            new is None or (row.tokens, row.cost) != (new.tokens, new.cost)
+        ):
+            parts[whole_of(key)].append((row, new))
+    return parts
 
 
 def settle_projects(projects: Decision, days: Decision, evidence: Evidence) -> None:
     """Decide the rows of projects between which messages moved, from what their days hold.
 
-    Each becomes what is reported of it, and the lost sessions within it. What the day holds beside
-    these rows goes to one of them. Where all rows of a day together exceed it, sessions moved that
-    no run had seen before, so that all are decided in this way.
+    Where all rows of a day together exceed it, sessions moved that no run had seen before, so that
+    all are decided in this way.
     """
-    keys: dict[Key, list[Key]] = defaultdict(list)
+    keys_of_days: dict[Key, list[Key]] = defaultdict(list)
     for key in {**projects.stored, **projects.reported}:
-        keys[key[:2]].append(key)
-    for day, mine in keys.items():
-        moved, whole = [key for key in mine if key in projects.apart], days.after.get(day)
-        take_reported(projects, moved, evidence)
-        before, after = (
-            total_of(rows[key] for key in mine if key in rows)
-            for rows in (projects.stored, projects.after)
-        )
-        if after > max(before, tokens_of(whole)):
-            moved = mine
-            take_reported(projects, moved, evidence)
-        if moved and whole:
-            rows = [projects.after[key] for key in mine if key in projects.after]
-            rest = add(whole, less=rows)
-            if 0 < tokens_of(rest) <= tokens_of(whole) - total_of(rows):
-                fill_up(projects, moved, rest, evidence)
-            share_prices(projects, moved)
+        keys_of_days[key[:2]].append(key)
+    for day, keys in keys_of_days.items():
+        for apart in ([key for key in keys if key in projects.apart], keys):
+            settle_day(projects, apart, keys, days.after.get(day), evidence)
+            before, after = (
+                total_of(rows[key] for key in keys if key in rows)
+                for rows in (projects.stored, projects.after)
+            )
+            if not before or after <= max(before, tokens_of(days.after.get(day))):
+                break
 
 
-def take_reported(projects: Decision, keys: Iterable[Key], evidence: Evidence) -> None:
-    """Let rows become what is reported of them, and the lost sessions within them."""
-    for key in keys:
-        new = projects.reported.get(key) or emptied(projects.stored[key])
-        span = span_of("projects", new, evidence.policy.zone)
-        projects.accept(evidence.restore(new, span), MOVED)
+def settle_day(
+    projects: Decision,
+    apart: Sequence[Key],
+    keys: Sequence[Key],
+    whole: Record | None,
+    evidence: Evidence,
+) -> None:
+    """Let the rows that are `apart` become what is reported of them, and the lost sessions within.
 
-
-def fill_up(projects: Decision, keys: Iterable[Key], rest: Record, evidence: Evidence) -> None:
-    """Give what a day holds beside its projects to one of them: one with lost sessions, if any.
-
-    Of several, it is the one that falls most below what is stored of it.
+    What the day holds beside all its rows goes to one of these: to one with lost sessions, if any,
+    and of several to the one that falls most below what is stored of it.
     """
     stored, after = projects.stored, projects.after
+    lost: set[Key] = set()
+    for key in apart:
+        new = projects.reported.get(key) or emptied(stored[key])
+        span = span_of("projects", new, evidence.policy.zone)
+        projects.accept(evidence.restore(new, span), Cause.MOVED)
+        lost |= {key} if evidence.lost.touching(span) else set()
 
-    def loss(key: Key) -> tuple[bool, int]:
-        row = stored.get(key) or after[key]
-        lost = evidence.lost.touching(span_of("projects", row, evidence.policy.zone))
-        return bool(lost), tokens_of(stored.get(key)) - tokens_of(after.get(key))
+    def fall(key: Key) -> tuple[bool, int]:
+        return key in lost, tokens_of(stored.get(key)) - tokens_of(after.get(key))
 
-    key = max(keys, key=loss)
-    cost = round(math.fsum(share.cost for share in rest.shares.values()), 8)
-    row = after.get(key) or emptied(stored[key])
-    after[key], projects.causes[key] = add(row, rest._replace(cost=cost)), MOVED
-
-
-def share_prices(projects: Decision, keys: Sequence[Key]) -> None:
-    """Keep what a model's tokens cost in all these rows together, if none were used since."""
-    olds, rows = ([t[key] for key in keys if key in t] for t in (projects.stored, projects.after))
-    if not olds or not rows or projects.policy.reprice:
+    if not apart or whole is None:
         return
-    asked = add(*rows)
-    paid = keep_prices(add(*olds), asked)
-    rates = {n: paid.shares[n].cost / share.cost for n, share in asked.shares.items() if share.cost}
+    rows = [after[key] for key in keys if key in after]
+    rest = add(whole, less=rows)
+    if 0 < tokens_of(rest) <= tokens_of(whole) - total_of(rows):
+        key = max(apart, key=fall)
+        rest = rest._replace(cost=math.fsum(share.cost for share in rest.shares.values()))
+        projects.set(add(after.get(key) or emptied(stored[key]), rest))
+        projects.causes[key] = Cause.MOVED
+    paid = add(whole, less=[after[key] for key in keys if key in after and key not in apart])
+    share_costs(projects, [after[key] for key in apart if key in after], paid)
+
+
+def share_costs(projects: Decision, rows: Sequence[Record], paid: Record) -> None:
+    """Let these rows together cost what is paid for each model of which they hold the tokens."""
+    asked = add(*rows) if rows else emptied(paid)
+    rates = {
+        name: paid.shares[name].cost / share.cost
+        for name, share in asked.shares.items()
+        if share.cost and name in paid.shares and share.tokens == paid.shares[name].tokens
+    }
     for row in rows:
         shares = {
             name: share._replace(cost=round(share.cost * rates.get(name, 1), 8))
             for name, share in row.shares.items()
         }
-        cost = round(math.fsum(share.cost for share in shares.values()), 8)
-        projects.after[row.id] = row._replace(shares=shares, cost=cost)
+        projects.set(with_prices(row, shares))
 
 
 def decide_months(stored: Records, reported: Records, days: Decision) -> Decision:
@@ -2102,11 +2048,9 @@ def decide_months(stored: Records, reported: Records, days: Decision) -> Decisio
     A month may get smaller by what its days do.
     """
     decision = Decision(stored, reported, days.policy)
-    parts: dict[Key, list[RowPart]] = defaultdict(list)
+    parts = beyond_report(days, lambda key: (key[0], f"{key[1]:%Y-%m}"))
     most: Counter[Key] = Counter()  # what is in the days of a month
     fallen: Counter[Key] = Counter()
-    for row, told in beyond_report(days):
-        parts[row.agent, f"{row.key[0]:%Y-%m}"].append((row, told))
     for key in {**days.stored, **days.after}:
         month, after = (key[0], f"{key[1]:%Y-%m}"), tokens_of(days.after.get(key))
         most[month] += after
@@ -2114,10 +2058,10 @@ def decide_months(stored: Records, reported: Records, days: Decision) -> Decisio
     for key, new in reported.items():
         whole, old = with_parts(new, parts[key], most[key]), stored.get(key)
         falls = 0 < tokens_of(old) - tokens_of(whole) <= fallen[key]
-        decision.accept(whole, CORRECTED if falls else "")
+        decision.accept(whole, Cause.CORRECTED if falls else "")
     for key in stored.keys() - reported.keys():
         if fallen[key] and not most[key]:
-            decision.drop(key, CORRECTED)
+            decision.accept(emptied(stored[key]), Cause.CORRECTED)
     return decision
 
 
@@ -2130,17 +2074,12 @@ def decide_blocks(stored: Records, reported: Records, evidence: Evidence) -> Dec
         [block for block in blocks.values() if not block.details["is_gap"]]
         for blocks in (stored, reported)
     )
-    placed = (new if new.id in stored else continued(new, now, before, evidence) for new in now)
-    told = {new.id: new for new in placed}
-    decision, zone = Decision(stored, told, evidence.policy), evidence.policy.zone
-    wholes = {
-        key: evidence.restore(new, span_of("blocks", new, zone))._replace(shares={})
-        for key, new in told.items()
-    }
-    for stretch in _stretches([*before, *wholes.values()]):
-        olds = [block for block in stretch if stored.get(block.id) is block]
-        news = [block for block in stretch if stored.get(block.id) is not block]
-        decide_stretch(decision, olds, news, evidence)
+    placed = [new if new.id in stored else continued(new, now, before, evidence) for new in now]
+    decision = Decision(stored, {new.id: new for new in placed}, evidence.policy)
+    wholes = (evidence.restore(new, span_of("blocks", new, evidence.policy.zone)) for new in placed)
+    news = [whole._replace(shares={}) if whole.shares else whole for whole in wholes]
+    for stretch in _stretches([*before, *news]):
+        decide_stretch(decision, stretch, evidence)
     replace_gaps(decision, reported, now)
     return decision
 
@@ -2153,53 +2092,45 @@ def continued(
     for old in before:
         span = span_of("blocks", old, evidence.policy.zone)
         inside = end and span.start <= start and end < span.end
-        if not inside or [block for block in now if _overlap(block, old)] != [new]:
-            continue
-        if evidence.lost.touching(span):
+        alone = inside and [block for block in now if _overlap(block, old)] == [new]
+        if alone and evidence.lost.touching(span):
             hours = {name: old.details[name] for name in ("start_time", "end_time")}
             entries = max(old.details["entries"], new.details["entries"])
             return new._replace(key=old.key, details={**new.details, **hours, "entries": entries})
     return new
 
 
-def decide_stretch(
-    decision: Decision, olds: Sequence[Record], news: Sequence[Record], evidence: Evidence
-) -> None:
+def decide_stretch(decision: Decision, stretch: Sequence[Record], evidence: Evidence) -> None:
     """Of blocks that overlap, take the reported ones with what is lost of them, or keep all."""
+    olds = [block for block in stretch if decision.stored.get(block.id) is block]
+    news = [block for block in stretch if decision.stored.get(block.id) is not block]
     causes = [evidence.corrects(old, span_of("blocks", old, evidence.policy.zone)) for old in olds]
+    grows, allowed = total_of(news) > total_of(olds), decision.policy.allow_shrink
     if [old.id for old in olds] == [new.id for new in news]:
         for new, cause in zip(news, causes, strict=True):
             decision.accept(new, cause)
-        return
-    cause = ALLOWED if decision.policy.allow_shrink else CORRECTED
-    grows = total_of(news) > total_of(olds)
-    if news and (grows or decision.policy.allow_shrink or all(causes)):
-        for old in olds:
-            decision.drop(old.id, cause)
-        for new in news:
-            decision.accept(new, cause)
+    elif news and (grows or allowed or all(causes)):
+        cause = Cause.ALLOWED if allowed else Cause.CORRECTED
+        for block in (*map(emptied, olds), *news):
+            decision.accept(block, cause)
         for old in olds if grows else ():  # which people need not be told
-            decision.causes.pop(old.id, None)
+            del decision.causes[old.id]
     elif news:
-        decision.causes.update((old.id, GONE) for old in olds)
+        decision.causes.update((old.id, Cause.GONE) for old in olds)
 
 
-def replace_gaps(decision: Decision, reported: Records, told: Sequence[Record]) -> None:
+def replace_gaps(decision: Decision, reported: Records, blocks: Sequence[Record]) -> None:
     """The gaps of the latest feed replace the stored ones within its range."""
-    blocks = [
-        block
-        for block in decision.after.values()
-        if not block.details["is_gap"] and block.id not in reported
-    ]
-    first = min((block.details["start_time"] for block in told), default=FAR_OFF)
-    last = max((block.details["end_time"] for block in told), default=LONG_AGO)
+    rows = decision.after.values()
+    kept = [row for row in rows if not row.details["is_gap"] and row.id not in reported]
+    first = min((block.details["start_time"] for block in blocks), default=FAR_OFF)
+    last = max((block.details["end_time"] for block in blocks), default=LONG_AGO)
     for gap in decision.stored.values():
         if gap.details["is_gap"] and first <= gap.details["start_time"] <= last:
             del decision.after[gap.id]
     for gap in reported.values():
-        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in blocks):
-            old = decision.stored.get(gap.id)
-            decision.after[gap.id] = old if old and says_the_same(old, gap) else gap
+        if gap.details["is_gap"] and not any(_overlap(gap, block) for block in kept):
+            decision.set(gap)
 
 
 def _overlap(one: Record, other: Record) -> bool:
@@ -3501,7 +3432,7 @@ def read_holding(importer: ClickHouseImporter) -> Holding:
 def holds(*records: Record) -> tuple[int, bool, int]:
     """What to compare of rows, to keep those that hold more."""
     parts = sum(len(record.shares) + len(record.models) for record in records)
-    return total_of(records), any(costs_of(records)), parts
+    return total_of(records), any(record.cost for record in records), parts
 
 
 def merge_rows(here: Records, there: Records) -> Records:
@@ -4283,7 +4214,7 @@ def result_of(plan: Plan) -> ImportResult:
     number, tokens, cost = plan.importer.days_before(plan.first)
     held = Counter(reason for d in decisions.values() for reason in d.kept.values())
     if repriced := sum(len(decision.prices) for decision in decisions.values()):
-        held[REPRICED] = repriced
+        held[Cause.REPRICED] = repriced
     return ImportResult(
         identity=plan.identity,
         ccusage_version=plan.version,
@@ -4293,7 +4224,7 @@ def result_of(plan: Plan) -> ImportResult:
         held=held,
         lowered=list(lowered_rows(decisions)),
         total_tokens=min(total_of(days.values()) + tokens, UINT64_MAX),
-        total_cost=round(math.fsum([cost, *costs_of(days.values())]), 8),
+        total_cost=round(math.fsum([cost, *(row.cost for row in days.values())]), 8),
         previous=plan.history.previous,
         hashed=bool(plan.identity.hashed),
         dry_run=settings.dry_run,
@@ -4308,12 +4239,13 @@ def result_of(plan: Plan) -> ImportResult:
 def lowered_rows(decisions: Mapping[str, Decision]) -> Iterator[LoweredRow]:
     """The rows that get smaller, with their names, and their keys where these are no hashes."""
     for feed, decision in decisions.items():
-        for old, new, cause in decision.lowered.values():
+        for key, cause in decision.lowered.items():
+            old, new = decision.stored[key], decision.after.get(key)
             agent = "" if old.agent == "claude" else old.agent
-            key = "" if feed == "session" else str(old.key[0])
-            row = " ".join(filter(None, (agent, key, *displayed(old).values())))
-            if cause != MOVED:
-                yield LoweredRow(feed, row, old.tokens.total, new.tokens.total if new else 0)
+            day = "" if feed == "session" else str(old.key[0])
+            row = " ".join(filter(None, (agent, day, *displayed(old).values())))
+            if cause != Cause.MOVED:
+                yield LoweredRow(feed, row, tokens_of(old), tokens_of(new))
 
 
 def price_changes(before: Records, after: Records) -> Iterator[PriceChange]:
@@ -4321,7 +4253,9 @@ def price_changes(before: Records, after: Records) -> Iterator[PriceChange]:
     costs = defaultdict[tuple[str, str], list[tuple[float, float]]](list)
     for key in before.keys() & after.keys():
         old, new = before[key], after[key]
-        for model, share in new.shares.items() if differ(old, new) else ():
+        if (old.tokens, old.cost) == (new.tokens, new.cost):
+            continue
+        for model, share in new.shares.items():
             former = old.shares.get(model)
             if former and former.tokens == share.tokens:
                 costs[f"{key[1]:%Y-%m}", model].append((former.cost, share.cost))
@@ -4393,16 +4327,20 @@ def other_installations(history: MachineHistory, identity: Identity) -> list[str
 def correction_notes(plan: Plan) -> Iterator[str]:
     """What another version of ccusage counts less, of days, or else of any table."""
     rows = {
-        feed: [row for row in decision.lowered.values() if row.cause == CORRECTED]
+        feed: [
+            (decision.stored[key], decision.after.get(key))
+            for key, cause in decision.lowered.items()
+            if cause == Cause.CORRECTED
+        ]
         for feed, decision in plan.decisions.items()
     }
     corrected = rows["daily"] or next(filter(None, rows.values()), [])
     if not corrected:
         return
-    before, after = [row.old for row in corrected], [row.new for row in corrected if row.new]
+    before, after = [old for old, _ in corrected], [new for _, new in corrected if new]
     versions = ", ".join(sorted({old.version for old in before if old.version}))
     tokens = total_of(before) - total_of(after)
-    cost = math.fsum(costs_of(before)) - math.fsum(costs_of(after))
+    cost = math.fsum(row.cost for row in before) - math.fsum(row.cost for row in after)
     yield (
         f"corrected: ccusage {plan.version} counts {tokens:,} tokens (${cost:,.2f}) less than "
         f"{versions} did, in {sum(map(len, rows.values())):,} rows"
@@ -5390,7 +5328,8 @@ class Checkup:
                 if feed == "daily" and records:
                     self.reported[agent] = max(day for _, day in records)
                 if feed == "daily" or agent == "claude":  # the others say the same of an agent
-                    tokens, cost = total_of(records.values()), math.fsum(costs_of(records.values()))
+                    tokens = total_of(records.values())
+                    cost = math.fsum(record.cost for record in records.values())
                     detail = f"{counted(len(records), 'record')}, {tokens:,} tokens, ${cost:,.2f}"
                     self.note(feed_label(feed, agent), detail)
             self.check_transcripts(follows_links=ccusage.version < (19, 0, 0))

@@ -22,7 +22,7 @@ MEASURED = {
     ("above-sum", "session"): 12.0,  # a fork is counted beside its original, which is lost
     ("below-sum", "projects"): 0.5,
     ("sums", "projects"): 0.5,
-    ("cost-sums", "projects"): 4.0,
+    ("cost-sums", "projects"): 3.0,
     ("cost-sums", "monthly"): 0.5,
 }
 # The same without copies: where a loss, a move and a use fall between the feeds of one run, or two

@@ -31,12 +31,8 @@ from test_history import (
 )
 
 from ccusage_importer import (
-    ALLOWED,
-    CORRECTED,
-    ELSEWHERE,
-    GONE,
-    MOVED,
     UINT64_MAX,
+    Cause,
     Decision,
     Ids,
     Policy,
@@ -183,8 +179,8 @@ def test_another_ccusage_corrects_a_day_of_which_nothing_is_lost(
     stored = {"daily": [daily(10, change.get("version", OLD), agent=agent)], "session": lost}
     decision = decide(stored, {"daily": [daily(6, agent=agent)]}, how, agent)["daily"]
     assert held(decision) == [wanted]
-    assert [row.cause for row in decision.lowered.values()] == [CORRECTED] * (wanted == 6)
-    assert [*decision.kept.values()] == [GONE] * (wanted == 10)
+    assert [*decision.lowered.values()] == [Cause.CORRECTED] * (wanted == 6)
+    assert [*decision.kept.values()] == [Cause.GONE] * (wanted == 10)
 
 
 @pytest.mark.parametrize("old", [of("s", 5, None, version=OLD), timeless(of("s", 5, version=OLD))])
@@ -270,7 +266,7 @@ def test_a_session_that_moves_takes_its_name_and_the_first_import_with_it() -> N
     decisions = decide(stored, said)
     assert all(held(decision) == [5] for feed in FEEDS[:3:2] for decision in [decisions[feed]])
     assert held(decisions["projects"]) == [5]
-    assert decisions["projects"].lowered[stored["projects"][0].id].cause == MOVED
+    assert decisions["projects"].lowered[stored["projects"][0].id] == Cause.MOVED
     (row,) = decisions["session"].after.values()
     assert row.details["project_path"] == "q"
 
@@ -426,7 +422,7 @@ def test_a_conversation_of_which_less_is_said_keeps_its_day_with_another_ccusage
     said = {"session": [of("fork", 4, (1, 4))], "daily": [daily(4)]}
     decisions = decide(stored, said, policy(previous=OLD))
     assert held(decisions["daily"]) == [15]
-    assert [*decisions["session"].kept.values()] == [ELSEWHERE]
+    assert [*decisions["session"].kept.values()] == [Cause.ELSEWHERE]
 
 
 def test_of_a_conversation_that_waits_nothing_new_is_stored() -> None:
@@ -495,7 +491,7 @@ def test_a_row_keeps_what_is_lost_while_its_day_grows() -> None:
     decisions = decide(stored, said)
     assert held(decisions["daily"]) == [14]
     assert held(decisions["projects"]) == [5, 9]
-    assert decisions["projects"].kept == {project(9).id: GONE}
+    assert decisions["projects"].kept == {project(9).id: Cause.GONE}
 
 
 def test_a_model_of_which_nothing_was_used_stays_in_what_is_reported() -> None:
@@ -519,7 +515,7 @@ def test_a_month_holds_no_more_than_its_days_whatever_is_used_between_the_feeds(
         said = {"session": [of("s", 4)], "daily": [daily(4)], "monthly": [month(number)]}
         decision = decide(stored, said)["monthly"]
         assert held(decision) == [10]
-        assert [*decision.kept.values()] == [GONE]
+        assert [*decision.kept.values()] == [Cause.GONE]
 
 
 def test_a_month_falls_no_deeper_than_its_days() -> None:
@@ -558,8 +554,8 @@ def test_rows_get_smaller_where_people_say_so() -> None:
         decisions = decide(stored, said, policy(allow_shrink=allowed))
         for feed in FEEDS[:3]:
             assert held(decisions[feed]) == [6 if allowed else 9]
-            causes = [row.cause for row in decisions[feed].lowered.values()]
-            assert causes == [ALLOWED] * allowed
+            causes = [*decisions[feed].lowered.values()]
+            assert causes == [Cause.ALLOWED] * allowed
 
 
 @pytest.mark.parametrize(
@@ -686,7 +682,7 @@ def test_models_that_a_killed_run_has_split_off_are_not_split_off_again() -> Non
         (("p", "s"), True, [IDS.key("p")[:8], IDS.key("s")[:8]]),
         (("p", "s"), False, ["p", "s"]),
         (("p", ""), True, [IDS.key("p")[:8], ""]),
-        (("01234567", "89abcdef"), True, ["01234567", "89abcdef"]),
+        (("01234567", "89abcdef"), True, [IDS.key("01234567")[:8], IDS.key("89abcdef")[:8]]),
     ],
 )
 def test_names_are_hidden_where_they_are_names(
@@ -781,8 +777,8 @@ def test_where_only_the_day_of_the_last_activity_is_known_it_may_be_any_time_of_
     [
         ({"previous": NEW}, 9, {1: 10}, []),
         ({"previous": NEW}, 11, {3: 11}, []),
-        ({"previous": NEW, "allow_shrink": True}, 9, {3: 9}, [ALLOWED]),
-        ({"previous": OLD}, 9, {3: 9}, [CORRECTED]),
+        ({"previous": NEW, "allow_shrink": True}, 9, {3: 9}, [Cause.ALLOWED]),
+        ({"previous": OLD}, 9, {3: 9}, [Cause.CORRECTED]),
     ],
 )
 def test_of_two_cuts_the_larger_stays_unless_something_speaks_for_the_new_one(
@@ -792,8 +788,8 @@ def test_of_two_cuts_the_larger_stays_unless_something_speaks_for_the_new_one(
     decision = decide(stored, {"blocks": [block(at(3), said)]}, policy(**more))["blocks"]
     rows = {row.details["start_time"]: row.tokens.total for row in decision.after.values()}
     assert rows == {at(start): number for start, number in wanted.items()}
-    assert [row.cause for row in decision.lowered.values()] == lowered
-    assert [*decision.kept.values()] == [GONE] * (1 in wanted)
+    assert [*decision.lowered.values()] == lowered
+    assert [*decision.kept.values()] == [Cause.GONE] * (1 in wanted)
 
 
 @pytest.mark.parametrize("allow", [False, True])
