@@ -1631,8 +1631,8 @@ class SessionIndex:
 
 
 def days_between(start: datetime, end: datetime) -> Sequence[int]:
-    """The numbers of the days, in any zone; none where they are too many to name."""
-    first, last = start.toordinal() - 1, end.toordinal() + 1
+    """The numbers of the days in UTC; none where they are too many to name."""
+    first, last = (moment.astimezone(UTC).toordinal() for moment in (start, end))
     return range(first, last + 1) if last - first < 1000 else ()
 
 
@@ -1940,15 +1940,21 @@ def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> D
 def decide_days(
     stored: Records, reported: Records, projects: Decision, evidence: Evidence
 ) -> Decision:
-    """Days: what is reported, and what is lost of the day's projects.
+    """Days: what is reported, and what is lost of the day's projects, or costs otherwise in them.
 
     That is no more than the lost sessions that touch the day hold, and no less than those within.
     """
-    parts = beyond_report(projects, lambda key: key[:2])
+    parts, zone = beyond_report(projects, lambda key: key[:2]), evidence.policy.zone
 
     def with_losses(new: Record, span: Span) -> Record:
+        mine = [
+            (row, now)
+            for row, now in parts[new.id]
+            if (now and now.tokens == row.tokens)
+            or evidence.lost.touching(span_of("projects", row, zone))
+        ]
         most = tokens_of(new) + total_of(evidence.lost.touching(span))
-        whole = with_parts(new, parts[new.id], most)
+        whole = with_parts(new, mine, most)
         return max(whole, evidence.restore(new, span), key=tokens_of)
 
     decision = Decision(stored, reported, evidence.policy)
@@ -1963,9 +1969,8 @@ def beyond_report(
     parts: dict[Key, list[tuple[Record, Record | None]]] = defaultdict(list)
     for key, row in decision.after.items():
         new = decision.reported.get(key)
-        if key not in decision.apart and (
-            new is None or (row.tokens, row.cost) != (new.tokens, new.cost)
-        ):
+        same = new and (row.tokens, row.cost) == (new.tokens, new.cost)
+        if not same and key not in decision.apart:
             parts[whole_of(key)].append((row, new))
     return parts
 
