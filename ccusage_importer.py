@@ -1848,9 +1848,10 @@ def _sum_shares(parts: Sequence[tuple[int, Share]]) -> Share:
     return Share(Tokens._make([*counters, total]), cost)
 
 
-def with_parts(
-    new: Record, parts: Sequence[tuple[Record, Record | None]], most: int = UINT64_MAX
-) -> Record:
+RowPart = tuple[Record, "Record | None"]  # a part of a row as decided, and as reported
+
+
+def with_parts(new: Record, parts: Sequence[RowPart], most: int = UINT64_MAX) -> Record:
     """What is reported of a row, and what its parts hold beyond what is reported of each.
 
     So what is lost is kept, and what is used afterwards comes on top. Where that is more than the
@@ -1865,8 +1866,7 @@ def with_parts(
 def keep_prices(old: Record, new: Record) -> Record:
     """A model's share whose tokens are unchanged keeps its cost, and a price that is gone stays.
 
-    Where the costs of models do not add up to that of the row (blocks have none), the row as a
-    whole keeps its cost in the same way.
+    So does a row as a whole, where its models do not add up to its cost (blocks have none).
     """
     if new.shares and abs(math.fsum(s.cost for s in new.shares.values()) - new.cost) < 1e-6:
         shares = {n: _former_price(old.shares.get(n), share) for n, share in new.shares.items()}
@@ -1928,11 +1928,8 @@ def decide_projects(stored: Records, reported: Records, evidence: Evidence) -> D
     The rows in which there were sessions that moved, or gave messages away, stay apart.
     """
     decision, zone = Decision(stored, reported, evidence.policy), evidence.policy.zone
-    decision.apart = {
-        key
-        for key, row in {**reported, **stored}.items()
-        if evidence.shifted.touching(span_of("projects", row, zone))
-    }
+    spans = {key: span_of("projects", row, zone) for key, row in {**reported, **stored}.items()}
+    decision.apart = {key for key, span in spans.items() if evidence.shifted.touching(span)}
     decide_each("projects", decision, evidence, evidence.restore)
     return decision
 
@@ -1962,11 +1959,9 @@ def decide_days(
     return decision
 
 
-def beyond_report(
-    decision: Decision, whole_of: Callable[[Key], Key]
-) -> dict[Key, list[tuple[Record, Record | None]]]:
+def beyond_report(decision: Decision, whole_of: Callable[[Key], Key]) -> dict[Key, list[RowPart]]:
     """The rows that hold or cost something else than is reported of them, by what they are in."""
-    parts: dict[Key, list[tuple[Record, Record | None]]] = defaultdict(list)
+    parts: dict[Key, list[RowPart]] = defaultdict(list)
     for key, row in decision.after.items():
         new = decision.reported.get(key)
         same = new and (row.tokens, row.cost) == (new.tokens, new.cost)
