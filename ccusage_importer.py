@@ -1171,11 +1171,15 @@ class Content(Struct):
     totals: Totals | None = None
 
 
+# It is made before there are threads: two that learn a type of msgspec's at once crash Python.
+CONTENT = msgspec.json.Decoder(Content)
+
+
 def decode(feed: Feed, text: bytes) -> Content:
     """What the JSON of a feed holds; raises msgspec's errors."""
     if feed.agent == "claude":
         with contextlib.suppress(msgspec.ValidationError):
-            return msgspec.json.decode(text, type=Content)
+            return CONTENT.decode(text)
     # Also Claude's feeds may write 10.0 for 10.
     payload = msgspec.json.Decoder(
         float_hook=lambda text: int(n) if (n := float(text)).is_integer() else n

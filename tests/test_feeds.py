@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -681,6 +682,35 @@ def test_no_more_reports_than_wanted_are_asked_for_at_once(tmp_path: Path, jobs:
         running += 1 if sign == "+" else -1
         most = max(most, running)
     assert most == jobs
+
+
+# Each child reads its first answers in two threads at once, between which Python often changes.
+TWO_AT_ONCE = """
+import os, subprocess, sys, threading
+from ccusage_importer import FEEDS, read_answer
+
+def read(feed):
+    answer = subprocess.CompletedProcess([], 0, '{"%s": []}' % feed.keys[0], "")
+    start.wait()
+    read_answer(feed, answer)
+
+sys.setswitchinterval(1e-6)
+for _ in range(100):
+    start = threading.Barrier(2)
+    if not os.fork():
+        threads = [threading.Thread(target=read, args=[feed]) for feed in FEEDS[1:3]]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit("a child has crashed")
+"""
+
+
+def test_answers_that_arrive_first_and_at_once_are_read() -> None:
+    folder = Path(ccusage_importer.__file__).parent
+    done = subprocess.run([sys.executable, "-c", TWO_AT_ONCE], cwd=folder, check=False)
+    assert done.returncode == 0
 
 
 def test_what_tells_of_sessions_is_asked_for_before_all_else(tmp_path: Path) -> None:
