@@ -444,6 +444,8 @@ def write_whole(path: Path, text: str) -> None:
         if path.exists():
             part.chmod(path.stat().st_mode)
         part.replace(path)
+    except OSError as error:  # which names the other file, or none where the disk is full
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -5,16 +5,11 @@ from __future__ import annotations
 import errno
 import re
 from datetime import date, datetime, timezone
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tables import Database, Machine, at
 from transcripts import Message, write_session
-
-from ccusage_importer import Identity
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINE = re.compile(
     r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (DEBUG|INFO|WARNING|ERROR) (.*)", re.DOTALL
@@ -155,16 +150,16 @@ def test_a_check_writes_no_log(machine: Machine) -> None:
 
 
 def test_a_full_disk_is_told_in_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(machine.state / "machine.json"))
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # a write names no file
 
     with monkeypatch.context() as disk:
-        disk.setattr(Identity, "save", full)
+        disk.setattr(Path, "touch", full)
         done = machine.main()
     assert done.code == 1
     last = done.err.splitlines()[-1]
     assert re.fullmatch(
-        r".*No space left on device: '.*machine.json': check the disk and its permissions", last
+        r".*No space left on device: '.*/machine.json': check the disk and its permissions", last
     )
     machine.stores()
 
