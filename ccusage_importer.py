@@ -5364,7 +5364,7 @@ class Checkup:
             crontab = run(
                 ["crontab", "-l"], child_environment(self.settings.environment), 30
             ).stdout
-        ours = rf"^[ \t]*(@\w+|[^#\s]\S*(?:[ \t]+\S+){{4}})[ \t]+(.*){CRON_TAG}[ \t]*$"
+        ours = rf"^[ \t]*(@\w+|[^#\s]\S*(?:[ \t]+\S+){{4}})[ \t]+(.*){CRON_TAG}[ \t\r]*$"
         entries = re.findall(ours, crontab, re.MULTILINE)
         for _, command in entries:
             with contextlib.suppress(ValueError):  # of a quote that is left open

@@ -633,6 +633,7 @@ def test_an_exceeded_budget_and_sessions_of_two_machines_are_warnings(
         ),
         ("# 1 * * * * import # ccusage-import\n", "warning", "no entry"),
         ("*/5 1 * * * A=/gone /bin/sh -c /gone # ccusage-import\n", "ok", "*/5 1 * * *"),
+        ("@hourly /bin/sh # ccusage-import\r\n", "ok", "@hourly"),  # lines as Windows ends them
         ("1 * * * * a # ccusage-import\n2 * * * * b # ccusage-import\n", "warning", "1 * * * *; 2"),
     ],
 )
