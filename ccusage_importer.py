@@ -2304,7 +2304,8 @@ def find_changes(
 ) -> TableRows:
     """The rows to write so that the tables hold the records of `after`, and nothing is half done.
 
-    `before` are the records of what is stored. Most stay as they are: they need no comparison.
+    `before` are the records of what is stored. Most stay as they are: they need no comparison,
+    unless a killed run has changed the models of a row, but not yet their number in the row.
     """
     changes: TableRows = {table: {} for table in ALL_TABLES}
     unfinished = {
@@ -2317,7 +2318,8 @@ def find_changes(
     for feed, records in after.items():
         for key, record in records.items():
             parent = TABLES[feed].parent(key)
-            if record is before[feed].get(key) and parent not in unfinished:
+            stays = record is before[feed].get(key) and parent not in unfinished
+            if stays and stored[TABLES[feed]][key].values[-1] == len(record.models):
                 unchanged.add(parent)
                 continue
             for table, row_key, row in build_rows(TABLES[feed], record, version):

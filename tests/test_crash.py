@@ -10,11 +10,14 @@ import random
 import shutil
 import time
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from recorded import build_feeds, write_command
 from scenes import CHOICES, Scene, Seesaw, an_hour, first_import, part, upgrade
 from tables import Expected, Machine, assert_same
+
+import ccusage_importer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,3 +107,31 @@ def test_killed_while_the_database_is_embedded(choose: Choose, tmp_path: Path) -
             assert rows in (before[table], after[table]), table
         machine.stores("--no-hash-projects")
         machine.check(after)
+
+
+def test_killed_after_the_models_alone_have_changed_the_next_run_counts_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path)
+    feeds = build_feeds(3, 3)
+    machine.env["CCUSAGE_COMMAND"] = str(write_command(tmp_path / "ccusage", feeds))
+    machine.stores()
+    free = dict.fromkeys(
+        ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens", "cost"), 0
+    )
+    for row in feeds["daily"]["daily"]:
+        row["modelsUsed"].append("free")
+        row["modelBreakdowns"].append({"modelName": "free", **free})
+    write_command(tmp_path / "ccusage", feeds)
+    upsert = ccusage_importer.ClickHouseImporter.upsert
+
+    def killed_at_days(self: Any, table: Any, *args: Any) -> None:
+        if table.name == "ccusage_usage_daily":
+            raise KeyboardInterrupt
+        upsert(self, table, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ccusage_importer.ClickHouseImporter, "upsert", killed_at_days)
+        machine.stores(code=130)
+    machine.stores()
+    machine.check(Expected().claude(feeds).tables)
