@@ -4555,12 +4555,10 @@ def render_csv(report: Report) -> str:
 def render_markdown(report: Report) -> str:
     lines: list[str] = []
     for section in report.sections:
-        rows = [
-            [re.sub(r"([\\|<>*_`\[\]])", r"\\\1", cell_text(cell)) for cell in row]
-            for row in section.rows
-        ]
+        texts = [[cell_text(cell) for cell in row] for row in section.rows]
+        rows = [[re.sub(r"([\\|<>*_`\[\]])", r"\\\1", text) for text in row] for row in texts]
         if section.header:
-            columns = list(zip(*rows, strict=True)) or [("name",)] * len(section.header)
+            columns = list(zip(*texts, strict=True)) or [("name",)] * len(section.header)
             ruler = ["---:" if is_number(cells) else "---" for cells in columns]
             lines += [f"| {' | '.join(row)} |" for row in (section.header, ruler, *rows)]
         else:

@@ -633,6 +633,13 @@ def test_a_summary_without_statistics_still_tells_of_the_import() -> None:
     assert "Failed blocks: its rows stay as they were" in shown
 
 
+def test_numbers_stand_on_the_right_in_markdown_also_where_one_is_hardly_any() -> None:
+    report = Report({}, [Section(("a", "share", "cost"), [("b_c", "<1%", 0.001)])])
+    header, ruler, row, _ = RENDERERS["markdown"](report).split("\n")
+    assert (header, ruler) == ("| a | share | cost |", "| --- | ---: | ---: |")
+    assert row == r"| b\_c | \<1% | \<$0.01 |"
+
+
 def test_sections_without_rows_are_left_out() -> None:
     report = Report({}, [Section(rows=[]), Section(rows=[("a", "b")])])
     assert render_table(report, 80, colour=False) == "a  b\n\n"
