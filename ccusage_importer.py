@@ -2439,7 +2439,8 @@ def connect(settings: Settings, *, create: bool = True) -> Client:
 def change_schema(client: Client, settings: Settings, steps: Mapping[str, str]) -> None:
     """Run the statement of each step, and say it; of all, where the user may not run one."""
     for step, statement in steps.items():
-        log.info("%s: %s", settings.database, step)
+        if not settings.dry_run:  # else it is in an engine that nobody keeps
+            log.info("%s: %s", settings.database, step)
         try:
             with store_errors(settings):
                 client.command(statement)
@@ -2462,7 +2463,8 @@ def open_client(settings: Settings, *, writing: bool) -> Iterator[Client]:
     with contextlib.ExitStack() as stack:
         if settings.host is None and not writing and not settings.embedded_path.exists():
             scratch = stack.enter_context(temporary_directory(settings.environment))
-            settings, writing = settings._replace(embedded_path=scratch / "clickhouse"), True
+            settings = settings._replace(embedded_path=scratch / "clickhouse", dry_run=True)
+            writing = True
         client = connect(settings, create=writing)
         stack.enter_context(contextlib.closing(client))
         stack.callback(client.close_connections)  # whose pool is ours

@@ -291,6 +291,12 @@ def test_where_nothing_is_imported_that_is_said_and_nothing_is_created(alone: Ma
     assert not alone.state.exists()
 
 
+def test_who_only_looks_is_not_told_that_a_database_is_created(alone: Machine) -> None:
+    assert "create the" not in alone.imports("--stats", CH_DATABASE="usage").err
+    assert "create the" not in alone.imports("--dry-run", CH_DATABASE="usage").err
+    assert "usage: create the database\n" in alone.imports(CH_DATABASE="usage").err
+
+
 def test_empty_tables_are_as_good_as_none(machine: Machine) -> None:
     machine.imports()
     assert "nothing is stored" in machine.main("--stats").out
