@@ -70,28 +70,29 @@ def new_database(clickhouse: ClickHouseServer) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def emptied() -> list[Database]:
-    """What tests have left to others."""
+def emptied() -> list[tuple[Database, dict[str, str]]]:
+    """What tests have left to others, each with its schema."""
     return []
 
 
 @pytest.fixture
-def database(clickhouse: ClickHouseServer, emptied: list[Database]) -> Iterator[Database]:
+def database(
+    clickhouse: ClickHouseServer, emptied: list[tuple[Database, dict[str, str]]]
+) -> Iterator[Database]:
     """As new_database, but its tables and views are there, and empty.
 
     Creating them is most of the work of a first import, so another test gets them afterwards.
     """
     clickhouse.control(reset=True, disarm=True)
     if not emptied:
-        emptied.append(Database(clickhouse, f"test_{next(_numbers)}"))
-        emptied[0].create()
-    database = emptied.pop()
-    made = database.schema()
+        made = Database(clickhouse, f"test_{next(_numbers)}")
+        made.create()
+        emptied.append((made, made.schema()))
+    database, schema = emptied.pop()
     yield database
     _, running = clickhouse.progress()
     clickhouse.control(reset=True, disarm=True, latency=0, pretend={})
-    if database.schema() == made and not running:
-        database.empty()
-        emptied.append(database)
+    if not running and database.empty(schema):
+        emptied.append((database, schema))
     else:
         database.drop()

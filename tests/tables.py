@@ -424,13 +424,25 @@ class Database(NamedTuple):
         for statement in filter(str.strip, text.split(";\n")):
             self.server.query(re.sub(r"(EXISTS|FROM) (ccusage_)", rf"\1 {self.name}.\2", statement))
 
-    def schema(self) -> list[tuple[Any, ...]]:
-        sql = "SELECT name, create_table_query FROM system.tables WHERE database = {db:String}"
-        return self.server.query(f"{sql} ORDER BY name", db=self.name)
+    def schema(self) -> dict[str, str]:
+        """The statements that made its tables and views, by name."""
+        return {name: statement for name, statement, _ in self._listed()}
 
-    def empty(self) -> None:
-        for table in (*KEYS, "ccusage_import_history"):
-            self.server.query(f"TRUNCATE TABLE {self.name}.{table}")
+    def empty(self, schema: Mapping[str, str]) -> bool:
+        """Remove all rows; False, where its tables and views are others than those."""
+        tables = self._listed()
+        if {name: statement for name, statement, _ in tables} != schema:
+            return False
+        for name in [name for name, _, rows in tables if rows]:
+            self.server.query(f"TRUNCATE TABLE {self.name}.{name}")
+        return True
+
+    def _listed(self) -> list[tuple[Any, ...]]:
+        sql = (
+            "SELECT name, create_table_query, total_rows FROM system.tables "
+            "WHERE database = {db:String}"
+        )
+        return self.server.query(sql, db=self.name)
 
     def drop(self) -> None:
         self.server.query(f"DROP DATABASE IF EXISTS {self.name}")
