@@ -124,7 +124,7 @@ def test_a_first_check_leaves_no_trace_on_the_disk(alone: Machine) -> None:
 
 
 def test_a_check_leaves_an_embedded_database_as_it_is(alone: Machine) -> None:
-    alone.imports()
+    alone.stores()
     tables, history = alone.tables(keep=True), alone.history()
     files = [path for path in tree(alone.home) if alone.path not in path.parents]
     found = check(alone, code=0)
@@ -147,7 +147,7 @@ def test_a_check_leaves_no_trace_on_a_server(
     assert database.server.query(exists, name=database.name) == [(0,)]
     assert found["schema"]["detail"] == f"nothing is there yet in the database {database.name}"
     assert tree(machine.home) == before
-    machine.imports()
+    machine.stores()
     steps = footprint(database.query, database.name)
     found = check(machine, code=0)
     assert footprint(database.query, database.name) == steps
@@ -162,7 +162,7 @@ def test_a_check_leaves_no_trace_on_a_server(
 
 def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab) -> None:
     crontab.file.write_text("0 0 * * * true\n7 * * * * cd /; import # ccusage-import\n")
-    machine.imports()
+    machine.stores()
     found = check(machine, code=0, CCUSAGE_COMMAND=machine.command)
     assert {one["section"] for one in found.values()} == set(SECTIONS)
     assert {name for name, one in found.items() if one["status"] != "ok"} == set()
@@ -187,7 +187,7 @@ def test_a_sound_setup_is_ok_in_every_section(machine: Machine, crontab: Crontab
 
 
 def test_a_slow_server_is_a_warning(machine: Machine, database: Database) -> None:
-    machine.imports()
+    machine.stores()
     database.server.arm("delay:0.51", match="SELECT version", times=-1)
     found = check(machine, code=0)["connection"]
     assert found["status"] == "warning"
@@ -197,7 +197,7 @@ def test_a_slow_server_is_a_warning(machine: Machine, database: Database) -> Non
 def test_missing_and_outdated_tables_columns_and_views_are_named(
     machine: Machine, database: Database
 ) -> None:
-    machine.imports()
+    machine.stores()
     name = database.name
     database.server.query(f"DROP VIEW {name}.ccusage_v_active_blocks")
     found = check(machine, code=0)
@@ -211,7 +211,7 @@ def test_missing_and_outdated_tables_columns_and_views_are_named(
     assert "add to the table ccusage_usage_daily: models_count" in found["schema"]["detail"]
     assert found["schema"]["remedy"] == "an import does this"
     assert found["writing"]["status"] == "ok"
-    machine.imports()
+    machine.stores()
     assert check(machine, code=0)["schema"]["status"] == "ok"
 
 
@@ -245,19 +245,19 @@ def test_rights_that_an_import_does_not_need_may_be_missing(
     tmp_path: Path, theirs: Database, user: str
 ) -> None:
     machine = Machine(tmp_path, database=theirs)
-    machine.imports()
+    machine.stores()
     steps = footprint(theirs.query, theirs.name)
     found = check(machine, CH_USER=user, CH_PASSWORD="pw", code=0)
     assert found["writing"]["detail"] == "has the rights that an import needs"
     assert footprint(theirs.query, theirs.name) == steps
-    machine.imports(CH_USER=user, CH_PASSWORD="pw")
+    machine.stores(CH_USER=user, CH_PASSWORD="pw")
 
 
 def test_a_first_import_needs_no_right_to_drop(tmp_path: Path, theirs: Database) -> None:
     machine = Machine(tmp_path, database=theirs)
     machine.env |= {"CH_USER": "hoarder", "CH_PASSWORD": "pw"}
     assert check(machine, code=0)["writing"]["status"] == "ok"
-    machine.imports()
+    machine.stores()
 
 
 def test_a_database_that_the_user_may_not_create_fails_the_check(
@@ -373,7 +373,7 @@ def test_no_password_and_no_project_is_printed(tmp_path: Path, theirs: Database)
 def test_another_zone_key_or_installation_is_found_before_the_import_finds_it(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine.imports()
+    machine.stores()
     found = check(machine, CCUSAGE_TIMEZONE="Asia/Tokyo", code=1)
     assert failures(found) == ["identity"]
     assert "stored in UTC" in found["identity"]["detail"] + found["identity"]["remedy"]
@@ -414,7 +414,7 @@ def test_a_directory_that_may_not_be_written_fails_the_check(alone: Machine) -> 
 
 
 def test_the_engine_waits_for_an_import_and_names_it(alone: Machine) -> None:
-    alone.imports()
+    alone.stores()
     with (alone.path.parent / "clickhouse.lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = check(alone, "--lock-timeout", "0.2", code=1)
@@ -452,7 +452,7 @@ def columns(database: Database) -> set[tuple[Any, ...]]:
 def test_an_import_brings_the_schema_to_this_version_and_says_each_step(
     machine: Machine, database: Database
 ) -> None:
-    machine.imports()
+    machine.stores()
     wanted, rows = columns(database), machine.tables()
     assert {(i.name, c) for i in read_schema() for c in i.columns} == {
         row[:2] for row in wanted if row[3] != "MATERIALIZED" or row[1] in ("year", "month_num")
@@ -476,7 +476,7 @@ def test_a_user_who_may_not_change_the_schema_gets_the_statements_to_run(
 ) -> None:
     machine = Machine(tmp_path, database=theirs)
     use(machine, noon())
-    machine.imports()
+    machine.stores()
     for statement in OLD:
         theirs.server.query(statement.format(db=theirs.name))
     user = {"CH_USER": "writer", "CH_PASSWORD": "pw"}
@@ -499,13 +499,13 @@ def test_a_user_who_may_not_change_the_schema_gets_the_statements_to_run(
         for item in read_schema():
             text = text.replace(f" {item.name} ", f" guarded.{item.name} ")
         theirs.server.query(text)
-    machine.imports(**user)
+    machine.stores(**user)
 
 
 def test_each_right_that_the_schema_needs_is_named(tmp_path: Path, theirs: Database) -> None:
     machine = Machine(tmp_path, database=theirs)
     use(machine, noon())
-    machine.imports()
+    machine.stores()
     for statement in OLD:
         theirs.server.query(statement.format(db=theirs.name))
     steps = footprint(theirs.query, theirs.name)
@@ -518,7 +518,7 @@ def test_each_right_that_the_schema_needs_is_named(tmp_path: Path, theirs: Datab
 
 
 def test_a_database_that_is_not_there_is_named(machine: Machine, database: Database) -> None:
-    machine.imports()
+    machine.stores()
     for args in (("--stats",), ("--query", "all-time-totals")):
         done = machine.main(*args, CH_DATABASE="typo")
         assert (done.code, done.out) == (1, "")
@@ -544,7 +544,7 @@ def test_stale_data_is_a_warning_that_counts_the_days(machine: Machine) -> None:
     use(machine, noon() - timedelta(days=5))
     shutil.rmtree(machine.claude / "projects")
     use(machine, noon() - timedelta(days=3))
-    machine.imports()
+    machine.stores()
     use(machine, noon())
     found = check(machine, code=0)
     assert found["newest day"]["status"] == "warning"
@@ -605,12 +605,12 @@ def test_an_exceeded_budget_and_sessions_of_two_machines_are_warnings(
 ) -> None:
     machine, twin = (Machine(tmp_path, name, database=database) for name in ("m1", "m2"))
     write_session(machine.claude, "-p", "s", [Message(datetime.now(UTC) - timedelta(seconds=1))])
-    machine.imports()
+    machine.stores()
     found = check(machine, code=0, BUDGET_MONTH="9999", BUDGET_DAY="9999")
     assert found["budget"]["status"] == "ok"
     assert "twin machines" not in found
     twin.env["CLAUDE_CONFIG_DIR"] = machine.env["CLAUDE_CONFIG_DIR"]
-    twin.imports()
+    twin.stores()
     found = check(machine, code=0, BUDGET_DAY="0.0000001")
     assert found["budget"]["status"] == found["twin machines"]["status"] == "warning"
     assert found["budget"]["detail"].startswith("today: ")
@@ -700,7 +700,7 @@ def test_colour_is_for_a_terminal_that_wants_it(machine: Machine) -> None:
 
 def test_the_other_agents_are_checked_too(machine: Machine) -> None:
     transcripts.write_codex(Path(machine.env["CODEX_HOME"]), "c0de", [Message(at=noon())])
-    machine.imports()
+    machine.stores()
     transcripts.write_codex(
         Path(machine.env["CODEX_HOME"]), "c0df", [Message(at=noon() + timedelta(days=1))]
     )

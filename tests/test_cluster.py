@@ -175,7 +175,7 @@ def test_an_import_on_a_cluster_creates_replicated_tables_in_a_place_of_their_ow
         assert " ON CLUSTER `both`" in statement.query
         assert int(statement.settings["distributed_ddl_task_timeout"]) < 60
     replica.server.statements(reset=True)
-    on_replica.imports(code=1, CH_CLUSTER="both")  # all is there
+    on_replica.stores(code=1, CH_CLUSTER="both")  # all is there
     assert not [s for s in replica.server.statements() if re.match("CREATE|ALTER", s.query)]
 
 
@@ -184,7 +184,7 @@ def test_a_replicated_database_gets_replicated_tables_by_itself(
 ) -> None:
     replica.server.query("CREATE DATABASE usage")
     replica.server.pretend(IN_REPLICATED_DATABASE)
-    on_replica.imports(code=1, CH_CLUSTER="both")
+    on_replica.stores(code=1, CH_CLUSTER="both")
     sql = "SELECT name, engine FROM system.tables WHERE database = 'usage' AND engine != 'View'"
     engines = dict(replica.server.query(sql))
     wanted = dict.fromkeys(KEYS, "ReplicatedReplacingMergeTree")
@@ -285,8 +285,8 @@ def test_a_run_that_did_not_end_is_not_the_newest_one(machine: Machine, database
 
 def test_in_the_cloud_all_is_read_consistently(machine: Machine, database: Database) -> None:
     database.server.pretend(CLOUD)
-    machine.imports()
-    machine.imports("--stats")
+    machine.stores()
+    machine.stores("--stats")
     name = "select_sequential_consistency"
     statements = [s for s in database.server.statements() if "system.settings" not in s.query]
     reads = [s for s in statements if "FROM ccusage_" in s.query]
@@ -294,7 +294,7 @@ def test_in_the_cloud_all_is_read_consistently(machine: Machine, database: Datab
     assert all(statement.settings.get(name) == "1" for statement in reads)
     database.server.pretend({})
     database.server.statements(reset=True)
-    machine.imports()
+    machine.stores()
     assert not [s for s in database.server.statements() if name in s.settings]
 
 
@@ -354,7 +354,7 @@ def test_the_check_says_that_a_replica_is_read_only_in_ten_seconds(
     on_replica: Machine, replica: Database
 ) -> None:
     replica.server.pretend(NO_CLUSTER)
-    on_replica.imports(code=1, CH_CLUSTER="both")
+    on_replica.stores(code=1, CH_CLUSTER="both")
     replica.server.statements(reset=True)
     began = time.monotonic()
     found = check(on_replica, CH_CLUSTER="both")

@@ -296,7 +296,7 @@ def test_what_dotenv_sets_reaches_ccusage(dotenv: Callable[[str], Path], tmp_pat
     )
     for name in ("CCUSAGE_COMMAND", "CLAUDE_CONFIG_DIR", "CODEX_HOME"):
         del machine.env[name]
-    machine.imports("--dry-run", "--agents", "claude")
+    machine.stores("--dry-run", "--agents", "claude")
     assert (tmp_path / "env").read_text() == "/my claude, /c$x, \n"
 
 

@@ -140,7 +140,7 @@ def test_days_are_those_of_the_machines_zone(
 ) -> None:
     machine = Machine(tmp_path, version=version, database=database, zone=zone)
     machine.populate(days=6, resumed=False)
-    machine.imports()
+    machine.stores()
     machine.check(views=True)
     assert machine.history("timezone") == [(zone,)]
 
@@ -154,7 +154,7 @@ def test_the_years_1970_and_2199_are_years_too(
         moments = [datetime(year, 1, 2, hour, tzinfo=UTC) for hour in (1, 9)]
         write_session(machine.claude, "-p", f"s{year}", [Message(moment) for moment in moments])
     machine.freeze()
-    machine.imports()
+    machine.stores()
     machine.check(views=True)
     dates = [key[1] for key in machine.tables()["ccusage_usage_daily"]]
     assert sorted(dates) == [date(1970, 1, 2), date(2199, 1, 2)]
@@ -163,7 +163,7 @@ def test_the_years_1970_and_2199_are_years_too(
 @pytest.mark.parametrize("version", ["18.0.11", "20.0.24"])
 def test_nothing_to_import_is_no_error(version: str, tmp_path: Path, database: Database) -> None:
     machine = Machine(tmp_path, version=version, database=database)
-    machine.imports()
+    machine.stores()
     assert not any(machine.tables().values())
     assert machine.history("rows_inserted") == [(0,)]
 
@@ -181,7 +181,7 @@ def test_both_shapes_of_an_empty_feed_are_empty(empty: str, machine: Machine) ->
     }
     lists: dict[str, Any] = {feed: [] for feed in objects}
     stub.say(agents=NO_OTHERS, **(objects if empty == "object" else lists))
-    machine.imports()
+    machine.stores()
     assert not any(machine.tables().values())
     assert machine.history("feeds_imported", "feeds_failed") == [(sorted(FEED_TABLES), [])]
 
@@ -239,7 +239,7 @@ def test_any_valid_feed_survives_the_way_through_the_database(
     machine = Machine(tmp_path, f"m{next(NUMBERS)}", database=database)
     feeds = feeds_of(days, names)
     machine.stub().say(agents=NO_OTHERS, **feeds)
-    machine.imports(*([] if hidden else ["--no-hash-projects"]))
+    machine.stores(*([] if hidden else ["--no-hash-projects"]))
     machine.check(Expected(hidden=hidden).claude(feeds).tables)
 
 
@@ -360,7 +360,7 @@ def test_nasty_names_arrive_exactly(version: str, tmp_path: Path, database: Data
         write_session(machine.claude, name, f"{name} {number}", [message])
     machine.freeze()
     for hidden in (False, True):
-        machine.imports("--hash-projects" if hidden else "--no-hash-projects")
+        machine.stores("--hash-projects" if hidden else "--no-hash-projects")
         machine.check(machine.expected(hidden=hidden))
     for number, name in enumerate(NASTY):  # superseded rows are found and deleted
         path = machine.claude / "projects" / name / f"{name} {number}.jsonl"
@@ -377,11 +377,11 @@ def test_names_that_no_file_can_have_arrive_exactly(machine: Machine) -> None:
     stub = machine.stub()
     for hidden in (False, True):
         stub.say(agents=NO_OTHERS, **feeds)
-        machine.imports("--hash-projects" if hidden else "--no-hash-projects")
+        machine.stores("--hash-projects" if hidden else "--no-hash-projects")
         machine.check(Expected(hidden=hidden).claude(feeds).tables)
     feeds = feeds_of(days, {name + "!": (n, 0.5) for n, name in enumerate(names, 1)})
     stub.say(agents=NO_OTHERS, **feeds)
-    machine.imports("--allow-shrink")
+    machine.stores("--allow-shrink")
     wanted = Expected().claude(feeds).tables
     actual = machine.tables()
     for table, key in (("ccusage_usage_daily", ("claude", date(2025, 9, 20))),):
@@ -396,8 +396,8 @@ def test_thousands_of_rows_are_replaced_at_once(machine: Machine) -> None:
     stub = machine.stub()
     feeds = recorded.build_feeds(4000, 100, until=date(2025, 9, 20))
     stub.say(agents=NO_OTHERS, **feeds)
-    machine.imports()
-    machine.imports("--no-hash-projects")
+    machine.stores()
+    machine.stores("--no-hash-projects")
     machine.check(Expected(hidden=False).claude(feeds).tables)
 
 
@@ -616,7 +616,7 @@ def test_a_dry_run_needs_nothing_to_be_there(
 ) -> None:
     machine = Machine(tmp_path, database=new_database if where == "server" else None)
     machine.populate(days=5)
-    machine.imports("--dry-run")
+    machine.stores("--dry-run")
     assert (new_database.name,) not in new_database.server.query("SHOW DATABASES")
     assert not machine.path.exists()
     assert not (machine.state / "machine.json").exists()

@@ -351,9 +351,9 @@ def test_who_comes_back_after_long_is_told_who_else_wrote(machine: Machine, tmp_
     other.state.mkdir()
     Identity("m1", "UTC", "", "another").save(other.state)
     with at(noon() - timedelta(days=50)):
-        machine.imports()
+        machine.stores()
     with at(noon() - timedelta(days=40)):
-        other.imports()
+        other.stores()
     assert "WARNING: another installation" in machine.imports().err
     assert "WARNING" not in machine.imports().err  # it wrote last itself
 
@@ -394,7 +394,7 @@ def test_a_fingerprint_tells_keys_apart_and_nothing_more() -> None:
 
 
 def test_a_dry_run_records_nothing(machine: Machine) -> None:
-    machine.imports("--dry-run")
+    machine.stores("--dry-run")
     assert not (machine.state / "machine.json").exists()
 
 

@@ -51,7 +51,7 @@ def test_every_event_of_a_run_is_a_line_with_its_time_and_level(machine: Machine
 
 
 def test_held_rows_are_told_with_the_reason(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     stub = machine.stub()
     daily = machine.report("daily")
     daily["daily"].pop()
@@ -66,7 +66,7 @@ def test_held_rows_are_told_with_the_reason(machine: Machine) -> None:
         daily["totals"][name] = sum(each[name] for each in daily["daily"])
     stub.say(daily=daily)
     with at(datetime(2026, 6, 1, tzinfo=timezone.utc)):
-        machine.imports()
+        machine.stores()
     assert "DEBUG 1 row not as reported: their transcripts are gone" in lines(machine)
 
 
@@ -116,11 +116,11 @@ def test_no_secret_and_no_name_is_logged(machine: Machine) -> None:
 
 
 def test_the_log_is_rotated_at_a_megabyte_into_three_files(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     log = machine.state / "ccusage_import.log"
     for number in range(1, 5):
         log.write_text(f"{number}\n" + "x" * 1_000_000)
-        machine.imports()
+        machine.stores()
     files = sorted(path.name for path in machine.state.iterdir() if path.name.startswith("ccus"))
     assert files == ["ccusage_import.log", "ccusage_import.log.1", "ccusage_import.log.2"]
     assert log.stat().st_size < 100_000
@@ -143,7 +143,7 @@ def test_a_quiet_run_prints_nothing_unless_something_fails(machine: Machine) -> 
 def test_a_check_writes_no_log(machine: Machine) -> None:
     machine.main("--check")
     assert not machine.state.exists()
-    machine.imports()
+    machine.stores()
     before = lines(machine)
     machine.main("--check")
     assert lines(machine) == before

@@ -68,7 +68,7 @@ def two_days(machine: Machine) -> Machine:
     for number, ago in enumerate((0, 1)):
         name = f"{number:08d}-0000-4000-8000-000000000000"
         write_session(machine.claude, "-home-dev", name, [Message(at=noon() - timedelta(ago))])
-    machine.imports()
+    machine.stores()
     return machine
 
 
@@ -422,7 +422,7 @@ def test_times_and_today_are_those_of_the_recorded_zone(tmp_path: Path, database
         at = now - timedelta(minutes=1)
         name = "00000000-0000-4000-8000-000000000000"
         write_session(machine.claude, "-home-dev", name, [Message(at=at)])
-        machine.imports()
+        machine.stores()
         done = machine.main("--query", "today-so-far", "--machine", machine.name)
         assert f"timezone: {zone}" in done.out
         assert json.loads(machine.main("--query", "today-so-far", "--machine", machine.name,

@@ -77,7 +77,7 @@ def test_the_header_is_the_help(name: str) -> None:
 
 
 def test_a_sound_setup_is_verified_line_by_line(project: Project) -> None:
-    project.machine.imports()
+    project.machine.stores()
     project.setup()
     forget(project)
     found = project.verify()
@@ -97,7 +97,7 @@ def test_the_password_reaches_curl_on_stdin_and_an_https_server_whole(
     guarded: ClickHouseServer, tmp_path: Path
 ) -> None:
     project = Project(tmp_path, Database(guarded, "default"))
-    project.machine.imports()
+    project.machine.stores()
     project.setup()
     forget(project)
     log = tmp_path / "curl.log"
@@ -149,7 +149,7 @@ def test_what_is_wrong_fails_in_its_line_alone(project: Project) -> None:
     found = project.verify(code=1)
     wrong = {name for name, (verdict, _) in found.items() if verdict == "FAIL"}
     assert wrong == {"database", ".env"}
-    project.machine.imports()
+    project.machine.stores()
     database = project.machine.database
     assert database
     project.crontab.file.write_text("1 * * * * x # ccusage-import\n")
@@ -221,7 +221,7 @@ def test_the_ccusage_that_is_found_is_a_program_on_path(project: Project) -> Non
 
 
 def test_an_old_import_of_this_machine_fails_and_one_of_another_does_not(project: Project) -> None:
-    project.machine.imports()
+    project.machine.stores()
     project.setup()
     database = project.machine.database
     assert database

@@ -73,7 +73,7 @@ def served(tmp_path: Path, database: Database) -> Machine:
 
 def test_the_figures_are_ccusages_own(machine: Machine) -> None:
     machine.populate()
-    machine.imports("--agents", "claude")
+    machine.stores("--agents", "claude")
     stats = statistics(machine)
     daily, sessions = machine.report("daily"), machine.report("session")
     assert stats["tokens"] == daily["totals"]["totalTokens"]
@@ -98,7 +98,7 @@ def test_the_figures_are_ccusages_own(machine: Machine) -> None:
 def test_the_active_block_is_ccusages_own(alone: Machine) -> None:
     now = datetime.now(UTC)
     work(alone, *(now - timedelta(minutes=ago) for ago in (9, 6, 3)))
-    alone.imports()
+    alone.stores()
     (block,) = statistics(alone)["blocks"]
     (wanted,) = [row for row in alone.report("blocks")["blocks"] if row["isActive"]]
     assert block["machine"] == "m1"
@@ -127,11 +127,11 @@ def test_agents_and_machines_are_told_where_there_are_several(
     here, there = (Machine(tmp_path, name, database=database) for name in ("here", "there"))
     for machine in (here, there):
         work(machine, noon() - timedelta(1))
-    here.imports()
+    here.stores()
     assert not re.search("^(Agents|Machines)", here.main("--stats").out, re.M)
     write_codex(here.home / "codex", name_of(7), [Message(at=noon() - timedelta(2), model="gpt-5")])
-    here.imports()
-    there.imports()
+    here.stores()
+    there.stores()
     shown = there.main("--stats").out
     assert re.search("^Machines .*\nhere .*\nthere", shown, re.M)
     assert re.search("^Agents .*\n(claude|codex)", shown, re.M)
@@ -153,7 +153,7 @@ def test_agents_and_machines_are_told_where_there_are_several(
 def test_days_narrow_all_but_the_periods(served: Machine) -> None:
     for number, ago in enumerate((0, 1, 40)):
         work(served, noon() - timedelta(ago), number=number)
-    served.imports()
+    served.stores()
     whole, two = statistics(served), statistics(served, "--days", "2")
     assert (whole["tokens"], two["tokens"]) == (330, 220)
     assert (whole["sessions"]["number"], two["sessions"]["number"]) == (3, 2)
@@ -169,7 +169,7 @@ def test_today_is_that_of_the_machines_zone(tmp_path: Path, database: Database) 
     for zone, hours in (("Pacific/Kiritimati", 14), ("Pacific/Pago_Pago", -11)):
         machine = Machine(tmp_path, zone[-4:], zone=zone, database=database)
         work(machine, now - timedelta(minutes=1))
-        machine.imports()
+        machine.stores()
         stats = statistics(machine, "--machine", zone[-4:], TZ="UTC")
         assert stats["scope"]["zone"] == zone
         today = (datetime.now(UTC) + timedelta(hours=hours)).date()
@@ -193,7 +193,7 @@ def test_rows_between_an_insert_and_its_delete_are_counted_once(
 ) -> None:
     machine = Machine(tmp_path, database=database)
     machine.populate()
-    machine.imports()
+    machine.stores()
     before = statistics(machine)
     for table in ("ccusage_usage_daily", "ccusage_usage_sessions", "ccusage_model_breakdowns"):
         database.query(
@@ -221,7 +221,7 @@ def test_a_second_import_is_compared_with_the_first(machine: Machine) -> None:
 def test_days_that_no_import_saw_are_unknown_in_the_heatmap(served: Machine) -> None:
     work(served, noon() - timedelta(1))
     work(served, noon() - timedelta(60), number=2)
-    served.imports()
+    served.stores()
     days = {day["date"]: day["level"] for day in statistics(served)["heatmap"]}
     level = [days[str(noon().date() - timedelta(ago))] for ago in (0, 1, 29, 30, 60, 61)]
     assert level == [0, 4, 0, None, 4, None]
@@ -229,7 +229,7 @@ def test_days_that_no_import_saw_are_unknown_in_the_heatmap(served: Machine) -> 
 
 def test_a_million_breakdown_rows_are_answered_from_few_statements(served: Machine) -> None:
     assert served.database
-    served.imports()  # of nothing: it makes the tables
+    served.stores()  # of nothing: it makes the tables
     for statement in MILLION:
         served.database.query(statement)
     served.database.server.control(reset=True)
@@ -298,14 +298,14 @@ def test_who_only_looks_is_not_told_that_a_database_is_created(alone: Machine) -
 
 
 def test_empty_tables_are_as_good_as_none(machine: Machine) -> None:
-    machine.imports()
+    machine.stores()
     assert "nothing is stored" in machine.main("--stats").out
     assert statistics(machine)["first_day"] is None
 
 
 def test_one_row_is_enough(served: Machine) -> None:
     work(served, noon() - timedelta(1))
-    served.imports()
+    served.stores()
     stats = statistics(served)
     assert (stats["tokens"], stats["streak"], stats["longest_streak"]) == (110, 1, 1)
     assert stats["busiest_hour"] == 12
@@ -331,7 +331,7 @@ def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) ->
     machine = Machine(tmp_path)
     work(machine, noon())
     if "m2" in args:
-        machine.imports()
+        machine.stores()
     done = machine.main(*args)
     assert done.code == 2
     assert message in done.err
@@ -339,7 +339,7 @@ def test_wrong_usage_is_code_2(args: list[str], message: str, tmp_path: Path) ->
 
 def test_statistics_wait_for_an_import_that_holds_the_embedded_database(alone: Machine) -> None:
     work(alone, noon())
-    alone.imports()
+    alone.stores()
     import fcntl
 
     with alone.path.with_name(f"{alone.path.name}.lock").open("a+") as file:
@@ -403,7 +403,7 @@ def test_rows_that_are_kept_are_told_with_the_reason(served: Machine) -> None:
     day = noon() - timedelta(40)
     work(served, day)
     work(served, day + timedelta(hours=1), noon(), number=2)
-    served.imports()
+    served.stores()
     assert purge(served.claude, noon())
     shown = " ".join(served.imports().out.split())
     assert re.search(r"Note \d+ rows? kept: their transcripts are gone", shown)
@@ -453,7 +453,7 @@ def test_statistics_that_fail_do_not_undo_an_import(tmp_path: Path, database: Da
 def test_what_is_piped_is_plain_and_json_and_csv_hold_the_same(served: Machine) -> None:
     machine = served
     machine.populate()
-    machine.imports()
+    machine.stores()
     assert "\x1b" not in machine.run("--stats").out
     stats = statistics(machine)
     rows = dict(csv.reader(io.StringIO(machine.main("--stats", "--format", "csv").out)))
@@ -467,7 +467,7 @@ def test_what_is_piped_is_plain_and_json_and_csv_hold_the_same(served: Machine) 
 
 def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     target = served.home / "report.md"
     target.write_text("before")
     done = served.main("--stats", "--format", "markdown", "--output", str(target))
@@ -481,7 +481,7 @@ def test_output_is_written_whole_or_not_at_all(served: Machine) -> None:
 
 def test_output_that_does_not_fit_leaves_nothing_behind(served: Machine) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     argv = shlex.join(served.argv("--stats", "--format", "json", "--output", "report.json"))
     folder = served.home / "full"
     folder.mkdir()
@@ -495,7 +495,7 @@ def test_output_that_does_not_fit_leaves_nothing_behind(served: Machine) -> None
 
 def test_output_goes_where_a_link_leads_and_into_what_is_no_file(served: Machine) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     target, link, pipe = (served.home / name for name in ("target", "link", "pipe"))
     target.write_text("before")
     target.chmod(0o640)
@@ -514,7 +514,7 @@ def test_output_goes_where_a_link_leads_and_into_what_is_no_file(served: Machine
 @pytest.mark.parametrize(("into", "found"), [("| cat", "Total"), ("", "before\nTotal")])
 def test_output_may_be_stdout_by_its_name(into: str, found: str, served: Machine) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     argv = shlex.join(served.argv("--stats", "--output", "/dev/stdout"))
     file = served.home / "log"
     bash = ["bash", "-c", f"{{ echo before; {argv} {into}; echo after; }} > {file}"]
@@ -525,7 +525,7 @@ def test_output_may_be_stdout_by_its_name(into: str, found: str, served: Machine
 
 def test_a_stored_zone_that_this_machine_does_not_know_is_named(served: Machine) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     query = "ALTER TABLE ccusage_import_history UPDATE timezone = 'Mars/Base' WHERE 1"
     served.database.query(f"{query} SETTINGS mutations_sync = 1")
     (served.state / "machine.json").unlink()
@@ -606,7 +606,7 @@ def test_a_terminal_gets_progress_colours_and_a_spinner(alone: Machine) -> None:
 
 def test_a_reader_who_has_seen_enough_is_no_error(alone: Machine) -> None:
     work(alone, noon())
-    alone.imports()
+    alone.stores()
     process = alone.start("--stats", "--format", "json")
     assert process.stdout
     assert process.stderr
@@ -758,7 +758,7 @@ def test_a_budget_is_that_of_all_machines_whatever_is_asked_for(
     here, there = (Machine(tmp_path, name, database=database) for name in ("here", "there"))
     for machine in (here, there):
         work(machine, noon())
-        machine.imports()
+        machine.stores()
     for args in ([], ["--machine", "here"], ["--agents", "codex"], ["--days", "1"]):
         month, day = statistics(here, *args, BUDGET_MONTH="200", BUDGET_DAY="0.001")["budgets"]
         assert month["cost"] == day["cost"] == pytest.approx(0.00306)
@@ -784,7 +784,7 @@ def test_statistics_end_with_code_5_when_a_budget_is_exceeded_and_nobody_reads_t
     served: Machine,
 ) -> None:
     work(served, noon())
-    served.imports()
+    served.stores()
     for env, code in (({}, 0), ({"BUDGET_DAY": "5"}, 0), ({"BUDGET_DAY": "0.001"}, 5),
                       ({"BUDGET_MONTH": "0.001"}, 5)):  # fmt: skip
         assert served.main("--stats", "--quiet", **env) == (code, "", "")
@@ -827,7 +827,7 @@ def test_a_terminal_shows_names_on_demand_and_nothing_keeps_them(alone: Machine)
 def test_names_match_under_the_key_that_they_were_hashed_with(alone: Machine) -> None:
     alone.env["PROJECT_HASH_KEY"] = "a key"
     work(alone, noon())
-    alone.imports()
+    alone.stores()
     assert PROJECT in on_a_terminal(alone, "--stats", "--names", width=120)
 
 
