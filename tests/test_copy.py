@@ -220,7 +220,7 @@ def test_a_copy_to_a_server_that_is_killed_at_any_statement_can_be_repeated(
     choose: Choose, tmp_path: Path, database: Database
 ) -> None:
     scene = a_copy(tmp_path, database)
-    moments = choose(range(scene.statements_of_a_run()), 12)
+    moments = choose(range(scene.statements_of_a_run()), 17)
     torn = 0
     for moment in moments:
         killed_after(scene, moment, 0.002 * (moment % 4))

@@ -34,7 +34,7 @@ def test_killed_at_any_statement_the_next_run_ends_as_if_nothing_had_happened(
     what: Callable[..., Scene], choose: Choose, tmp_path: Path, database: Database
 ) -> None:
     scene = what(tmp_path, database)
-    moments = choose(range(scene.statements_of_a_run()), 9)
+    moments = choose(range(scene.statements_of_a_run()), 13)
     torn = 0
     for moment in moments:
         killed_after(scene, moment, random.uniform(0, 0.005))
@@ -51,7 +51,7 @@ def test_killed_at_any_statement_of_an_update_the_next_run_ends_exact(
 ) -> None:
     seesaw = Seesaw(tmp_path, database)
     states = []
-    for moment in choose(range(seesaw.statements_of_a_run()), 7):
+    for moment in choose(range(seesaw.statements_of_a_run()), 11):
         killed_after(seesaw, moment, 0.002 * (moment % 4))
         states.append(seesaw.look())
         if states[-1] == "torn":

@@ -78,7 +78,7 @@ def test_a_failure_at_any_statement_of_an_update_is_healed_by_the_next_run(
 ) -> None:
     numbers = range(1, seesaw.statements_of_a_run() + 1)
     codes: dict[str, list[int]] = {"http500": [], "close": []}
-    for number, (kind, when) in choose(itertools.product(numbers, FAULTS), 13):
+    for number, (kind, when) in choose(itertools.product(numbers, FAULTS), 19):
         done = disturb(seesaw, kind, when=when, nth=number)
         check_and_heal(seesaw, done)
         codes[kind].append(done.code)
@@ -92,7 +92,7 @@ def test_a_server_that_is_gone_from_any_statement_on_is_an_error_that_the_next_r
     choose: Choose, seesaw: Seesaw
 ) -> None:
     after = 2  # all is written and recorded: a look at the tables, and statistics
-    for number in choose(range(2, seesaw.statements_of_a_run() + 1 - after), 9):
+    for number in choose(range(2, seesaw.statements_of_a_run() + 1 - after), 13):
         done = disturb(seesaw, "close", nth=number, times=-1)
         assert done.code
         check_and_heal(seesaw, done)
@@ -105,7 +105,7 @@ def test_a_failure_at_any_statement_of_a_first_import_is_healed_by_the_next_run(
     scene = first_import(tmp_path, database)
     numbers = range(1, scene.statements_of_a_run() + 1)
     faults = [("http500", "after"), ("reset", "before")]
-    for number, (kind, when) in choose(itertools.product(numbers, faults), 31):
+    for number, (kind, when) in choose(itertools.product(numbers, faults), 41):
         disturb(scene, kind, when=when, nth=number, times=2)
         scene.check_between()
         scene.recover()

@@ -382,7 +382,7 @@ CASES = [*itertools.product(EVENTS, itertools.product((False, True), repeat=4))]
 def test_what_happens_between_any_two_feeds_doubles_and_drops_nothing(
     choose: Choose, tmp_path: Path, database: Database
 ) -> None:
-    for number, (event, sides) in enumerate(choose(CASES, 9)):
+    for number, (event, sides) in enumerate(choose(CASES, 13)):
         life = History(Machine(tmp_path, f"m{number}", database=database), NOON)
         happens_between_two_feeds(life, event, sides)
 
