@@ -2451,8 +2451,8 @@ def change_schema(client: Client, settings: Settings, steps: Mapping[str, str]) 
             raise StoreError(
                 str(error).partition("\n")[0]
                 + "\n  remedy: have these statements run by somebody who may, or grant CH_USER the "
-                "rights to create, alter and drop tables and views, with CH_CLUSTER "
-                "CLUSTER ON *.*, too:"
+                "rights to create the database, and to create, alter and drop tables and views "
+                "in it, with CH_CLUSTER CLUSTER ON *.*, too:"
                 + "".join(f"\n    {' '.join(each.split())};" for each in statements)
             ) from error
 
