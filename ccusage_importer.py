@@ -368,11 +368,13 @@ def load_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _is_relative(name: str, value: str) -> bool:
     """Whether a variable names a place that depends on the working directory."""
-    relative = r"\s*[^\s/~]" if name in VARIABLES else r"(.*,)?\s*[^\s/,]"
+    relative = r"\s*[^\s/~]" if name in VARIABLES else r"\s*[^\s/]"
     if name == "CCUSAGE_COMMAND":  # a bare name is looked up in the PATH
         relative = r"""\s*['"]?[^'"\s/~]+/"""
     elif not PLACES.fullmatch(name):
         return False
+    elif name not in VARIABLES and name.endswith(("_DIR", "_HOME", "_PATH", "_ROOT")):
+        relative = r"(.*,)?\s*[^\s/,]"  # ccusage and its agents take several directories
     return bool(re.match(relative, value))
 
 
