@@ -2836,6 +2836,7 @@ class ClickHouseImporter:
         """
         stored: TableRows = {table: {} for table in ALL_TABLES}
         newest = EPOCH
+        imports: dict[Any, Any] = {}  # the times at which rows were made: many rows, few times
         since = _as_text(datetime.combine(first, datetime.min.time(), zone))
         times = {"first": first, "month": f"{first:%Y-%m}", "since": since}
         for table, rows in stored.items():
@@ -2850,6 +2851,7 @@ class ClickHouseImporter:
             width = 1 + len(table.key)
             for line in self.query_own(table.name, sql, **times, run=_as_text(last_run)):
                 key, (version, created_at, newest_here, is_deleted) = line[:width], line[-4:]
+                created_at = imports.setdefault(created_at, created_at)
                 older = rows.get(key)
                 rows[key] = Row(
                     line[width:-4],
