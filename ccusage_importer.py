@@ -1926,7 +1926,16 @@ def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> D
         decision.accept(reported.get(key) or emptied(stored[key]), Cause.MOVED)
     for key in evidence.waiting & stored.keys() & reported.keys():
         decision.accept(stored[key], Cause.ELSEWHERE)
-    decide_each("session", decision, evidence, lambda new, _: new)
+
+    def without_copies(new: Record, _: Span) -> Record:
+        """A session of Claude that was not used does not grow by what a lost one held, too."""
+        old = stored.get(new.id, new)
+        unused = old.details["last_activity"] == new.details["last_activity"]
+        grows = new.agent == "claude" and unused and tokens_of(new) > tokens_of(old)
+        span = span_of("session", new, evidence.policy.zone)
+        return old if grows and evidence.lost.touching(span) else new
+
+    decide_each("session", decision, evidence, without_copies)
     return decision
 
 

@@ -24,6 +24,9 @@ MEASURED = {
     ("sums", "projects"): 0.5,
     ("cost-sums", "projects"): 3.0,
     ("cost-sums", "monthly"): 0.5,
+    # One life in 19,000, of each of which one day or project is too much.
+    **{(kind, table): 0.06 for kind in ("above", "above-sum") for table in ("daily", "monthly")},
+    **{(kind, "projects"): 0.06 for kind in ("unsteady", "above", "above-sum", "below", "inexact")},
 }
 # The same without copies: where a loss, a move and a use fall between the feeds of one run, or two
 # different rows happen to hold the same number of tokens.
@@ -31,6 +34,14 @@ MEASURED_WITHOUT = {
     ("below-sum", "projects"): 0.5,
     ("cost-sums", "projects"): 0.5,
     ("cost-sums", "monthly"): 0.5,
+}
+# Of lives that are four times as long, in which sessions of several days are lost, moved, and used
+# on. Some days are above the truth where a session moved in a run that lacked its sessions' feed.
+MEASURED_LONG = {
+    **{(kind, table): 2.0 for kind in ("above", "above-sum") for table in ("daily", "monthly")},
+    **{(kind, "projects"): 4.0 for kind in ("above", "above-sum", "below", "below-sum", "inexact")},
+    ("cost-kept", "projects"): 2.0,
+    ("cost-sums", "projects"): 2.0,
 }
 
 
@@ -61,17 +72,17 @@ def assert_few_break_a_promise(
 
 
 @pytest.mark.parametrize(
-    ("seeds", "most"),
+    ("seeds", "most", "measured"),
     [
-        (range(1_000), 14),
-        pytest.param(range(1_000, 20_000), 14, marks=pytest.mark.stress),
-        pytest.param(range(20_000, 23_000), 60, marks=pytest.mark.stress),
+        (range(1_000), 14, MEASURED_WITHOUT),
+        pytest.param(range(1_000, 20_000), 14, MEASURED_WITHOUT, marks=pytest.mark.stress),
+        pytest.param(range(20_000, 23_000), 60, MEASURED_LONG, marks=pytest.mark.stress),
     ],
 )
 def test_without_copies_every_table_holds_exactly_what_was_ever_used(
-    seeds: range, most: int
+    seeds: range, most: int, measured: Mapping[tuple[str, str], float]
 ) -> None:
-    assert_few_break_a_promise(seeds, PLAIN, most, MEASURED_WITHOUT)
+    assert_few_break_a_promise(seeds, PLAIN, most, measured)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Random lives of transcripts with the real ccusage and an embedded database.
+"""Random lives of transcripts with the real ccusage.
 
 The same lives as in the model (see lives.py), written as files. The truth is a complete copy of
 all that was ever used, counted by ccusage.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import lives
-    from tables import Tables
+    from tables import Database, Tables
 
 MODELS = {"opus": OPUS, "sonnet": SONNET}
 KINDS = {kind: often for kind, often in PLAIN.items() if kind != "price"}
@@ -32,10 +32,10 @@ class RealLife:
     What is hidden lies in another configuration directory for a while.
     """
 
-    def __init__(self, home: Path, seed: int) -> None:
+    def __init__(self, home: Path, seed: int, database: Database) -> None:
         self.zone = zone_of(seed)
         self.world, self.truth = World(self.zone), Truth()
-        self.machine = Machine(home, zone=str(self.zone))
+        self.machine = Machine(home, database=database, zone=str(self.zone))
         self.complete = self.machine.home / "complete"
         self.hidden = self.machine.home / "elsewhere"
         self.happened: set[str] = set()
@@ -132,9 +132,9 @@ def used(row: dict[str, Any] | None) -> Any:
 )
 @pytest.mark.parametrize("kinds", [KINDS, {**KINDS, **MIXED}], ids=["plain", "mixed"])
 def test_whatever_happens_to_transcripts_the_tables_keep_their_promises(
-    kinds: dict[str, float], seed: int, tmp_path: Path
+    kinds: dict[str, float], seed: int, tmp_path: Path, database: Database
 ) -> None:
     kinds = {kind: often for kind, often in kinds.items() if kind != "twice"}
     events = make_life(seed, kinds, 8)
     last = [event for event in events if event.kind == "import"][-3:]
-    RealLife(tmp_path, seed).live(e for e in events if e.kind != "import" or e in last)
+    RealLife(tmp_path, seed, database).live(e for e in events if e.kind != "import" or e in last)

@@ -432,6 +432,24 @@ def test_of_a_conversation_that_waits_nothing_new_is_stored() -> None:
     assert decision.prices == decision.kept == {}
 
 
+@pytest.mark.parametrize(
+    ("begins", "ends", "wanted"),
+    [
+        pytest.param(4, 9, [40, 60], id="copies of a lost session are credited to it"),
+        pytest.param(8, 9, [50, 60], id="nothing that is lost was in its time"),
+        pytest.param(4, 10, [50, 60], id="it was used"),
+    ],
+)
+def test_a_session_that_was_not_used_does_not_grow_by_what_a_lost_one_held(
+    begins: float, ends: float, wanted: list[int]
+) -> None:
+    stored = [of("fork", 40, (8, 9)), of("lost", 60, (3, 5))]
+    assert (
+        decided("session", {"session": stored}, {"session": [of("fork", 50, (begins, ends))]})
+        == wanted
+    )
+
+
 def test_other_agents_have_no_conversations() -> None:
     stored = {"session": [of("a", 10, agent="codex"), of("b", 5, agent="codex")]}
     said = {"session": [of("b", 16, agent="codex")]}

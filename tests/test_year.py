@@ -81,13 +81,22 @@ def in_order(plan: list[Transcript], margin: timedelta) -> list[Transcript]:
     """Session ids that ascend with time, as ccusage credits a copied message to the first of them.
 
     A copy is left out where the session it comes from may be purged while this one goes on:
-    ccusage would then give it the messages of both.
+    ccusage would then give it the messages of both. So is one of a whole session, which after the
+    purge stands for that.
     """
     last: dict[str, datetime] = {}  # of the first session to be purged that has the message
+    sessions: list[set[str]] = []
     ordered = []
     for number, transcript in enumerate(plan):
         end = transcript.messages[-1].at
-        kept = [m for m in transcript.messages if end < last.get(m.message_id, end) + margin]
+        names = {message.message_id for message in transcript.messages}
+        copied = set[str]().union(*(session for session in sessions if session <= names))
+        kept = [
+            message
+            for message in transcript.messages
+            if message.message_id not in copied and end < last.get(message.message_id, end) + margin
+        ]
+        sessions.append({message.message_id for message in kept})
         ordered.append(
             transcript._replace(messages=kept, session_id=f"{number:05}-{transcript.session_id}")
         )
