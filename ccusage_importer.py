@@ -1930,8 +1930,10 @@ def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> D
     def without_copies(new: Record, _: Span) -> Record:
         """A session of Claude that was not used does not grow by what a lost one held, too."""
         old = stored.get(new.id, new)
-        unused = old.details["last_activity"] == new.details["last_activity"]
-        grows = new.agent == "claude" and unused and tokens_of(new) > tokens_of(old)
+        # A ccusage that does not tell the beginning tells the day of the end alone.
+        exact = new.agent == "claude" and new.details["first_activity"]
+        unused = exact and old.details["last_activity"] == new.details["last_activity"]
+        grows = unused and tokens_of(new) > tokens_of(old)
         span = span_of("session", new, evidence.policy.zone)
         return old if grows and evidence.lost.touching(span) else new
 

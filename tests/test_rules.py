@@ -450,6 +450,11 @@ def test_a_session_that_was_not_used_does_not_grow_by_what_a_lost_one_held(
     )
 
 
+def test_a_session_of_which_only_the_day_is_told_grows_beside_a_lost_one() -> None:
+    stored = {"session": [of("here", 40, None), of("lost", 60, (0.5, 1.5))]}
+    assert decided("session", stored, {"session": [of("here", 50, None)]}) == [50, 60]
+
+
 def test_other_agents_have_no_conversations() -> None:
     stored = {"session": [of("a", 10, agent="codex"), of("b", 5, agent="codex")]}
     said = {"session": [of("b", 16, agent="codex")]}
