@@ -1434,7 +1434,7 @@ class Policy(NamedTuple):
         return ".".join(map(str, self.version))
 
     def recounts(self, old: Record) -> bool:
-        """Whether this ccusage may count otherwise: it neither wrote a row, nor ran last."""
+        """Whether this ccusage wrote neither a row nor the last run, so that it may correct it."""
         return self.version_text not in (old.version, self.previous)
 
 
@@ -1551,7 +1551,7 @@ class Decision:
             del self.after[key]
 
     def set(self, record: Record) -> None:
-        """Let a row be this record, or the stored one, which is read already, if that says so."""
+        """Let a row become this record; where it says what is stored, the stored object stays."""
         old = self.stored.get(record.id)
         self.after[record.id] = old if old and says_the_same(old, record) else record
 
@@ -1651,7 +1651,7 @@ def session_span(record: Record, ids: Ids, zone: tzinfo) -> Span:
     tells the day of the last activity alone, that day's end is the end.
     """
     project, name = hashed_names(record, ids)
-    # So ccusage 15 to 18 call the path of a whole project, and all sessions of sub-agents.
+    # ccusage 15 to 18 give these names to the path of a whole project and to all sub-agents.
     unknown, subagents = (ids.key(word)[:8] for word in ("Unknown Project", "subagents"))
     if project == unknown:
         project = name
@@ -1722,7 +1722,7 @@ class Evidence(NamedTuple):
 def gather_evidence(
     stored: Records, reported: Records, agents: Container[str], ids: Ids, policy: Policy
 ) -> Evidence:
-    """What the stored and the reported sessions tell, once those that moved are where they are."""
+    """What the stored and the reported sessions tell. Those that moved get their new path."""
     lumped = policy.version < (19,)  # each session stands for its whole project
     moved = [] if lumped else follow_moves(stored, reported, agents, ids)
     olds, news = (
@@ -1884,7 +1884,7 @@ def keep_prices(old: Record, new: Record) -> Record:
 
 
 def with_prices(record: Record, shares: Mapping[str, Share]) -> Record:
-    """A row whose models cost otherwise, so that it does, too."""
+    """A row with other costs of its models, and with a cost of its own that follows from them."""
     changes = [share.cost - record.shares[name].cost for name, share in shares.items()]
     return record._replace(shares=shares, cost=round(math.fsum([record.cost, *changes]), 8))
 
@@ -1928,7 +1928,7 @@ def decide_sessions(stored: Records, reported: Records, evidence: Evidence) -> D
         decision.accept(stored[key], Cause.ELSEWHERE)
 
     def without_copies(new: Record, _: Span) -> Record:
-        """A session of Claude that was not used does not grow by what a lost one held, too."""
+        """What is reported, unless an unused session only grew by copies from a lost one."""
         old = stored.get(new.id, new)
         # A ccusage that does not tell the beginning tells the day of the end alone.
         exact = new.agent == "claude" and new.details["first_activity"]
@@ -1979,7 +1979,7 @@ def decide_days(
 
 
 def beyond_report(decision: Decision, whole_of: Callable[[Key], Key]) -> dict[Key, list[RowPart]]:
-    """The rows that hold or cost something else than is reported of them, by what they are in."""
+    """By their whole, the rows that hold or cost something else than is reported of them."""
     parts: dict[Key, list[RowPart]] = defaultdict(list)
     for key, row in decision.after.items():
         new = decision.reported.get(key)
@@ -2046,7 +2046,7 @@ def settle_day(
 
 
 def share_costs(projects: Decision, rows: Sequence[Record], paid: Record) -> None:
-    """Let these rows together cost what is paid for each model of which they hold the tokens."""
+    """Spread what was paid for each model over these rows, if they hold just the tokens of it."""
     asked = add(*rows) if rows else emptied(paid)
     rates = {
         name: paid.shares[name].cost / share.cost
@@ -2197,9 +2197,9 @@ class Table(NamedTuple):
         return self.columns[: self.columns.index("input_tokens")]
 
     def parent(self, key: Key) -> Key:
-        """What the keys of children begin with, of a parent's key or of a child's own.
+        """The agent, record_type and record_key with which the keys of children begin.
 
-        It is agent, record_type and record_key.
+        `key` is the key of their parent, or in a table of children that of a child.
         """
         if not self.record_type:
             return key[:3]
@@ -2450,7 +2450,10 @@ def connect(settings: Settings, *, create: bool = True) -> Client:
 
 
 def change_schema(client: Client, settings: Settings, steps: Mapping[str, str]) -> None:
-    """Run the statement of each step, and say it; of all, where the user may not run one."""
+    """Say each step and run its statement.
+
+    Raises StoreError; where the user has no right to a statement, its remedy lists them all.
+    """
     for step, statement in steps.items():
         if not settings.dry_run:  # else it is in an engine that nobody keeps
             log.info("%s: %s", settings.database, step)
